@@ -1,0 +1,1 @@
+//! Disk writes that survive a crash (see the storage branch).

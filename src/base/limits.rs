@@ -1,0 +1,58 @@
+//! Every limit that more than one module shares, by name. A limit that one module owns stands there.
+
+use std::time::Duration;
+
+/// The port a server listens on when neither a flag nor `port.info` says otherwise.
+pub const DEFAULT_PORT: u16 = 1256;
+/// Authenticated sessions at once, unless `--max-clients` or `MAX_CONCURRENT_CLIENTS` says otherwise.
+pub const DEFAULT_MAX_CLIENTS: usize = 50;
+/// How long a whole message may take, beside its size at [`SLOWEST_BYTES_PER_SECOND`].
+pub const DEFAULT_SOCKET_TIMEOUT: Duration = Duration::from_secs(60);
+/// The slowest line that is still served: what a message's size adds to its deadline.
+pub const SLOWEST_BYTES_PER_SECOND: u64 = 16 * 1024;
+/// All the waiting a peer may cause before it has proved itself.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a side that is busy with its own disk says that it is still there.
+pub const PING_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Longest path in an entry, in bytes: the length travels as a u16.
+pub const PATH_BYTES_MAX: usize = u16::MAX as usize;
+/// Most components in a path.
+pub const PATH_COMPONENTS_MAX: usize = 4_096;
+/// Longest link target, in bytes: the length travels as a u16.
+pub const LINK_TARGET_BYTES_MAX: usize = u16::MAX as usize;
+/// Longest owner or group name, in bytes: the length travels as a u8.
+pub const OWNER_NAME_BYTES_MAX: usize = u8::MAX as usize;
+/// Most tagged optional fields on one entry.
+pub const ENTRY_FIELDS_MAX: usize = 32;
+/// All tagged optional fields of one entry together, in bytes.
+pub const ENTRY_FIELDS_BYTES_MAX: usize = 256 * 1024;
+
+/// Most entries in one range.
+pub const RANGE_ENTRIES_MAX: usize = 8_192;
+/// Most encoded bytes in one range; an entry that would pass it begins the next range.
+pub const RANGE_BYTES_MAX: usize = 1024 * 1024;
+/// One path in so many begins a new range, by its hash.
+pub const RANGE_MEAN_ENTRIES: u32 = 1_024;
+/// Most ranges that a client may have named without all their contents sent.
+pub const RANGES_PENDING_MAX: usize = 8;
+/// Most encoded bytes of such ranges, beside the newest of them.
+pub const RANGES_PENDING_BYTES_MAX: usize = 1024 * 1024;
+
+/// Longest user name, in characters.
+pub const USER_NAME_CHARACTERS_MAX: usize = 100;
+/// Most roots in one backup.
+pub const ROOTS_MAX: usize = 1_024;
+/// Most paths in one request to restore, list or verify.
+pub const REQUEST_PATHS_MAX: usize = 1_024;
+
+/// How much of a file is read, hashed and sent at a time.
+pub const CONTENT_CHUNK_BYTES: usize = 128 * 1024;
+/// A file of at least this size is handled in blocks.
+pub const LARGE_FILE_BYTES: u64 = 1024 * 1024;
+/// How much of a content is written before its early writeback is started.
+pub const WRITEBACK_BYTES: u64 = 16 * 1024 * 1024;
+/// How often a content that arrives damaged is sent, in all.
+pub const CONTENT_TRIES_MAX: u32 = 3;
+/// Descriptors that one stack of folder handles holds open.
+pub const FOLDER_HANDLES_MAX: usize = 32;

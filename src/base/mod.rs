@@ -1,0 +1,14 @@
+//! What every layer stands on: identifiers, the codec, entries, disk writes that survive a crash,
+//! progress, shutdown and the named limits. Imports nothing else of the program.
+
+pub mod codec;
+pub mod durable;
+pub mod entry;
+pub mod folder;
+pub mod ids;
+pub mod limits;
+pub mod path;
+pub mod progress;
+pub mod shutdown;
+pub mod time;
+pub mod waker;
