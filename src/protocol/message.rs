@@ -1,0 +1,829 @@
+//! The messages of a conversation, which travel inside sealed data segments: `kind u8 · length u32 · body`.
+//!
+//! Each kind has its own limit, checked before a byte of the body is buffered. Bulk bodies (contents,
+//! encoded ranges) are borrowed from the receiving buffer, never copied here.
+
+use crate::base::codec::{DecodeError, Reader, Writer};
+use crate::base::ids::{SnapshotId, UploadId};
+use crate::base::limits::{
+    CONTENT_CHUNK_BYTES, PATH_BYTES_MAX, RANGE_BYTES_MAX, RANGE_ENTRIES_MAX, REQUEST_PATHS_MAX, ROOTS_MAX,
+};
+use crate::base::path::EntryPath;
+use crate::base::time::Timestamp;
+
+/// Kind and length before each body.
+pub const MESSAGE_HEADER_BYTES: usize = 5;
+/// Longest message that names paths or roots, and longest row of a listing.
+const REQUEST_BYTES_MAX: usize = 512 * 1024;
+/// Longest text in a message (label, host, tag, selector, failure).
+const TEXT_BYTES_MAX: usize = 4_096;
+/// Most tags on a snapshot.
+pub const TAGS_MAX: usize = 64;
+/// A number of a range and the range.
+const RANGE_MESSAGE_BYTES_MAX: usize = 4 + RANGE_BYTES_MAX;
+
+/// What can go wrong while a conversation goes on, told by the server in words and a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureCode {
+    /// The server could not do it for a reason of its own.
+    Internal = 1,
+    /// The client's message makes no sense here.
+    OutOfPlace = 2,
+    /// The named snapshot or path is not there.
+    NotFound = 3,
+    /// The server's disk is full.
+    DiskFull = 4,
+    /// A quota does not allow more.
+    Quota = 5,
+    /// Stored data did not pass its check.
+    Damaged = 6,
+    /// Not allowed: see [`super::handshake::Refusal`], whose number stands in the text.
+    Refused = 7,
+    /// A newer session of the same client took this one's place.
+    TakenOver = 8,
+}
+
+impl FailureCode {
+    const ALL: [FailureCode; 8] = [
+        FailureCode::Internal,
+        FailureCode::OutOfPlace,
+        FailureCode::NotFound,
+        FailureCode::DiskFull,
+        FailureCode::Quota,
+        FailureCode::Damaged,
+        FailureCode::Refused,
+        FailureCode::TakenOver,
+    ];
+
+    /// A number from a newer server counts as internal: the text says what it means.
+    fn from_number(number: u16) -> FailureCode {
+        Self::ALL.into_iter().find(|code| *code as u16 == number).unwrap_or(FailureCode::Internal)
+    }
+}
+
+/// What a backup begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begin {
+    /// Chosen by the client; the same id again means the same upload.
+    pub upload: UploadId,
+    pub started: Timestamp,
+    /// Compare with no earlier snapshot: send everything.
+    pub full: bool,
+    /// Compare with this snapshot instead of the newest.
+    pub parent: Option<SnapshotId>,
+    pub host: String,
+    pub label: String,
+    pub tags: Vec<String>,
+    pub roots: Vec<EntryPath>,
+}
+
+/// The size and the two checksums of a content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentEnd {
+    pub bytes: u64,
+    pub crc32: u32,
+    pub blake3: [u8; 32],
+    /// Bits of [`content_flag`].
+    pub flags: u8,
+}
+
+/// What is known of a content beside its bytes.
+pub mod content_flag {
+    /// Its times are so recent that it must be read again next time.
+    pub const RECHECK: u8 = 1;
+    /// It changed while it was read.
+    pub const CHANGED_WHILE_READ: u8 = 2;
+    /// It could not be read: there is nothing to restore.
+    pub const UNREADABLE: u8 = 4;
+}
+
+/// A snapshot and, within it, paths; no path means everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    /// `latest` or a unique prefix of an id.
+    pub snapshot: String,
+    /// With `latest`: the newest that has this root.
+    pub root: Option<EntryPath>,
+    pub paths: Vec<EntryPath>,
+}
+
+/// From client to server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToServer<'a> {
+    /// The client's proof that it holds the session's keys.
+    Finished,
+    Begin(Begin),
+    /// The BLAKE3 of the next range.
+    RangeOffer {
+        hash: [u8; 32],
+    },
+    /// The entries of a range that the server lacks.
+    RangeEntries {
+        number: u32,
+        entries: &'a [u8],
+    },
+    ContentStart {
+        range: u32,
+        entry: u32,
+    },
+    ContentData(&'a [u8]),
+    ContentEnd(ContentEnd),
+    /// The client could not read this one.
+    ContentSkip {
+        range: u32,
+        entry: u32,
+    },
+    Commit {
+        ranges: u32,
+        entries: u64,
+    },
+    ListSnapshots,
+    ListEntries(Selection),
+    Restore(Selection),
+    /// `length` bytes of one file from `offset` on; `u64::MAX` for all.
+    ReadFile {
+        selection: Selection,
+        offset: u64,
+        length: u64,
+    },
+    /// The named snapshot, or all of the client's where the selector is empty.
+    Verify(Selection),
+    Statistics,
+    /// Stop the answer that is being streamed.
+    Cancel,
+}
+
+/// One snapshot as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRow {
+    pub id: SnapshotId,
+    pub sequence: u64,
+    pub started: Timestamp,
+    pub committed: Timestamp,
+    pub entries: u64,
+    pub files: u64,
+    pub bytes: u64,
+    /// Bytes of content that this snapshot itself brought.
+    pub new_bytes: u64,
+    pub unreadable: u64,
+    pub host: String,
+    pub label: String,
+    pub tags: Vec<String>,
+    pub roots: Vec<EntryPath>,
+}
+
+/// One entry of a snapshot as a listing or restore shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryRow<'a> {
+    /// Size and checksums of its content; only what has content has them.
+    pub content: Option<ContentEnd>,
+    /// The entry in the encoding of [`crate::base::entry`].
+    pub entry: &'a [u8],
+}
+
+/// From server to client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToClient<'a> {
+    /// The server's proof that it holds the session's keys.
+    Finished,
+    Failure {
+        code: FailureCode,
+        text: String,
+    },
+    Busy {
+        seconds: u16,
+    },
+    /// The upload is open; it is compared with this snapshot.
+    Begun {
+        base: Option<SnapshotId>,
+    },
+    /// This upload was committed before.
+    Stored(SnapshotRow),
+    RangeHeld {
+        number: u32,
+    },
+    RangeLacking {
+        number: u32,
+    },
+    /// A bit for each entry of the range, lowest first: its content is wanted.
+    Needed {
+        number: u32,
+        bits: &'a [u8],
+    },
+    /// The content arrived with other sums than it was sent with: send it again.
+    ContentRepeat {
+        range: u32,
+        entry: u32,
+    },
+    Snapshot(SnapshotRow),
+    Entry(EntryRow<'a>),
+    ContentData(&'a [u8]),
+    /// The content just streamed is whole, as far as the server can tell.
+    ContentEnd(ContentEnd),
+    /// The content just begun cannot be given.
+    ContentFailed {
+        text: String,
+    },
+    Damage {
+        snapshot: SnapshotId,
+        path: EntryPath,
+        text: String,
+    },
+    /// How far a verification has come.
+    Verified {
+        files: u64,
+        bytes: u64,
+    },
+    /// JSON, as `stats` prints it.
+    Statistics(String),
+    /// The end of a streamed answer: how many rows it had.
+    End {
+        rows: u64,
+    },
+}
+
+mod kind {
+    pub const FINISHED: u8 = 1;
+    pub const BEGIN: u8 = 16;
+    pub const RANGE_OFFER: u8 = 17;
+    pub const RANGE_ENTRIES: u8 = 18;
+    pub const CONTENT_START: u8 = 19;
+    pub const CONTENT_DATA: u8 = 20;
+    pub const CONTENT_END: u8 = 21;
+    pub const CONTENT_SKIP: u8 = 22;
+    pub const COMMIT: u8 = 23;
+    pub const LIST_SNAPSHOTS: u8 = 32;
+    pub const LIST_ENTRIES: u8 = 33;
+    pub const RESTORE: u8 = 34;
+    pub const READ_FILE: u8 = 35;
+    pub const VERIFY: u8 = 36;
+    pub const STATISTICS: u8 = 37;
+    pub const CANCEL: u8 = 38;
+
+    pub const SERVER_FINISHED: u8 = 129;
+    pub const FAILURE: u8 = 130;
+    pub const BUSY: u8 = 131;
+    pub const BEGUN: u8 = 144;
+    pub const STORED: u8 = 145;
+    pub const RANGE_HELD: u8 = 146;
+    pub const RANGE_LACKING: u8 = 147;
+    pub const NEEDED: u8 = 148;
+    pub const CONTENT_REPEAT: u8 = 149;
+    pub const SNAPSHOT: u8 = 160;
+    pub const ENTRY: u8 = 161;
+    pub const SERVER_CONTENT_DATA: u8 = 162;
+    pub const SERVER_CONTENT_END: u8 = 163;
+    pub const CONTENT_FAILED: u8 = 164;
+    pub const DAMAGE: u8 = 165;
+    pub const VERIFIED: u8 = 166;
+    pub const STATISTICS_ANSWER: u8 = 167;
+    pub const END: u8 = 168;
+}
+
+/// The longest body that a message of this kind may have; none for an unknown kind.
+pub fn body_bytes_max(kind: u8) -> Option<usize> {
+    use kind::*;
+    Some(match kind {
+        FINISHED | LIST_SNAPSHOTS | STATISTICS | CANCEL | SERVER_FINISHED => 0,
+        BUSY => 2,
+        RANGE_HELD | RANGE_LACKING => 4,
+        CONTENT_START | CONTENT_SKIP | CONTENT_REPEAT | END => 8,
+        COMMIT => 12,
+        VERIFIED => 16,
+        RANGE_OFFER => 32,
+        CONTENT_END | SERVER_CONTENT_END => CONTENT_END_BYTES,
+        BEGUN => 1 + SnapshotId::LENGTH,
+        NEEDED => 4 + RANGE_ENTRIES_MAX / 8,
+        CONTENT_DATA | SERVER_CONTENT_DATA => CONTENT_CHUNK_BYTES,
+        RANGE_ENTRIES => RANGE_MESSAGE_BYTES_MAX,
+        FAILURE | CONTENT_FAILED => 4 + TEXT_BYTES_MAX,
+        STATISTICS_ANSWER => u16::MAX as usize,
+        ENTRY => 1 + CONTENT_END_BYTES + RANGE_BYTES_MAX,
+        DAMAGE => SnapshotId::LENGTH + 2 + PATH_BYTES_MAX + 2 + TEXT_BYTES_MAX,
+        BEGIN | LIST_ENTRIES | RESTORE | READ_FILE | VERIFY | STORED | SNAPSHOT => REQUEST_BYTES_MAX,
+        _ => return None,
+    })
+}
+
+/// Writes `kind · length · body`, where `write` appends the body.
+fn put_message(out: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
+    out.put_u8(kind);
+    let length_at = out.len();
+    out.put_u32(0);
+    write(out);
+    let length = u32::try_from(out.len() - length_at - 4).expect("every body is far below 4 GiB");
+    out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+impl ToServer<'_> {
+    /// Appends the whole message, header included.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            ToServer::Finished => put_message(out, kind::FINISHED, |_| {}),
+            ToServer::Begin(begin) => put_message(out, kind::BEGIN, |out| begin.encode(out)),
+            ToServer::RangeOffer { hash } => put_message(out, kind::RANGE_OFFER, |out| out.put_bytes(hash)),
+            ToServer::RangeEntries { number, entries } => put_message(out, kind::RANGE_ENTRIES, |out| {
+                out.put_u32(*number);
+                out.put_bytes(entries);
+            }),
+            ToServer::ContentStart { range, entry } => {
+                put_message(out, kind::CONTENT_START, |out| put_pair(out, *range, *entry));
+            }
+            ToServer::ContentData(bytes) => put_message(out, kind::CONTENT_DATA, |out| out.put_bytes(bytes)),
+            ToServer::ContentEnd(end) => put_message(out, kind::CONTENT_END, |out| end.encode(out)),
+            ToServer::ContentSkip { range, entry } => {
+                put_message(out, kind::CONTENT_SKIP, |out| put_pair(out, *range, *entry));
+            }
+            ToServer::Commit { ranges, entries } => put_message(out, kind::COMMIT, |out| {
+                out.put_u32(*ranges);
+                out.put_u64(*entries);
+            }),
+            ToServer::ListSnapshots => put_message(out, kind::LIST_SNAPSHOTS, |_| {}),
+            ToServer::ListEntries(selection) => {
+                put_message(out, kind::LIST_ENTRIES, |out| selection.encode(out));
+            }
+            ToServer::Restore(selection) => put_message(out, kind::RESTORE, |out| selection.encode(out)),
+            ToServer::ReadFile { selection, offset, length } => put_message(out, kind::READ_FILE, |out| {
+                out.put_u64(*offset);
+                out.put_u64(*length);
+                selection.encode(out);
+            }),
+            ToServer::Verify(selection) => put_message(out, kind::VERIFY, |out| selection.encode(out)),
+            ToServer::Statistics => put_message(out, kind::STATISTICS, |_| {}),
+            ToServer::Cancel => put_message(out, kind::CANCEL, |_| {}),
+        }
+    }
+
+    pub fn decode(kind: u8, body: &[u8]) -> Result<ToServer<'_>, DecodeError> {
+        let mut reader = Reader::new(body);
+        let message = match kind {
+            kind::FINISHED => ToServer::Finished,
+            kind::BEGIN => ToServer::Begin(Begin::decode(&mut reader)?),
+            kind::RANGE_OFFER => ToServer::RangeOffer { hash: reader.array("range hash")? },
+            kind::RANGE_ENTRIES => {
+                ToServer::RangeEntries { number: reader.u32("range number")?, entries: reader.rest() }
+            }
+            kind::CONTENT_START => {
+                let (range, entry) = read_pair(&mut reader)?;
+                ToServer::ContentStart { range, entry }
+            }
+            kind::CONTENT_DATA => ToServer::ContentData(reader.rest()),
+            kind::CONTENT_END => ToServer::ContentEnd(ContentEnd::decode(&mut reader)?),
+            kind::CONTENT_SKIP => {
+                let (range, entry) = read_pair(&mut reader)?;
+                ToServer::ContentSkip { range, entry }
+            }
+            kind::COMMIT => {
+                ToServer::Commit { ranges: reader.u32("range count")?, entries: reader.u64("entry count")? }
+            }
+            kind::LIST_SNAPSHOTS => ToServer::ListSnapshots,
+            kind::LIST_ENTRIES => ToServer::ListEntries(Selection::decode(&mut reader)?),
+            kind::RESTORE => ToServer::Restore(Selection::decode(&mut reader)?),
+            kind::READ_FILE => ToServer::ReadFile {
+                offset: reader.u64("offset")?,
+                length: reader.u64("length")?,
+                selection: Selection::decode(&mut reader)?,
+            },
+            kind::VERIFY => ToServer::Verify(Selection::decode(&mut reader)?),
+            kind::STATISTICS => ToServer::Statistics,
+            kind::CANCEL => ToServer::Cancel,
+            _ => return Err(DecodeError::Invalid { what: "message kind" }),
+        };
+        reader.finish("message")?;
+        Ok(message)
+    }
+}
+
+impl ToClient<'_> {
+    /// Appends the whole message, header included.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            ToClient::Finished => put_message(out, kind::SERVER_FINISHED, |_| {}),
+            ToClient::Failure { code, text } => put_message(out, kind::FAILURE, |out| {
+                out.put_u16(*code as u16);
+                put_text(out, text);
+            }),
+            ToClient::Busy { seconds } => put_message(out, kind::BUSY, |out| out.put_u16(*seconds)),
+            ToClient::Begun { base } => put_message(out, kind::BEGUN, |out| put_snapshot_option(out, *base)),
+            ToClient::Stored(row) => put_message(out, kind::STORED, |out| row.encode(out)),
+            ToClient::RangeHeld { number } => put_message(out, kind::RANGE_HELD, |out| out.put_u32(*number)),
+            ToClient::RangeLacking { number } => {
+                put_message(out, kind::RANGE_LACKING, |out| out.put_u32(*number));
+            }
+            ToClient::Needed { number, bits } => put_message(out, kind::NEEDED, |out| {
+                out.put_u32(*number);
+                out.put_bytes(bits);
+            }),
+            ToClient::ContentRepeat { range, entry } => {
+                put_message(out, kind::CONTENT_REPEAT, |out| put_pair(out, *range, *entry));
+            }
+            ToClient::Snapshot(row) => put_message(out, kind::SNAPSHOT, |out| row.encode(out)),
+            ToClient::Entry(row) => put_message(out, kind::ENTRY, |out| row.encode(out)),
+            ToClient::ContentData(bytes) => {
+                put_message(out, kind::SERVER_CONTENT_DATA, |out| out.put_bytes(bytes));
+            }
+            ToClient::ContentEnd(end) => put_message(out, kind::SERVER_CONTENT_END, |out| end.encode(out)),
+            ToClient::ContentFailed { text } => put_message(out, kind::CONTENT_FAILED, |out| put_text(out, text)),
+            ToClient::Damage { snapshot, path, text } => put_message(out, kind::DAMAGE, |out| {
+                out.put_bytes(snapshot.as_str().as_bytes());
+                out.put_bytes16(path.as_bytes());
+                put_text(out, text);
+            }),
+            ToClient::Verified { files, bytes } => put_message(out, kind::VERIFIED, |out| {
+                out.put_u64(*files);
+                out.put_u64(*bytes);
+            }),
+            ToClient::Statistics(json) => {
+                put_message(out, kind::STATISTICS_ANSWER, |out| out.put_bytes(json.as_bytes()));
+            }
+            ToClient::End { rows } => put_message(out, kind::END, |out| out.put_u64(*rows)),
+        }
+    }
+
+    pub fn decode(kind: u8, body: &[u8]) -> Result<ToClient<'_>, DecodeError> {
+        let mut reader = Reader::new(body);
+        let message = match kind {
+            kind::SERVER_FINISHED => ToClient::Finished,
+            kind::FAILURE => ToClient::Failure {
+                code: FailureCode::from_number(reader.u16("failure code")?),
+                text: reader.text16(TEXT_BYTES_MAX, "failure text")?,
+            },
+            kind::BUSY => ToClient::Busy { seconds: reader.u16("busy seconds")? },
+            kind::BEGUN => ToClient::Begun { base: read_snapshot_option(&mut reader)? },
+            kind::STORED => ToClient::Stored(SnapshotRow::decode(&mut reader)?),
+            kind::RANGE_HELD => ToClient::RangeHeld { number: reader.u32("range number")? },
+            kind::RANGE_LACKING => ToClient::RangeLacking { number: reader.u32("range number")? },
+            kind::NEEDED => ToClient::Needed { number: reader.u32("range number")?, bits: reader.rest() },
+            kind::CONTENT_REPEAT => {
+                let (range, entry) = read_pair(&mut reader)?;
+                ToClient::ContentRepeat { range, entry }
+            }
+            kind::SNAPSHOT => ToClient::Snapshot(SnapshotRow::decode(&mut reader)?),
+            kind::ENTRY => ToClient::Entry(EntryRow::decode(&mut reader)?),
+            kind::SERVER_CONTENT_DATA => ToClient::ContentData(reader.rest()),
+            kind::SERVER_CONTENT_END => ToClient::ContentEnd(ContentEnd::decode(&mut reader)?),
+            kind::CONTENT_FAILED => {
+                ToClient::ContentFailed { text: reader.text16(TEXT_BYTES_MAX, "failure text")? }
+            }
+            kind::DAMAGE => ToClient::Damage {
+                snapshot: read_snapshot(&mut reader)?,
+                path: read_path(&mut reader)?,
+                text: reader.text16(TEXT_BYTES_MAX, "damage text")?,
+            },
+            kind::VERIFIED => {
+                ToClient::Verified { files: reader.u64("verified files")?, bytes: reader.u64("verified bytes")? }
+            }
+            kind::STATISTICS_ANSWER => {
+                let json = String::from_utf8(reader.rest().to_vec());
+                ToClient::Statistics(json.map_err(|_| DecodeError::Invalid { what: "statistics" })?)
+            }
+            kind::END => ToClient::End { rows: reader.u64("row count")? },
+            _ => return Err(DecodeError::Invalid { what: "message kind" }),
+        };
+        reader.finish("message")?;
+        Ok(message)
+    }
+}
+
+impl Begin {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_bytes(self.upload.as_bytes());
+        self.started.encode(out);
+        out.put_flag(self.full);
+        put_snapshot_option(out, self.parent);
+        put_text(out, &self.host);
+        put_text(out, &self.label);
+        put_tags(out, &self.tags);
+        put_paths(out, &self.roots);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Begin, DecodeError> {
+        Ok(Begin {
+            upload: UploadId::from_bytes(reader.array("upload id")?),
+            started: Timestamp::decode(reader)?,
+            full: reader.flag("full")?,
+            parent: read_snapshot_option(reader)?,
+            host: reader.text16(TEXT_BYTES_MAX, "host")?,
+            label: reader.text16(TEXT_BYTES_MAX, "label")?,
+            tags: read_tags(reader)?,
+            roots: read_paths(reader, ROOTS_MAX, "roots")?,
+        })
+    }
+}
+
+const CONTENT_END_BYTES: usize = 8 + 4 + 32 + 1;
+
+impl ContentEnd {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.bytes);
+        out.put_u32(self.crc32);
+        out.put_bytes(&self.blake3);
+        out.put_u8(self.flags);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<ContentEnd, DecodeError> {
+        Ok(ContentEnd {
+            bytes: reader.u64("content size")?,
+            crc32: reader.u32("content CRC32")?,
+            blake3: reader.array("content BLAKE3")?,
+            flags: reader.u8("content flags")?,
+        })
+    }
+}
+
+impl Selection {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_text(out, &self.snapshot);
+        out.put_bytes16(self.root.as_ref().map_or(&[][..], EntryPath::as_bytes));
+        put_paths(out, &self.paths);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Selection, DecodeError> {
+        Ok(Selection {
+            snapshot: reader.text16(TEXT_BYTES_MAX, "snapshot selector")?,
+            root: match reader.bytes16(PATH_BYTES_MAX, "root")? {
+                [] => None,
+                bytes => Some(EntryPath::parse(bytes).map_err(|_| DecodeError::Invalid { what: "root" })?),
+            },
+            paths: read_paths(reader, REQUEST_PATHS_MAX, "paths")?,
+        })
+    }
+}
+
+impl SnapshotRow {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_bytes(self.id.as_str().as_bytes());
+        out.put_u64(self.sequence);
+        self.started.encode(out);
+        self.committed.encode(out);
+        for count in [self.entries, self.files, self.bytes, self.new_bytes, self.unreadable] {
+            out.put_u64(count);
+        }
+        put_text(out, &self.host);
+        put_text(out, &self.label);
+        put_tags(out, &self.tags);
+        put_paths(out, &self.roots);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<SnapshotRow, DecodeError> {
+        Ok(SnapshotRow {
+            id: read_snapshot(reader)?,
+            sequence: reader.u64("sequence")?,
+            started: Timestamp::decode(reader)?,
+            committed: Timestamp::decode(reader)?,
+            entries: reader.u64("entries")?,
+            files: reader.u64("files")?,
+            bytes: reader.u64("bytes")?,
+            new_bytes: reader.u64("new bytes")?,
+            unreadable: reader.u64("unreadable")?,
+            host: reader.text16(TEXT_BYTES_MAX, "host")?,
+            label: reader.text16(TEXT_BYTES_MAX, "label")?,
+            tags: read_tags(reader)?,
+            roots: read_paths(reader, ROOTS_MAX, "roots")?,
+        })
+    }
+}
+
+impl<'a> EntryRow<'a> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_flag(self.content.is_some());
+        if let Some(content) = &self.content {
+            content.encode(out);
+        }
+        out.put_bytes(self.entry);
+    }
+
+    fn decode(reader: &mut Reader<'a>) -> Result<EntryRow<'a>, DecodeError> {
+        let content = match reader.flag("content")? {
+            true => Some(ContentEnd::decode(reader)?),
+            false => None,
+        };
+        Ok(EntryRow { content, entry: reader.rest() })
+    }
+}
+
+fn put_pair(out: &mut Vec<u8>, range: u32, entry: u32) {
+    out.put_u32(range);
+    out.put_u32(entry);
+}
+
+fn read_pair(reader: &mut Reader<'_>) -> Result<(u32, u32), DecodeError> {
+    Ok((reader.u32("range number")?, reader.u32("entry number")?))
+}
+
+/// Text longer than a message may hold is cut at a character.
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    out.put_bytes16(&text.as_bytes()[..text.floor_char_boundary(TEXT_BYTES_MAX)]);
+}
+
+fn put_tags(out: &mut Vec<u8>, tags: &[String]) {
+    out.put_u32(u32::try_from(tags.len()).expect("at most 64 tags"));
+    for tag in tags {
+        put_text(out, tag);
+    }
+}
+
+fn read_tags(reader: &mut Reader<'_>) -> Result<Vec<String>, DecodeError> {
+    let count = reader.count32(TAGS_MAX, "tags")?;
+    (0..count).map(|_| reader.text16(TEXT_BYTES_MAX, "tag")).collect()
+}
+
+fn put_paths(out: &mut Vec<u8>, paths: &[EntryPath]) {
+    out.put_u32(u32::try_from(paths.len()).expect("at most 1,024 paths"));
+    for path in paths {
+        out.put_bytes16(path.as_bytes());
+    }
+}
+
+fn read_paths(reader: &mut Reader<'_>, limit: usize, what: &'static str) -> Result<Vec<EntryPath>, DecodeError> {
+    let count = reader.count32(limit, what)?;
+    (0..count).map(|_| read_path(reader)).collect()
+}
+
+fn read_path(reader: &mut Reader<'_>) -> Result<EntryPath, DecodeError> {
+    EntryPath::parse(reader.bytes16(PATH_BYTES_MAX, "path")?).map_err(|_| DecodeError::Invalid { what: "path" })
+}
+
+fn put_snapshot_option(out: &mut Vec<u8>, snapshot: Option<SnapshotId>) {
+    out.put_flag(snapshot.is_some());
+    if let Some(snapshot) = snapshot {
+        out.put_bytes(snapshot.as_str().as_bytes());
+    }
+}
+
+fn read_snapshot_option(reader: &mut Reader<'_>) -> Result<Option<SnapshotId>, DecodeError> {
+    if reader.flag("snapshot")? { read_snapshot(reader).map(Some) } else { Ok(None) }
+}
+
+fn read_snapshot(reader: &mut Reader<'_>) -> Result<SnapshotId, DecodeError> {
+    let text = std::str::from_utf8(reader.bytes(SnapshotId::LENGTH, "snapshot id")?);
+    let id = text.ok().and_then(|text| text.parse().ok());
+    id.ok_or(DecodeError::Invalid { what: "snapshot id" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn path(text: &str) -> EntryPath {
+        EntryPath::parse(text.as_bytes()).unwrap()
+    }
+
+    fn id() -> SnapshotId {
+        "20260131T235959Z-00c0ffee".parse().unwrap()
+    }
+
+    fn end() -> ContentEnd {
+        ContentEnd { bytes: 5, crc32: 6, blake3: [7; 32], flags: content_flag::RECHECK }
+    }
+
+    fn row() -> SnapshotRow {
+        SnapshotRow {
+            id: id(),
+            sequence: 1,
+            started: Timestamp { seconds: -2, nanoseconds: 3 },
+            committed: Timestamp { seconds: 4, nanoseconds: 5 },
+            entries: 6,
+            files: 7,
+            bytes: 8,
+            new_bytes: 9,
+            unreadable: 10,
+            host: "h".into(),
+            label: "l".into(),
+            tags: vec!["t".into()],
+            roots: vec![path("a/b")],
+        }
+    }
+
+    fn selection() -> Selection {
+        Selection { snapshot: "latest".into(), root: Some(path("r")), paths: vec![path("a"), path("b/c")] }
+    }
+
+    fn to_server() -> Vec<ToServer<'static>> {
+        vec![
+            ToServer::Finished,
+            ToServer::Begin(Begin {
+                upload: UploadId::from_bytes([1; 16]),
+                started: Timestamp { seconds: 2, nanoseconds: 3 },
+                full: true,
+                parent: Some(id()),
+                host: "h".into(),
+                label: String::new(),
+                tags: vec!["t".into(), "u".into()],
+                roots: vec![path("r")],
+            }),
+            ToServer::RangeOffer { hash: [4; 32] },
+            ToServer::RangeEntries { number: 5, entries: b"entries" },
+            ToServer::ContentStart { range: 1, entry: 2 },
+            ToServer::ContentData(b"content"),
+            ToServer::ContentEnd(end()),
+            ToServer::ContentSkip { range: 1, entry: 2 },
+            ToServer::Commit { ranges: 1, entries: 2 },
+            ToServer::ListSnapshots,
+            ToServer::ListEntries(selection()),
+            ToServer::Restore(Selection { root: None, ..selection() }),
+            ToServer::ReadFile { selection: selection(), offset: 1, length: u64::MAX },
+            ToServer::Verify(selection()),
+            ToServer::Statistics,
+            ToServer::Cancel,
+        ]
+    }
+
+    fn to_client() -> Vec<ToClient<'static>> {
+        vec![
+            ToClient::Finished,
+            ToClient::Failure { code: FailureCode::DiskFull, text: "full".into() },
+            ToClient::Busy { seconds: 3 },
+            ToClient::Begun { base: None },
+            ToClient::Begun { base: Some(id()) },
+            ToClient::Stored(row()),
+            ToClient::RangeHeld { number: 1 },
+            ToClient::RangeLacking { number: 1 },
+            ToClient::Needed { number: 1, bits: &[5] },
+            ToClient::ContentRepeat { range: 1, entry: 2 },
+            ToClient::Snapshot(row()),
+            ToClient::Entry(EntryRow { content: Some(end()), entry: b"entry" }),
+            ToClient::Entry(EntryRow { content: None, entry: b"entry" }),
+            ToClient::ContentData(b"content"),
+            ToClient::ContentEnd(end()),
+            ToClient::ContentFailed { text: "gone".into() },
+            ToClient::Damage { snapshot: id(), path: path("a"), text: "CRC32 differs".into() },
+            ToClient::Verified { files: 1, bytes: 2 },
+            ToClient::Statistics("{}".into()),
+            ToClient::End { rows: 4 },
+        ]
+    }
+
+    /// Kind and body of an encoded message whose length field has been checked.
+    fn split(bytes: &[u8]) -> (u8, &[u8]) {
+        let length = u32::from_le_bytes(bytes[1..5].try_into().unwrap()) as usize;
+        assert_eq!(bytes.len(), MESSAGE_HEADER_BYTES + length);
+        assert!(length <= body_bytes_max(bytes[0]).unwrap());
+        (bytes[0], &bytes[5..])
+    }
+
+    #[test]
+    fn every_message_to_the_server_comes_back_as_it_was() {
+        for message in to_server() {
+            let mut bytes = Vec::new();
+            message.encode(&mut bytes);
+            let (kind, body) = split(&bytes);
+            assert_eq!(ToServer::decode(kind, body), Ok(message));
+            assert!(ToClient::decode(kind, body).is_err(), "kinds of the two directions are apart");
+        }
+    }
+
+    #[test]
+    fn every_message_to_the_client_comes_back_as_it_was() {
+        for message in to_client() {
+            let mut bytes = Vec::new();
+            message.encode(&mut bytes);
+            let (kind, body) = split(&bytes);
+            assert_eq!(ToClient::decode(kind, body), Ok(message));
+            assert!(ToServer::decode(kind, body).is_err(), "kinds of the two directions are apart");
+        }
+    }
+
+    /// The bytes of every message, as `tests/testdata/vectors/messages.txt` pins them.
+    #[test]
+    fn the_bytes_of_every_message_are_pinned() {
+        let mut found = String::new();
+        let mut line = |name: &str, bytes: &[u8]| {
+            let name = name.split([' ', '(', '{']).next().unwrap_or_default();
+            found.push_str(&format!("{name} {}\n", crate::base::ids::hex(bytes)));
+        };
+        for message in to_server() {
+            let mut bytes = Vec::new();
+            message.encode(&mut bytes);
+            line(&format!("to-server.{message:?}"), &bytes);
+        }
+        for message in to_client() {
+            let mut bytes = Vec::new();
+            message.encode(&mut bytes);
+            line(&format!("to-client.{message:?}"), &bytes);
+        }
+        let pinned = include_str!("../../tests/testdata/vectors/messages.txt");
+        assert!(found == pinned, "the bytes of a message changed; they are now:\n{found}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_decoder_panic(kind in any::<u8>(), body in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = ToServer::decode(kind, &body);
+            let _ = ToClient::decode(kind, &body);
+        }
+
+        #[test]
+        fn every_shortened_message_is_refused_or_is_bulk(index in 0usize..16, cut in any::<prop::sample::Index>()) {
+            let message = &to_server()[index];
+            let mut bytes = Vec::new();
+            message.encode(&mut bytes);
+            let (kind, body) = split(&bytes);
+            let bulk = matches!(message, ToServer::RangeEntries { .. } | ToServer::ContentData(_));
+            if !body.is_empty() && !bulk {
+                prop_assert!(ToServer::decode(kind, &body[..cut.index(body.len())]).is_err());
+            }
+        }
+    }
+}
