@@ -242,7 +242,7 @@ pub enum ToClient<'a> {
     },
 }
 
-mod kind {
+pub(crate) mod message_kind {
     pub const FINISHED: u8 = 1;
     pub const BEGIN: u8 = 16;
     pub const RANGE_OFFER: u8 = 17;
@@ -282,7 +282,7 @@ mod kind {
 
 /// The longest body that a message of this kind may have; none for an unknown kind.
 pub fn body_bytes_max(kind: u8) -> Option<usize> {
-    use kind::*;
+    use message_kind::*;
     Some(match kind {
         FINISHED | LIST_SNAPSHOTS | STATISTICS | CANCEL | SERVER_FINISHED => 0,
         BUSY => 2,
@@ -319,74 +319,76 @@ impl ToServer<'_> {
     /// Appends the whole message, header included.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            ToServer::Finished => put_message(out, kind::FINISHED, |_| {}),
-            ToServer::Begin(begin) => put_message(out, kind::BEGIN, |out| begin.encode(out)),
-            ToServer::RangeOffer { hash } => put_message(out, kind::RANGE_OFFER, |out| out.put_bytes(hash)),
-            ToServer::RangeEntries { number, entries } => put_message(out, kind::RANGE_ENTRIES, |out| {
+            ToServer::Finished => put_message(out, message_kind::FINISHED, |_| {}),
+            ToServer::Begin(begin) => put_message(out, message_kind::BEGIN, |out| begin.encode(out)),
+            ToServer::RangeOffer { hash } => put_message(out, message_kind::RANGE_OFFER, |out| out.put_bytes(hash)),
+            ToServer::RangeEntries { number, entries } => put_message(out, message_kind::RANGE_ENTRIES, |out| {
                 out.put_u32(*number);
                 out.put_bytes(entries);
             }),
             ToServer::ContentStart { range, entry } => {
-                put_message(out, kind::CONTENT_START, |out| put_pair(out, *range, *entry));
+                put_message(out, message_kind::CONTENT_START, |out| put_pair(out, *range, *entry));
             }
-            ToServer::ContentData(bytes) => put_message(out, kind::CONTENT_DATA, |out| out.put_bytes(bytes)),
-            ToServer::ContentEnd(end) => put_message(out, kind::CONTENT_END, |out| end.encode(out)),
+            ToServer::ContentData(bytes) => {
+                put_message(out, message_kind::CONTENT_DATA, |out| out.put_bytes(bytes))
+            }
+            ToServer::ContentEnd(end) => put_message(out, message_kind::CONTENT_END, |out| end.encode(out)),
             ToServer::ContentSkip { range, entry } => {
-                put_message(out, kind::CONTENT_SKIP, |out| put_pair(out, *range, *entry));
+                put_message(out, message_kind::CONTENT_SKIP, |out| put_pair(out, *range, *entry));
             }
-            ToServer::Commit { ranges, entries } => put_message(out, kind::COMMIT, |out| {
+            ToServer::Commit { ranges, entries } => put_message(out, message_kind::COMMIT, |out| {
                 out.put_u32(*ranges);
                 out.put_u64(*entries);
             }),
-            ToServer::ListSnapshots => put_message(out, kind::LIST_SNAPSHOTS, |_| {}),
+            ToServer::ListSnapshots => put_message(out, message_kind::LIST_SNAPSHOTS, |_| {}),
             ToServer::ListEntries(selection) => {
-                put_message(out, kind::LIST_ENTRIES, |out| selection.encode(out));
+                put_message(out, message_kind::LIST_ENTRIES, |out| selection.encode(out));
             }
-            ToServer::Restore(selection) => put_message(out, kind::RESTORE, |out| selection.encode(out)),
-            ToServer::ReadFile { selection, offset, length } => put_message(out, kind::READ_FILE, |out| {
+            ToServer::Restore(selection) => put_message(out, message_kind::RESTORE, |out| selection.encode(out)),
+            ToServer::ReadFile { selection, offset, length } => put_message(out, message_kind::READ_FILE, |out| {
                 out.put_u64(*offset);
                 out.put_u64(*length);
                 selection.encode(out);
             }),
-            ToServer::Verify(selection) => put_message(out, kind::VERIFY, |out| selection.encode(out)),
-            ToServer::Statistics => put_message(out, kind::STATISTICS, |_| {}),
-            ToServer::Cancel => put_message(out, kind::CANCEL, |_| {}),
+            ToServer::Verify(selection) => put_message(out, message_kind::VERIFY, |out| selection.encode(out)),
+            ToServer::Statistics => put_message(out, message_kind::STATISTICS, |_| {}),
+            ToServer::Cancel => put_message(out, message_kind::CANCEL, |_| {}),
         }
     }
 
     pub fn decode(kind: u8, body: &[u8]) -> Result<ToServer<'_>, DecodeError> {
         let mut reader = Reader::new(body);
         let message = match kind {
-            kind::FINISHED => ToServer::Finished,
-            kind::BEGIN => ToServer::Begin(Begin::decode(&mut reader)?),
-            kind::RANGE_OFFER => ToServer::RangeOffer { hash: reader.array("range hash")? },
-            kind::RANGE_ENTRIES => {
+            message_kind::FINISHED => ToServer::Finished,
+            message_kind::BEGIN => ToServer::Begin(Begin::decode(&mut reader)?),
+            message_kind::RANGE_OFFER => ToServer::RangeOffer { hash: reader.array("range hash")? },
+            message_kind::RANGE_ENTRIES => {
                 ToServer::RangeEntries { number: reader.u32("range number")?, entries: reader.rest() }
             }
-            kind::CONTENT_START => {
+            message_kind::CONTENT_START => {
                 let (range, entry) = read_pair(&mut reader)?;
                 ToServer::ContentStart { range, entry }
             }
-            kind::CONTENT_DATA => ToServer::ContentData(reader.rest()),
-            kind::CONTENT_END => ToServer::ContentEnd(ContentEnd::decode(&mut reader)?),
-            kind::CONTENT_SKIP => {
+            message_kind::CONTENT_DATA => ToServer::ContentData(reader.rest()),
+            message_kind::CONTENT_END => ToServer::ContentEnd(ContentEnd::decode(&mut reader)?),
+            message_kind::CONTENT_SKIP => {
                 let (range, entry) = read_pair(&mut reader)?;
                 ToServer::ContentSkip { range, entry }
             }
-            kind::COMMIT => {
+            message_kind::COMMIT => {
                 ToServer::Commit { ranges: reader.u32("range count")?, entries: reader.u64("entry count")? }
             }
-            kind::LIST_SNAPSHOTS => ToServer::ListSnapshots,
-            kind::LIST_ENTRIES => ToServer::ListEntries(Selection::decode(&mut reader)?),
-            kind::RESTORE => ToServer::Restore(Selection::decode(&mut reader)?),
-            kind::READ_FILE => ToServer::ReadFile {
+            message_kind::LIST_SNAPSHOTS => ToServer::ListSnapshots,
+            message_kind::LIST_ENTRIES => ToServer::ListEntries(Selection::decode(&mut reader)?),
+            message_kind::RESTORE => ToServer::Restore(Selection::decode(&mut reader)?),
+            message_kind::READ_FILE => ToServer::ReadFile {
                 offset: reader.u64("offset")?,
                 length: reader.u64("length")?,
                 selection: Selection::decode(&mut reader)?,
             },
-            kind::VERIFY => ToServer::Verify(Selection::decode(&mut reader)?),
-            kind::STATISTICS => ToServer::Statistics,
-            kind::CANCEL => ToServer::Cancel,
+            message_kind::VERIFY => ToServer::Verify(Selection::decode(&mut reader)?),
+            message_kind::STATISTICS => ToServer::Statistics,
+            message_kind::CANCEL => ToServer::Cancel,
             _ => return Err(DecodeError::Invalid { what: "message kind" }),
         };
         reader.finish("message")?;
@@ -398,86 +400,92 @@ impl ToClient<'_> {
     /// Appends the whole message, header included.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            ToClient::Finished => put_message(out, kind::SERVER_FINISHED, |_| {}),
-            ToClient::Failure { code, text } => put_message(out, kind::FAILURE, |out| {
+            ToClient::Finished => put_message(out, message_kind::SERVER_FINISHED, |_| {}),
+            ToClient::Failure { code, text } => put_message(out, message_kind::FAILURE, |out| {
                 out.put_u16(*code as u16);
                 put_text(out, text);
             }),
-            ToClient::Busy { seconds } => put_message(out, kind::BUSY, |out| out.put_u16(*seconds)),
-            ToClient::Begun { base } => put_message(out, kind::BEGUN, |out| put_snapshot_option(out, *base)),
-            ToClient::Stored(row) => put_message(out, kind::STORED, |out| row.encode(out)),
-            ToClient::RangeHeld { number } => put_message(out, kind::RANGE_HELD, |out| out.put_u32(*number)),
-            ToClient::RangeLacking { number } => {
-                put_message(out, kind::RANGE_LACKING, |out| out.put_u32(*number));
+            ToClient::Busy { seconds } => put_message(out, message_kind::BUSY, |out| out.put_u16(*seconds)),
+            ToClient::Begun { base } => {
+                put_message(out, message_kind::BEGUN, |out| put_snapshot_option(out, *base))
             }
-            ToClient::Needed { number, bits } => put_message(out, kind::NEEDED, |out| {
+            ToClient::Stored(row) => put_message(out, message_kind::STORED, |out| row.encode(out)),
+            ToClient::RangeHeld { number } => {
+                put_message(out, message_kind::RANGE_HELD, |out| out.put_u32(*number))
+            }
+            ToClient::RangeLacking { number } => {
+                put_message(out, message_kind::RANGE_LACKING, |out| out.put_u32(*number));
+            }
+            ToClient::Needed { number, bits } => put_message(out, message_kind::NEEDED, |out| {
                 out.put_u32(*number);
                 out.put_bytes(bits);
             }),
             ToClient::ContentRepeat { range, entry } => {
-                put_message(out, kind::CONTENT_REPEAT, |out| put_pair(out, *range, *entry));
+                put_message(out, message_kind::CONTENT_REPEAT, |out| put_pair(out, *range, *entry));
             }
-            ToClient::Snapshot(row) => put_message(out, kind::SNAPSHOT, |out| row.encode(out)),
-            ToClient::Entry(row) => put_message(out, kind::ENTRY, |out| row.encode(out)),
+            ToClient::Snapshot(row) => put_message(out, message_kind::SNAPSHOT, |out| row.encode(out)),
+            ToClient::Entry(row) => put_message(out, message_kind::ENTRY, |out| row.encode(out)),
             ToClient::ContentData(bytes) => {
-                put_message(out, kind::SERVER_CONTENT_DATA, |out| out.put_bytes(bytes));
+                put_message(out, message_kind::SERVER_CONTENT_DATA, |out| out.put_bytes(bytes));
             }
-            ToClient::ContentEnd(end) => put_message(out, kind::SERVER_CONTENT_END, |out| end.encode(out)),
-            ToClient::ContentFailed { text } => put_message(out, kind::CONTENT_FAILED, |out| put_text(out, text)),
-            ToClient::Damage { snapshot, path, text } => put_message(out, kind::DAMAGE, |out| {
+            ToClient::ContentEnd(end) => put_message(out, message_kind::SERVER_CONTENT_END, |out| end.encode(out)),
+            ToClient::ContentFailed { text } => {
+                put_message(out, message_kind::CONTENT_FAILED, |out| put_text(out, text))
+            }
+            ToClient::Damage { snapshot, path, text } => put_message(out, message_kind::DAMAGE, |out| {
                 out.put_bytes(snapshot.as_str().as_bytes());
                 out.put_bytes16(path.as_bytes());
                 put_text(out, text);
             }),
-            ToClient::Verified { files, bytes } => put_message(out, kind::VERIFIED, |out| {
+            ToClient::Verified { files, bytes } => put_message(out, message_kind::VERIFIED, |out| {
                 out.put_u64(*files);
                 out.put_u64(*bytes);
             }),
             ToClient::Statistics(json) => {
-                put_message(out, kind::STATISTICS_ANSWER, |out| out.put_bytes(json.as_bytes()));
+                put_message(out, message_kind::STATISTICS_ANSWER, |out| out.put_bytes(json.as_bytes()));
             }
-            ToClient::End { rows } => put_message(out, kind::END, |out| out.put_u64(*rows)),
+            ToClient::End { rows } => put_message(out, message_kind::END, |out| out.put_u64(*rows)),
         }
     }
 
     pub fn decode(kind: u8, body: &[u8]) -> Result<ToClient<'_>, DecodeError> {
         let mut reader = Reader::new(body);
         let message = match kind {
-            kind::SERVER_FINISHED => ToClient::Finished,
-            kind::FAILURE => ToClient::Failure {
+            message_kind::SERVER_FINISHED => ToClient::Finished,
+            message_kind::FAILURE => ToClient::Failure {
                 code: FailureCode::from_number(reader.u16("failure code")?),
                 text: reader.text16(TEXT_BYTES_MAX, "failure text")?,
             },
-            kind::BUSY => ToClient::Busy { seconds: reader.u16("busy seconds")? },
-            kind::BEGUN => ToClient::Begun { base: read_snapshot_option(&mut reader)? },
-            kind::STORED => ToClient::Stored(SnapshotRow::decode(&mut reader)?),
-            kind::RANGE_HELD => ToClient::RangeHeld { number: reader.u32("range number")? },
-            kind::RANGE_LACKING => ToClient::RangeLacking { number: reader.u32("range number")? },
-            kind::NEEDED => ToClient::Needed { number: reader.u32("range number")?, bits: reader.rest() },
-            kind::CONTENT_REPEAT => {
+            message_kind::BUSY => ToClient::Busy { seconds: reader.u16("busy seconds")? },
+            message_kind::BEGUN => ToClient::Begun { base: read_snapshot_option(&mut reader)? },
+            message_kind::STORED => ToClient::Stored(SnapshotRow::decode(&mut reader)?),
+            message_kind::RANGE_HELD => ToClient::RangeHeld { number: reader.u32("range number")? },
+            message_kind::RANGE_LACKING => ToClient::RangeLacking { number: reader.u32("range number")? },
+            message_kind::NEEDED => ToClient::Needed { number: reader.u32("range number")?, bits: reader.rest() },
+            message_kind::CONTENT_REPEAT => {
                 let (range, entry) = read_pair(&mut reader)?;
                 ToClient::ContentRepeat { range, entry }
             }
-            kind::SNAPSHOT => ToClient::Snapshot(SnapshotRow::decode(&mut reader)?),
-            kind::ENTRY => ToClient::Entry(EntryRow::decode(&mut reader)?),
-            kind::SERVER_CONTENT_DATA => ToClient::ContentData(reader.rest()),
-            kind::SERVER_CONTENT_END => ToClient::ContentEnd(ContentEnd::decode(&mut reader)?),
-            kind::CONTENT_FAILED => {
+            message_kind::SNAPSHOT => ToClient::Snapshot(SnapshotRow::decode(&mut reader)?),
+            message_kind::ENTRY => ToClient::Entry(EntryRow::decode(&mut reader)?),
+            message_kind::SERVER_CONTENT_DATA => ToClient::ContentData(reader.rest()),
+            message_kind::SERVER_CONTENT_END => ToClient::ContentEnd(ContentEnd::decode(&mut reader)?),
+            message_kind::CONTENT_FAILED => {
                 ToClient::ContentFailed { text: reader.text16(TEXT_BYTES_MAX, "failure text")? }
             }
-            kind::DAMAGE => ToClient::Damage {
+            message_kind::DAMAGE => ToClient::Damage {
                 snapshot: read_snapshot(&mut reader)?,
                 path: read_path(&mut reader)?,
                 text: reader.text16(TEXT_BYTES_MAX, "damage text")?,
             },
-            kind::VERIFIED => {
+            message_kind::VERIFIED => {
                 ToClient::Verified { files: reader.u64("verified files")?, bytes: reader.u64("verified bytes")? }
             }
-            kind::STATISTICS_ANSWER => {
+            message_kind::STATISTICS_ANSWER => {
                 let json = String::from_utf8(reader.rest().to_vec());
                 ToClient::Statistics(json.map_err(|_| DecodeError::Invalid { what: "statistics" })?)
             }
-            kind::END => ToClient::End { rows: reader.u64("row count")? },
+            message_kind::END => ToClient::End { rows: reader.u64("row count")? },
             _ => return Err(DecodeError::Invalid { what: "message kind" }),
         };
         reader.finish("message")?;

@@ -1,0 +1,3 @@
+//! What the program encrypts, held against other people's implementations.
+
+mod openssl;
