@@ -17,10 +17,18 @@ struct Shared {
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     requested: bool,
     wakers: Vec<Waker>,
+    /// What to end when the wish is made; each belongs to one connection of a run.
+    closers: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("State").field("requested", &self.requested).finish_non_exhaustive()
+    }
 }
 
 impl Shutdown {
@@ -34,6 +42,9 @@ impl Shutdown {
         state.requested = true;
         for waker in state.wakers.drain(..) {
             waker.wake();
+        }
+        for close in state.closers.drain(..) {
+            close();
         }
         self.shared.changed.notify_all();
     }
@@ -49,6 +60,16 @@ impl Shutdown {
             waker.wake();
         } else {
             state.wakers.push(waker);
+        }
+    }
+
+    /// Calls `close` when the wish is made; at once if it has been. It must not block.
+    pub fn close_on_request(&self, close: impl FnOnce() + Send + 'static) {
+        let mut state = self.state();
+        if state.requested {
+            close();
+        } else {
+            state.closers.push(Box::new(close));
         }
     }
 

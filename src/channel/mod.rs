@@ -13,11 +13,12 @@ mod sealed;
 #[cfg(test)]
 mod tests;
 mod transport;
+pub mod worker;
 
 pub use error::ChannelError;
 pub use handshake::{
-    ClientHandshake, ClientLogin, FirstRequest, LoginReceived, ServerHandshake, ServerIdentity, Terms, answer_busy,
-    answer_general_error, answer_refused,
+    Agreed, ClientHandshake, ClientLogin, FirstRequest, LoginReceived, ServerHandshake, ServerIdentity, Terms,
+    answer_busy, answer_general_error, answer_refused,
 };
 pub use sealed::{Activity, Channel, Message, SegmentCounts};
 pub use transport::{Closer, Transport};

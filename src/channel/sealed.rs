@@ -373,6 +373,14 @@ impl Channel {
         self.wait(Some(waker), Instant::now() + limit)
     }
 
+    /// Sleeps until `waker` wakes, leaving what the peer sends where it is: this side has no room for it.
+    /// Acknowledgements stop meanwhile, so a peer that sends bulk stops too.
+    pub fn idle_without_reading(&mut self, waker: &WakeSource, limit: Duration) -> Result<(), ChannelError> {
+        self.write_some()?;
+        let interest = Interest { read: false, write: self.has_unsent() };
+        self.transport.wait(interest, Some(waker), limit)
+    }
+
     /// Tells the peer that this side is still there.
     pub fn ping(&mut self) -> Result<(), ChannelError> {
         if self.control.len() < CONTROL_WAITING_BYTES_MAX {

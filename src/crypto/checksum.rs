@@ -28,8 +28,17 @@ pub struct ContentSums {
     pub blake3: [u8; 32],
 }
 
+impl ContentSums {
+    /// The sums of bytes that are all at hand.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut hasher = ContentHasher::new();
+        hasher.update(bytes);
+        hasher.finish()
+    }
+}
+
 /// A running size, CRC32 and BLAKE3 of content that arrives in slices.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ContentHasher {
     size: u64,
     crc32: crc32fast::Hasher,

@@ -32,6 +32,8 @@ pub enum CryptoError {
         /// The name's length in bytes.
         bytes: usize,
     },
+    /// A text that is no enrolment token.
+    TokenMalformed,
     /// A text that is no `SHA256:<43 base64 characters>`.
     FingerprintMalformed,
     /// More plaintext than one segment carries.
@@ -68,6 +70,9 @@ impl fmt::Display for CryptoError {
                 formatter.write_str("the peer's X25519 key is of small order; the handshake ends here")
             }
             Self::NameTooLong { bytes } => write!(formatter, "a name of {bytes} bytes: at most 65535 can be sent"),
+            Self::TokenMalformed => formatter.write_str(
+                "not an enrolment token: expected cb3- and 64 characters, as \"cyberbackup enroll NAME\" prints them",
+            ),
             Self::FingerprintMalformed => formatter.write_str(
                 "not a key fingerprint: expected SHA256: and 43 base64 characters, as the server prints it",
             ),

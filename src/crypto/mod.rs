@@ -38,6 +38,7 @@ pub mod secret;
 pub mod segment;
 #[cfg(test)]
 mod test_support;
+pub mod token;
 
 pub use checksum::{ContentHasher, ContentSums, blake3_hash, crc32};
 pub use error::{CryptoError, Damaged};
@@ -50,3 +51,4 @@ pub use segment::{
     Direction, Kind, Opened, Opener, SEGMENT_OVERHEAD, SEGMENT_PAYLOAD_MAX, SEGMENT_PLAINTEXT_MAX, Sealer,
     is_possible_payload, sealed_payload_bytes,
 };
+pub use token::EnrolToken;

@@ -1,0 +1,243 @@
+//! `snapshots`, `ls`, `cat`, `verify` and `stats`: looking without changing anything.
+
+use std::io::IsTerminal;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::arguments::{Arguments, UsageError};
+use super::output::{Output, bytes_text, path_list, put_path};
+use super::setup::{Access, CliError, Setup, selection};
+use crate::base::ids::hex;
+use crate::base::path::{EntryPath, display_bytes};
+use crate::base::progress::{Event, ProgressSink, Totals};
+use crate::base::shutdown::Shutdown;
+use crate::client::{ClientError, Damage, ExitCode, Listed, Session};
+use crate::protocol::message::{SnapshotRow, content_flag};
+
+/// Opens a session for a command that only looks.
+fn session(
+    arguments: &Arguments,
+    output: &Output,
+    shutdown: &Shutdown,
+    purpose: &str,
+) -> Result<(Session, Setup), CliError> {
+    let mut setup = Setup::new(arguments, purpose, Access::Reading, output)?;
+    let session = setup.client(output, shutdown)?.connect()?;
+    Ok((session, setup))
+}
+
+/// An answer that has ended is whole: how the connection ends after it does not matter.
+fn close(session: Session) {
+    let _ = session.close();
+}
+
+fn no_paths(arguments: &Arguments, command: &str) -> Result<(), UsageError> {
+    match arguments.positional.first() {
+        None => Ok(()),
+        Some(extra) => Err(UsageError(format!("{}: \"{command}\" takes no paths", extra.display()))),
+    }
+}
+
+pub fn snapshots(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
+    no_paths(arguments, "snapshots")?;
+    let (mut session, _setup) = session(arguments, output, shutdown, "snapshots")?;
+    let rows = session.snapshots(|row| output.result("snapshot", snapshot_json(row), &snapshot_text(row)))?;
+    close(session);
+    if rows == 0 {
+        output.say("there is no snapshot yet: \"cyberbackup backup\" makes one");
+    }
+    Ok(ExitCode::Done)
+}
+
+fn roots_text(row: &SnapshotRow) -> String {
+    let roots: Vec<String> = row.roots.iter().map(|root| format!("/{}", root.display())).collect();
+    if roots.is_empty() { "/".to_string() } else { roots.join(" ") }
+}
+
+fn snapshot_text(row: &SnapshotRow) -> String {
+    let tags = match row.tags.is_empty() {
+        true => String::new(),
+        false => format!("  [{}]", display_bytes(row.tags.join(", ").as_bytes())),
+    };
+    format!(
+        "{}  {:>9} files  {:>12}  {:>12} new  {}{tags}",
+        row.id,
+        row.files,
+        bytes_text(row.bytes),
+        bytes_text(row.new_bytes),
+        roots_text(row),
+    )
+}
+
+fn snapshot_json(row: &SnapshotRow) -> Value {
+    json!({
+        "snapshot": row.id,
+        "sequence": row.sequence,
+        "started": row.started.to_string(),
+        "committed": row.committed.to_string(),
+        "entries": row.entries,
+        "files": row.files,
+        "bytes": row.bytes,
+        "new_bytes": row.new_bytes,
+        "unreadable": row.unreadable,
+        "host": row.host,
+        "label": row.label,
+        "tags": row.tags,
+        "roots": path_list(row.roots.iter().map(EntryPath::as_bytes)),
+    })
+}
+
+pub fn ls(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
+    let selection = selection(arguments, "latest")?;
+    let style = ListStyle {
+        long: arguments.is_on("long"),
+        escape: std::io::stdout().is_terminal() && !arguments.is_on("null"),
+        null: arguments.is_on("null"),
+    };
+    let (mut session, _setup) = session(arguments, output, shutdown, "ls")?;
+    let row = |listed: &Listed| match output.is_json() {
+        true => output.result("entry", entry_json(listed), ""),
+        false => output.raw(&style.line(listed)),
+    };
+    session.entries(selection, |_| Ok(()), row)?;
+    close(session);
+    Ok(ExitCode::Done)
+}
+
+struct ListStyle {
+    long: bool,
+    escape: bool,
+    null: bool,
+}
+
+impl ListStyle {
+    fn line(&self, listed: &Listed) -> Vec<u8> {
+        let mut line = Vec::new();
+        if self.long {
+            line.extend_from_slice(details(listed).as_bytes());
+        }
+        match self.escape {
+            true => line.extend_from_slice(listed.entry.path.display().as_bytes()),
+            false => line.extend_from_slice(listed.entry.path.as_bytes()),
+        }
+        if self.long && !listed.entry.link_target.is_empty() {
+            line.extend_from_slice(format!(" -> {}", display_bytes(&listed.entry.link_target)).as_bytes());
+        }
+        line.push(if self.null { 0 } else { b'\n' });
+        line
+    }
+}
+
+fn size(listed: &Listed) -> u64 {
+    listed.content.map_or(listed.entry.size, |content| content.bytes)
+}
+
+fn details(listed: &Listed) -> String {
+    let entry = &listed.entry;
+    let kind = match entry.kind.word() {
+        "folder" => 'd',
+        "link" => 'l',
+        _ => '-',
+    };
+    let owner = match entry.owner_name.is_empty() {
+        true => entry.owner.to_string(),
+        false => display_bytes(&entry.owner_name),
+    };
+    format!("{kind} {:04o} {owner:>8} {:>12} {} ", entry.mode, size(listed), entry.mtime)
+}
+
+fn entry_json(listed: &Listed) -> Value {
+    let entry = &listed.entry;
+    let mut data = json!({
+        "kind": entry.kind.word(),
+        "size": size(listed),
+        "mode": format!("{:04o}", entry.mode),
+        "mtime": entry.mtime.to_string(),
+        "mtime_seconds": entry.mtime.seconds,
+        "mtime_nanoseconds": entry.mtime.nanoseconds,
+        "owner": entry.owner,
+        "group": entry.group,
+    });
+    put_path(&mut data, "path", entry.path.as_bytes());
+    if !entry.link_target.is_empty() {
+        put_path(&mut data, "link_target", &entry.link_target);
+    }
+    if let Some(content) = &listed.content {
+        let unreadable = content.flags & content_flag::UNREADABLE != 0;
+        data["unreadable"] = json!(unreadable);
+        if !unreadable {
+            data["crc32"] = json!(format!("{:08x}", content.crc32));
+            data["blake3"] = json!(hex(&content.blake3));
+            data["changed_while_read"] = json!(content.flags & content_flag::CHANGED_WHILE_READ != 0);
+        }
+    }
+    data
+}
+
+pub fn cat(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
+    let selection = selection(arguments, "latest")?;
+    if selection.paths.len() != 1 {
+        return Err(UsageError("\"cat\" prints one file: give exactly one path".into()).into());
+    }
+    let from = arguments.number("offset", 0, u64::MAX)?.unwrap_or(0);
+    let length = arguments.number("length", 0, u64::MAX)?.unwrap_or(u64::MAX);
+    let (mut session, _setup) = session(arguments, output, shutdown, "cat")?;
+    let mut offset = from;
+    session.read_file(selection, (from, length), |bytes| {
+        let data = json!({ "offset": offset, "base64": STANDARD.encode(bytes) });
+        offset += bytes.len() as u64;
+        if output.is_json() { output.result("content", data, "") } else { output.raw(bytes) }
+    })?;
+    close(session);
+    Ok(ExitCode::Done)
+}
+
+pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
+    // An empty selector is everything that the client has; with paths, the newest snapshot is meant.
+    let default = if arguments.positional.is_empty() { "" } else { "latest" };
+    let selection = selection(arguments, default)?;
+    let (mut session, _setup) = session(arguments, output, shutdown, "verify")?;
+    let progress = |files, bytes| {
+        let totals = Totals { files_done: files, bytes_done: bytes, ..Totals::default() };
+        output.event(Event::Progress { totals, current_file: &[] });
+    };
+    let damaged = |damage: &Damage| {
+        let reason = format!("{} (snapshot {})", damage.text, damage.snapshot);
+        output.event(Event::FileError { path: damage.path.as_bytes(), reason: &reason });
+    };
+    let summary = session.verify(selection, progress, damaged)?;
+    close(session);
+    output.end_progress();
+    let count = summary.damaged.len() as u64 + summary.more_damaged;
+    let code = if count > 0 { ExitCode::Integrity } else { ExitCode::Done };
+    let verdict = match count {
+        0 => "all are whole".to_string(),
+        count => format!("{count} damaged, named above: a backup of the same files stores them again"),
+    };
+    let text = format!("{} files, {} read back: {verdict}", summary.files, bytes_text(summary.bytes));
+    let data = json!({
+        "files": summary.files,
+        "bytes": summary.bytes,
+        "damaged": count,
+        "exit_code": code as i32,
+    });
+    output.result("summary", data, &text)?;
+    Ok(code)
+}
+
+pub fn stats(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
+    no_paths(arguments, "stats")?;
+    let (mut session, _setup) = session(arguments, output, shutdown, "stats")?;
+    let text = session.statistics()?;
+    close(session);
+    let data: Value = serde_json::from_str(&text)
+        .map_err(|error| ClientError::Io { doing: "read the server's statistics".into(), source: error.into() })?;
+    let lines: Vec<String> = match &data {
+        Value::Object(fields) => fields.iter().map(|(name, value)| format!("{name:<22} {value}")).collect(),
+        other => vec![other.to_string()],
+    };
+    output.result("stats", data, &lines.join("\n"))?;
+    Ok(ExitCode::Done)
+}

@@ -1,0 +1,74 @@
+//! `enroll` and `clients`: the operator's commands, on the data folder.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::arguments::{Arguments, UsageError};
+use super::output::{Output, bytes_text};
+use super::setup::{CliError, DATA_FOLDER};
+use crate::client::ExitCode;
+use crate::server::{OperatorCommand, operate};
+
+/// How long a token is valid unless said otherwise.
+const TOKEN_HOURS: u64 = 72;
+/// The longest that a token can be valid: a year.
+const TOKEN_HOURS_MAX: u64 = 24 * 366;
+/// Most tokens that one command makes.
+const TOKENS_MAX: u64 = 10_000;
+
+fn data_folder(arguments: &Arguments) -> PathBuf {
+    arguments.path("data").unwrap_or_else(|| PathBuf::from(DATA_FOLDER))
+}
+
+pub fn enroll(arguments: &Arguments, output: &Output) -> Result<ExitCode, CliError> {
+    let [name] = &arguments.positional[..] else {
+        return Err(UsageError("\"enroll\" takes one name: cyberbackup enroll NAME".into()).into());
+    };
+    let name = name.to_str().ok_or_else(|| UsageError("the name is not valid UTF-8".into()))?;
+    let name = name.parse().map_err(|error| UsageError(format!("{error}")))?;
+    let count = arguments.number("count", 1, TOKENS_MAX)?.map(|count| count as u32);
+    let valid_hours = arguments.number("valid-hours", 1, TOKEN_HOURS_MAX)?.unwrap_or(TOKEN_HOURS) as u32;
+    let rows = operate(&data_folder(arguments), &OperatorCommand::Enroll { name, count, valid_hours })?;
+    for row in rows {
+        // One token alone is printed bare, ready to be put into a variable.
+        let text = match count {
+            None => text_of(&row, "token"),
+            Some(_) => format!("{}  {}", text_of(&row, "name"), text_of(&row, "token")),
+        };
+        output.result("token", row, &text)?;
+    }
+    Ok(ExitCode::Done)
+}
+
+pub fn clients(arguments: &Arguments, output: &Output) -> Result<ExitCode, CliError> {
+    if let Some(extra) = arguments.positional.first() {
+        return Err(UsageError(format!("{}: \"clients\" takes no names", extra.display())).into());
+    }
+    let rows = operate(&data_folder(arguments), &OperatorCommand::Clients)?;
+    if rows.is_empty() {
+        output.say("no client is registered yet");
+    }
+    for row in rows {
+        let text = client_text(&row);
+        output.result("client", row, &text)?;
+    }
+    Ok(ExitCode::Done)
+}
+
+fn client_text(row: &Value) -> String {
+    let number = |key: &str| row[key].as_u64().unwrap_or(0);
+    let last = row["last_success"].as_str().unwrap_or("never");
+    format!(
+        "{:<24}  last success {last:<20}  {:>5} snapshots  {:>9} files  {:>12}  {}",
+        crate::base::path::display_bytes(text_of(row, "name").as_bytes()),
+        number("snapshots"),
+        number("files"),
+        bytes_text(number("stored_bytes")),
+        text_of(row, "fingerprint"),
+    )
+}
+
+fn text_of(row: &Value, key: &str) -> String {
+    row[key].as_str().unwrap_or_default().to_string()
+}

@@ -1,0 +1,222 @@
+//! What a run prints, and where: results to standard output, everything else to standard error. With
+//! `--json` everything is one JSON object a line on standard output.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Map, Value, json};
+
+use crate::base::ids::hex;
+use crate::base::path::display_bytes;
+use crate::base::progress::{Event, ProgressSink, Totals};
+use crate::client::{ClientError, ExitCode};
+
+/// How often a progress line of JSON is printed.
+const JSON_PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Where a run's words go.
+pub struct Output {
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+    bar: ProgressBar,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    json_told: Option<Instant>,
+    began: Option<Instant>,
+}
+
+impl Output {
+    pub fn new(json: bool, quiet: bool, verbose: bool) -> Output {
+        let draws = !json && !quiet && io::stderr().is_terminal();
+        let target = if draws { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        let style = ProgressStyle::with_template("{msg}").expect("the template is a literal");
+        bar.set_style(style);
+        Output { json, quiet, verbose, bar, state: Mutex::default() }
+    }
+
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// A result: a line of text, or an event.
+    pub fn result(&self, event: &str, data: Value, text: &str) -> Result<(), ClientError> {
+        match self.json {
+            true => self.line(json!({ "event": event, "data": data }).to_string().as_bytes()),
+            false if text.is_empty() => Ok(()),
+            false => self.line(text.as_bytes()),
+        }
+    }
+
+    /// A line on standard output.
+    pub fn line(&self, text: &[u8]) -> Result<(), ClientError> {
+        self.raw(&[text, b"\n"].concat())
+    }
+
+    /// Bytes on standard output, as they are.
+    pub fn raw(&self, bytes: &[u8]) -> Result<(), ClientError> {
+        let mut out = io::stdout().lock();
+        let written = self.bar.suspend(|| out.write_all(bytes).and_then(|()| out.flush()));
+        written.map_err(|source| ClientError::Io { doing: "write to standard output".into(), source })
+    }
+
+    /// Something for the person, not for the script.
+    pub fn say(&self, text: &str) {
+        if !self.quiet && !self.json {
+            self.complain(text);
+        }
+    }
+
+    /// A detail, shown with `-v`.
+    pub fn detail(&self, text: &str) {
+        match (self.verbose, self.json) {
+            (true, false) => self.complain(text),
+            (true, true) => self.event("log", json!({ "level": "debug", "message": text })),
+            _ => {}
+        }
+    }
+
+    /// How the run ended, when it ended badly.
+    pub fn error(&self, message: &str, code: ExitCode) {
+        self.bar.finish_and_clear();
+        if self.json {
+            self.event("error", json!({ "message": message, "exit_code": code as i32 }));
+        } else {
+            self.complain(&format!("cyberbackup: {message}"));
+        }
+    }
+
+    /// Takes the progress line away.
+    pub fn end_progress(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn complain(&self, text: &str) {
+        // Nobody reads standard error: there is nowhere left to say so.
+        self.bar.suspend(|| {
+            let _ = writeln!(io::stderr(), "{text}");
+        });
+    }
+
+    fn event(&self, event: &str, data: Value) {
+        // A reader that went away is found by the next result.
+        let _ = self.line(json!({ "event": event, "data": data }).to_string().as_bytes());
+    }
+
+    fn progress(&self, totals: Totals, current_file: &[u8]) {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let elapsed = state.began.get_or_insert_with(Instant::now).elapsed().as_secs_f64();
+        let rate = if elapsed > 0.0 { totals.bytes_done as f64 / elapsed } else { 0.0 };
+        if !self.json {
+            drop(state);
+            self.bar.set_message(progress_text(totals, rate, current_file));
+            self.bar.tick();
+            return;
+        }
+        if state.json_told.is_some_and(|told| told.elapsed() < JSON_PROGRESS_INTERVAL) {
+            return;
+        }
+        state.json_told = Some(Instant::now());
+        drop(state);
+        let mut data = json!({
+            "files_done": totals.files_done,
+            "files_total": totals.files_total,
+            "bytes_transferred": totals.bytes_done,
+            "total_bytes": totals.bytes_total,
+            "counted": totals.counted,
+            "rate": rate as u64,
+        });
+        put_path(&mut data, "current_file", current_file);
+        self.event("progress_update", data);
+    }
+}
+
+fn progress_text(totals: Totals, rate: f64, current_file: &[u8]) -> String {
+    let open = if totals.counted { "" } else { "+" };
+    let percent = match totals.bytes_total {
+        0 => String::new(),
+        total if totals.counted => format!("{:3.0} %  ", 100.0 * totals.bytes_done as f64 / total as f64),
+        _ => String::new(),
+    };
+    let mut file = display_bytes(current_file);
+    if let Some((cut, _)) = file.char_indices().rev().nth(38) {
+        file.replace_range(..cut, "…");
+    }
+    format!(
+        "{percent}{} of {}{open} files  {} of {}{open}  {}/s  {file}",
+        totals.files_done,
+        totals.files_total,
+        HumanBytes(totals.bytes_done),
+        HumanBytes(totals.bytes_total),
+        HumanBytes(rate as u64),
+    )
+}
+
+impl ProgressSink for Output {
+    fn event(&self, event: Event<'_>) {
+        match event {
+            Event::Progress { totals, current_file } if !self.quiet => self.progress(totals, current_file),
+            Event::FileError { path, reason } if self.json => {
+                let mut data = json!({ "reason": reason });
+                put_path(&mut data, "path", path);
+                Output::event(self, "file_error", data);
+            }
+            Event::FileError { path, reason } => {
+                let reason = strip_path(reason, path);
+                self.complain(&format!("{}: {reason}", display_bytes(path)));
+            }
+            Event::Notice { message } if self.json && !self.quiet => {
+                Output::event(self, "log", json!({ "level": "info", "message": message }));
+            }
+            Event::Notice { message } => self.say(message),
+            Event::Phase { phase, message } if self.json && !self.quiet => {
+                Output::event(self, "status", json!({ "phase": phase.word(), "message": message }));
+            }
+            Event::FileReceipt { path, bytes, crc32, blake3 } if self.json && !self.quiet => {
+                let sums = format!("{crc32:08x}");
+                let mut data = json!({ "bytes": bytes, "crc32": sums, "blake3": hex(&blake3) });
+                put_path(&mut data, "path", path);
+                Output::event(self, "file_receipt", data);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A reason that names the path itself need not say it twice.
+fn strip_path<'a>(reason: &'a str, path: &[u8]) -> &'a str {
+    let shown = display_bytes(path);
+    reason.strip_prefix(&shown).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(reason)
+}
+
+/// Puts a path into a JSON object: as text, and where it is not valid UTF-8 exactly as `<key>_base64` too.
+pub fn put_path(data: &mut Value, key: &str, path: &[u8]) {
+    use base64::Engine;
+    let Value::Object(map) = data else { return };
+    map.insert(key.to_string(), Value::String(String::from_utf8_lossy(path).into_owned()));
+    if std::str::from_utf8(path).is_err() {
+        let exact = base64::engine::general_purpose::STANDARD.encode(path);
+        map.insert(format!("{key}_base64"), Value::String(exact));
+    }
+}
+
+/// A list of paths for JSON: text, or an object with the exact bytes.
+pub fn path_list<'a>(paths: impl Iterator<Item = &'a [u8]>) -> Value {
+    let item = |path: &[u8]| {
+        let mut data = Value::Object(Map::new());
+        put_path(&mut data, "path", path);
+        data
+    };
+    Value::Array(paths.map(item).collect())
+}
+
+/// `3.2 MiB`
+pub fn bytes_text(bytes: u64) -> String {
+    HumanBytes(bytes).to_string()
+}

@@ -1,0 +1,159 @@
+//! `backup`.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::arguments::{Arguments, UsageError};
+use super::output::{Output, bytes_text, path_list};
+use super::setup::{Access, CliError, Setup, host_name};
+use crate::base::path::EntryPath;
+use crate::base::progress::{Event, Phase, ProgressSink};
+use crate::base::shutdown::Shutdown;
+use crate::base::time::Timestamp;
+use crate::client::roots::resolve_roots;
+use crate::client::scan::FolderIdentity;
+use crate::client::{BackupOptions, BackupSummary, Client, ClientError, ExitCode, backup};
+
+/// The version of `status.json`.
+const STATUS_VERSION: u32 = 1;
+
+pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
+    let mut setup = Setup::new(arguments, "backup", Access::Exclusive, output)?;
+    let options = options(arguments, &setup)?;
+    let mut client = setup.client(output, shutdown)?;
+    let result = backup(&mut client, &options);
+    let code = match &result {
+        Ok(summary) if summary.unreadable > 0 => ExitCode::Partial,
+        Ok(_) => ExitCode::Done,
+        Err(error) => error.exit_code(),
+    };
+    if !options.dry_run {
+        keep_status(&client, &result, code);
+    }
+    let summary = result?;
+    output.event(Event::Phase { phase: Phase::Completed, message: "done" });
+    output.end_progress();
+    output.result("summary", summary_json(&summary, code), &summary_text(&summary))?;
+    Ok(code)
+}
+
+fn options(arguments: &Arguments, setup: &Setup) -> Result<BackupOptions, CliError> {
+    let (paths, base) = paths(arguments, setup)?;
+    let resolved = resolve_roots(&paths, &base).map_err(ClientError::from)?;
+    let mut options = BackupOptions::new(resolved);
+    options.excluded = own_folders(setup);
+    options.host = host_name();
+    options.label = arguments.text("label")?.unwrap_or_default();
+    options.tags = tags(arguments)?;
+    options.full = arguments.is_on("full");
+    options.parent = arguments.parsed("parent")?;
+    options.dry_run = arguments.is_on("dry-run");
+    if options.full && options.parent.is_some() {
+        return Err(UsageError("--full and --parent exclude each other: leave one out".into()).into());
+    }
+    Ok(options)
+}
+
+/// What to back up, and the folder that relative paths count from.
+fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf), CliError> {
+    let here = std::env::current_dir();
+    let here = here.map_err(|source| ClientError::Io { doing: "find the current folder".into(), source })?;
+    if !arguments.positional.is_empty() {
+        return Ok((arguments.positional.iter().map(PathBuf::from).collect(), here));
+    }
+    let Some(info) = &setup.info else {
+        let text = "nothing to back up is named: give paths, or write a transfer.info with them from line 3 on";
+        return Err(UsageError(text.into()).into());
+    };
+    let folder = info.file.parent().unwrap_or(Path::new("."));
+    Ok((info.paths().map_err(ClientError::from)?.to_vec(), here.join(folder)))
+}
+
+/// The state folder and the local server's data, which no backup may hold.
+fn own_folders(setup: &Setup) -> Vec<FolderIdentity> {
+    let folders = [setup.state_path(), setup.local_data().map(Path::to_path_buf)];
+    folders.iter().flatten().filter_map(|folder| FolderIdentity::of(folder).ok()).collect()
+}
+
+fn tags(arguments: &Arguments) -> Result<Vec<String>, UsageError> {
+    let mut tags = Vec::new();
+    for tag in arguments.values("tag") {
+        match tag.to_str() {
+            Some(tag) if !tag.is_empty() => tags.push(tag.to_string()),
+            _ => return Err(UsageError("--tag: a tag is valid UTF-8 and not empty".into())),
+        }
+    }
+    Ok(tags)
+}
+
+fn rate(summary: &BackupSummary) -> f64 {
+    summary.bytes_sent as f64 / summary.elapsed.as_secs_f64().max(0.001)
+}
+
+fn summary_text(summary: &BackupSummary) -> String {
+    let seconds = summary.elapsed.as_secs_f64();
+    let sent = format!(
+        "{} files, {}; {} files, {} sent in {seconds:.2} s ({}/s)",
+        summary.scanned.files,
+        bytes_text(summary.scanned.bytes),
+        summary.files_sent,
+        bytes_text(summary.bytes_sent),
+        bytes_text(rate(summary) as u64),
+    );
+    let unreadable = match summary.unreadable {
+        0 => String::new(),
+        count => format!("; {count} could not be read"),
+    };
+    match &summary.snapshot {
+        Some(snapshot) => format!("snapshot {}: {sent}{unreadable}", snapshot.id),
+        None => {
+            format!("dry run, nothing stored: {sent}{unreadable}").replace(" sent in", " would be sent; found in")
+        }
+    }
+}
+
+fn summary_json(summary: &BackupSummary, code: ExitCode) -> Value {
+    let snapshot = summary.snapshot.as_ref();
+    json!({
+        "snapshot": snapshot.map(|row| row.id),
+        "sequence": snapshot.map(|row| row.sequence),
+        "roots": snapshot.map(|row| path_list(row.roots.iter().map(EntryPath::as_bytes))),
+        "files": summary.scanned.files,
+        "folders": summary.scanned.folders,
+        "links": summary.scanned.links,
+        "bytes": summary.scanned.bytes,
+        "files_sent": summary.files_sent,
+        "bytes_sent": summary.bytes_sent,
+        "wire_bytes": summary.wire_bytes,
+        "unreadable": summary.unreadable,
+        "skipped": summary.scanned.skipped,
+        "seconds": summary.elapsed.as_secs_f64(),
+        "bytes_per_second": rate(summary) as u64,
+        "dry_run": snapshot.is_none(),
+        "exit_code": code as i32,
+    })
+}
+
+/// Writes `status.json`. That it cannot be written is said; it does not undo the backup.
+fn keep_status(client: &Client<'_>, result: &Result<BackupSummary, ClientError>, code: ExitCode) {
+    let word = match code {
+        ExitCode::Done => "done",
+        ExitCode::Partial => "partial",
+        _ => "failed",
+    };
+    let mut status = json!({
+        "version": STATUS_VERSION,
+        "command": "backup",
+        "ended": Timestamp::now().to_string(),
+        "result": word,
+        "exit_code": code as i32,
+    });
+    match result {
+        Ok(summary) => status["summary"] = summary_json(summary, code),
+        Err(error) => status["error"] = Value::String(error.to_string()),
+    }
+    if let Err(error) = client.state.write_status(&status) {
+        client.notice(&error.to_string());
+    }
+}

@@ -1,0 +1,78 @@
+//! `server`.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::arguments::{Arguments, UsageError};
+use super::output::Output;
+use super::setup::{CliError, DATA_FOLDER, rsa_bits, seconds};
+use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
+use crate::base::shutdown::Shutdown;
+use crate::client::ExitCode;
+use crate::client::config::read_port;
+use crate::crypto::SEGMENT_PLAINTEXT_MAX;
+use crate::protocol::handshake::{RegistrationPolicy, SEGMENTS_PER_EPOCH_RANGE};
+use crate::server::{DEFAULT_GRACE, Server, ServerConfig};
+
+const PORT_INFO: &str = "port.info";
+/// Most sessions that a server can be told to hold.
+const MAX_CLIENTS_MAX: u64 = 100_000;
+
+pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
+    if let Some(extra) = arguments.positional.first() {
+        let text = format!("{}: \"server\" takes no paths; its data folder is --data", extra.display());
+        return Err(UsageError(text).into());
+    }
+    let config = config(arguments)?;
+    let server = Server::start(config, shutdown.clone())?;
+    let (address, fingerprint) = (server.address().to_string(), server.fingerprint().to_string());
+    output.result(
+        "listening",
+        json!({ "address": address, "fingerprint": fingerprint }),
+        &format!("listening on {address}\nkey {fingerprint}"),
+    )?;
+    server.join();
+    Ok(ExitCode::Done)
+}
+
+fn config(arguments: &Arguments) -> Result<ServerConfig, UsageError> {
+    let bind = arguments.parsed("bind")?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let data = arguments.path("data").unwrap_or_else(|| PathBuf::from(DATA_FOLDER));
+    let mut config = ServerConfig::new(bind, port(arguments)?, data);
+    if let Some(most) = arguments.number("max-clients", 1, MAX_CLIENTS_MAX)? {
+        config.max_clients = most as usize;
+    }
+    config.registration = registration(arguments)?;
+    config.timeout = arguments.number("timeout", 1, 65_535)?.map_or(DEFAULT_SOCKET_TIMEOUT, Duration::from_secs);
+    config.grace = seconds(arguments, "grace", DEFAULT_GRACE)?;
+    config.rsa_bits = rsa_bits(arguments, config.rsa_bits)?;
+    let segment = SEGMENT_PLAINTEXT_MAX as u64;
+    let (least, most) = (SEGMENTS_PER_EPOCH_RANGE.start() * segment, SEGMENTS_PER_EPOCH_RANGE.end() * segment);
+    if let Some(bytes) = arguments.number("rekey-bytes", least, most)? {
+        config.segments_per_epoch = bytes / segment;
+    }
+    Ok(config)
+}
+
+/// The flag's port, else the one in `port.info`, else 1256.
+fn port(arguments: &Arguments) -> Result<u16, UsageError> {
+    if let Some(port) = arguments.number("port", 0, 65_535)? {
+        return Ok(port as u16);
+    }
+    let (port, warning) = read_port(Path::new(PORT_INFO));
+    if let Some(warning) = warning {
+        log::warn!("{warning}");
+    }
+    Ok(port)
+}
+
+fn registration(arguments: &Arguments) -> Result<RegistrationPolicy, UsageError> {
+    let Some(word) = arguments.text("registration")? else { return Ok(RegistrationPolicy::Local) };
+    let found = RegistrationPolicy::WORDS.iter().find(|(name, _)| *name == word);
+    found.map(|(_, policy)| *policy).ok_or_else(|| {
+        UsageError(format!("--registration {word:?}: the policies are local, open, token and closed"))
+    })
+}

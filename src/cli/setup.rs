@@ -1,0 +1,287 @@
+//! From arguments and files to a client that is ready to connect. Precedence: flag, environment, file,
+//! default.
+
+use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::arguments::{Arguments, UsageError};
+use super::output::Output;
+use crate::base::ids::UserName;
+use crate::base::path::EntryPath;
+use crate::base::shutdown::Shutdown;
+use crate::client::config::{ServerAddress, TransferInfo};
+use crate::client::state::{StateFolder, StatePlaces};
+use crate::client::{
+    Client, ClientError, ClientOptions, Destination, ExitCode, LOW_MEMORY_WINDOW_BYTES, RetryPolicy, WINDOW_BYTES,
+};
+use crate::protocol::handshake::WINDOW_BYTES_RANGE;
+use crate::protocol::message::Selection;
+use crate::server::{Server, ServerConfig, ServerError};
+
+/// The file that a run without flags goes by.
+pub const TRANSFER_INFO: &str = "transfer.info";
+/// The data folder of a server that was told no other.
+pub const DATA_FOLDER: &str = "server";
+
+/// What a command can fail with.
+#[derive(Debug)]
+pub enum CliError {
+    Usage(UsageError),
+    Client(ClientError),
+    Server(ServerError),
+    Operator(crate::server::OperatorError),
+}
+
+impl CliError {
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            CliError::Usage(_) => ExitCode::Usage,
+            CliError::Client(error) => error.exit_code(),
+            CliError::Server(_) => ExitCode::Failed,
+            CliError::Operator(error) => match error {
+                crate::server::OperatorError::NoServer { .. } => ExitCode::Usage,
+                _ => ExitCode::Failed,
+            },
+        }
+    }
+
+    /// What to tell the user; none where it was told.
+    pub fn message(&self) -> Option<String> {
+        match self {
+            CliError::Usage(error) => Some(error.to_string()),
+            CliError::Client(error) => Some(error.to_string()),
+            CliError::Server(error) => Some(error.to_string()),
+            CliError::Operator(error) => Some(error.to_string()),
+        }
+    }
+}
+
+impl From<UsageError> for CliError {
+    fn from(error: UsageError) -> CliError {
+        CliError::Usage(error)
+    }
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> CliError {
+        CliError::Client(error)
+    }
+}
+
+impl From<ServerError> for CliError {
+    fn from(error: ServerError) -> CliError {
+        CliError::Server(error)
+    }
+}
+
+impl From<crate::server::OperatorError> for CliError {
+    fn from(error: crate::server::OperatorError) -> CliError {
+        CliError::Operator(error)
+    }
+}
+
+/// Whether a command changes the state folder or only asks the server something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Exclusive,
+    Reading,
+}
+
+/// A run of the client: everything it needs, and the server inside the process if there is one.
+pub struct Setup {
+    pub info: Option<TransferInfo>,
+    options: Option<ClientOptions>,
+    state: Option<StateFolder>,
+    local: Option<LocalServer>,
+}
+
+struct LocalServer {
+    server: Option<Server>,
+    shutdown: Shutdown,
+    data: PathBuf,
+}
+
+impl Drop for LocalServer {
+    fn drop(&mut self) {
+        self.shutdown.request();
+        if let Some(server) = self.server.take() {
+            server.join();
+        }
+    }
+}
+
+impl Setup {
+    pub fn new(arguments: &Arguments, purpose: &str, access: Access, output: &Output) -> Result<Setup, CliError> {
+        let info = transfer_info(arguments)?;
+        let user = user(arguments, info.as_ref())?;
+        let file = info.as_ref().map(|info| info.file.clone());
+        let places = StatePlaces::from_environment(arguments.path("state"), file);
+        let folder = places.resolve().map_err(ClientError::from)?;
+        output.detail(&format!("state folder: {}", folder.display()));
+        let opened = match access {
+            Access::Exclusive => StateFolder::open(&folder, purpose),
+            Access::Reading => StateFolder::open_for_reading(&folder, purpose),
+        };
+        let state = opened.map_err(ClientError::from)?;
+        let (destination, local) = destination(arguments, info.as_ref(), output)?;
+        let options = client_options(arguments, destination, user)?;
+        Ok(Setup { info, options: Some(options), state: Some(state), local })
+    }
+
+    /// The client; once.
+    pub fn client<'a>(&mut self, output: &'a Output, shutdown: &Shutdown) -> Result<Client<'a>, CliError> {
+        let options = self.options.take().expect("a run opens its client once");
+        let state = self.state.take().expect("a run opens its client once");
+        Ok(Client::open(options, state, output, shutdown.clone())?)
+    }
+
+    /// The data folder of the server inside the process.
+    pub fn local_data(&self) -> Option<&Path> {
+        self.local.as_ref().map(|local| local.data.as_path())
+    }
+
+    /// The state folder, until the client has taken it.
+    pub fn state_path(&self) -> Option<PathBuf> {
+        self.state.as_ref().map(|state| state.path().to_path_buf())
+    }
+}
+
+fn transfer_info(arguments: &Arguments) -> Result<Option<TransferInfo>, CliError> {
+    match arguments.path("config") {
+        Some(file) => Ok(Some(TransferInfo::open(&file).map_err(ClientError::from)?)),
+        None if Path::new(TRANSFER_INFO).exists() => {
+            let file = std::env::current_dir().map_or_else(|_| TRANSFER_INFO.into(), |dir| dir.join(TRANSFER_INFO));
+            Ok(Some(TransferInfo::open(&file).map_err(ClientError::from)?))
+        }
+        None => Ok(None),
+    }
+}
+
+fn user(arguments: &Arguments, info: Option<&TransferInfo>) -> Result<UserName, CliError> {
+    if let Some(user) = arguments.parsed("user")? {
+        return Ok(user);
+    }
+    if let Some(info) = info {
+        return Ok(info.user.clone());
+    }
+    let login = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or("user".into());
+    let name = format!("{login}@{}", host_name());
+    name.parse().map_err(|error| {
+        UsageError(format!("{name:?} cannot be a user name ({error}): give one with --user")).into()
+    })
+}
+
+/// This host's name.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn destination(
+    arguments: &Arguments,
+    info: Option<&TransferInfo>,
+    output: &Output,
+) -> Result<(Destination, Option<LocalServer>), CliError> {
+    if arguments.is_on("local-server") {
+        if arguments.value("server").is_some() {
+            return Err(UsageError("--server and --local-server exclude each other: leave one out".into()).into());
+        }
+        let local = start_local(arguments)?;
+        let address = local.server.as_ref().expect("it was just started").address();
+        output.detail(&format!("local server: {address}, data in {}", local.data.display()));
+        let address = address.to_string().parse().expect("a socket address is HOST:PORT");
+        return Ok((Destination::Local(address), Some(local)));
+    }
+    let address: Option<ServerAddress> = arguments.parsed("server")?;
+    match address.or_else(|| info.map(|info| info.server.clone())) {
+        Some(address) => {
+            output.detail(&format!("server: {address}"));
+            Ok((Destination::Remote(address), None))
+        }
+        None => Err(UsageError(
+            "no server is named: give one with --server HOST:PORT, write a transfer.info, or add --local-server"
+                .into(),
+        )
+        .into()),
+    }
+}
+
+fn start_local(arguments: &Arguments) -> Result<LocalServer, CliError> {
+    let data = arguments.path("data").unwrap_or_else(|| PathBuf::from(DATA_FOLDER));
+    let mut config = ServerConfig::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0, data.clone());
+    config.rsa_bits = rsa_bits(arguments, config.rsa_bits)?;
+    let shutdown = Shutdown::new();
+    let server = Server::start(config, shutdown.clone())?;
+    Ok(LocalServer { server: Some(server), shutdown, data })
+}
+
+/// `--rsa-bits`, checked.
+pub fn rsa_bits(arguments: &Arguments, default: usize) -> Result<usize, UsageError> {
+    let bits = arguments.number("rsa-bits", 1_024, 4_096)?.map_or(default, |bits| bits as usize);
+    match bits.is_multiple_of(8) {
+        true => Ok(bits),
+        false => Err(UsageError(format!("--rsa-bits {bits}: the size must be a multiple of 8"))),
+    }
+}
+
+/// `--timeout` or another number of seconds.
+pub fn seconds(arguments: &Arguments, name: &'static str, default: Duration) -> Result<Duration, UsageError> {
+    Ok(arguments.number(name, 0, 86_400)?.map_or(default, Duration::from_secs))
+}
+
+fn client_options(
+    arguments: &Arguments,
+    destination: Destination,
+    user: UserName,
+) -> Result<ClientOptions, UsageError> {
+    let default = RetryPolicy::default();
+    let retries = arguments.number("retries", 0, 1_000_000)?;
+    let window =
+        arguments.number("window", (*WINDOW_BYTES_RANGE.start()).into(), (*WINDOW_BYTES_RANGE.end()).into())?;
+    let usual = if arguments.is_on("low-memory") { LOW_MEMORY_WINDOW_BYTES } else { WINDOW_BYTES };
+    Ok(ClientOptions {
+        destination,
+        user,
+        fingerprint: arguments.parsed("server-fingerprint")?,
+        token: match arguments.text("enroll-token")? {
+            // The text is a secret: an error must not repeat it.
+            Some(text) => Some(text.parse().map_err(|error| UsageError(format!("--enroll-token: {error}")))?),
+            None => None,
+        },
+        retry: RetryPolicy {
+            retries: retries.map_or(default.retries, |retries| u32::try_from(retries).unwrap_or(u32::MAX)),
+            wait_max: arguments.number("retry-max-wait", 1, 300)?.map_or(default.wait_max, Duration::from_secs),
+        },
+        timeout: arguments
+            .number("timeout", 1, 86_400)?
+            .map_or(crate::base::limits::DEFAULT_SOCKET_TIMEOUT, Duration::from_secs),
+        window: window.map_or(usual, |window| u32::try_from(window).expect("bounded above")),
+        rsa_bits: rsa_bits(arguments, crate::server::DEFAULT_RSA_BITS)?,
+    })
+}
+
+/// The snapshot and the paths that a command is about.
+pub fn selection(arguments: &Arguments, default_snapshot: &str) -> Result<Selection, UsageError> {
+    let root = arguments.value("root").map(entry_path).transpose()?;
+    let given = arguments.text("snapshot")?;
+    let snapshot = match (given, &root) {
+        (Some(snapshot), _) => snapshot,
+        (None, Some(_)) => "latest".to_string(),
+        (None, None) => default_snapshot.to_string(),
+    };
+    let paths: Result<Vec<EntryPath>, UsageError> =
+        arguments.positional.iter().map(|path| entry_path(path)).collect();
+    Ok(Selection { snapshot, root, paths: paths? })
+}
+
+/// A path of a snapshot as a person writes it: a `/` before and after it does not matter.
+fn entry_path(text: &OsStr) -> Result<EntryPath, UsageError> {
+    let bytes = text.as_bytes();
+    let from = bytes.iter().position(|byte| *byte != b'/').unwrap_or(bytes.len());
+    let to = bytes.iter().rposition(|byte| *byte != b'/').map_or(from, |last| last + 1);
+    EntryPath::parse(&bytes[from..to.max(from)]).map_err(|error| {
+        UsageError(format!("{}: {error}: give paths as \"cyberbackup ls\" prints them", text.display()))
+    })
+}

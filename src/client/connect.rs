@@ -1,0 +1,286 @@
+//! From a state folder to a session: keys on the first run, the server's key compared with the pinned one,
+//! login or registration, and patience with a line or a server that is not ready.
+
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use super::config::ServerAddress;
+use super::error::ClientError;
+use super::retry::{self, RetryPolicy};
+use super::state::{Identity, IdentityCheck, StateFolder};
+use crate::base::ids::{ClientId, UserName};
+use crate::base::progress::{Event, Phase, ProgressSink};
+use crate::base::shutdown::Shutdown;
+use crate::channel::{
+    Channel, ChannelError, ClientHandshake, ClientLogin, Closer, SegmentCounts, ServerIdentity, Transport,
+};
+use crate::crypto::{EnrolToken, Fingerprint, PrivateKey};
+use crate::protocol::message::ToServer;
+
+/// How long one attempt to reach one address may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The client's resend ring in bytes, and what `--low-memory` makes of it.
+pub const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+pub const LOW_MEMORY_WINDOW_BYTES: u32 = 256 * 1024;
+
+/// Where the server is.
+#[derive(Debug, Clone)]
+pub enum Destination {
+    Remote(ServerAddress),
+    /// Inside this process: its address is of this run only and is not recorded.
+    Local(ServerAddress),
+}
+
+impl Destination {
+    fn address(&self) -> &ServerAddress {
+        match self {
+            Destination::Remote(address) | Destination::Local(address) => address,
+        }
+    }
+
+    /// The address as the identity records it.
+    fn recorded(&self) -> Option<String> {
+        match self {
+            Destination::Remote(address) => Some(address.to_string()),
+            Destination::Local(_) => None,
+        }
+    }
+}
+
+/// How to reach the server, and as whom.
+#[derive(Debug)]
+pub struct ClientOptions {
+    pub destination: Destination,
+    pub user: UserName,
+    /// The key that the server must have (`--server-fingerprint`).
+    pub fingerprint: Option<Fingerprint>,
+    pub token: Option<EnrolToken>,
+    pub retry: RetryPolicy,
+    /// How long a whole message may take.
+    pub timeout: Duration,
+    /// The resend ring in bytes.
+    pub window: u32,
+    /// Bits of a new RSA key.
+    pub rsa_bits: usize,
+}
+
+/// A client with its state folder open and its keys at hand.
+pub struct Client<'a> {
+    pub options: ClientOptions,
+    pub state: StateFolder,
+    pub sink: &'a dyn ProgressSink,
+    pub shutdown: Shutdown,
+    key: PrivateKey,
+    identity: Option<Identity>,
+    reached: bool,
+}
+
+impl<'a> Client<'a> {
+    /// Reads identity and keys; makes the keys on the first run, before any connection.
+    pub fn open(
+        options: ClientOptions,
+        state: StateFolder,
+        sink: &'a dyn ProgressSink,
+        shutdown: Shutdown,
+    ) -> Result<Client<'a>, ClientError> {
+        let identity = state.read_identity()?;
+        if let Some(identity) = &identity {
+            identity.check_user(&options.user)?;
+        }
+        let key = open_keys(&state, &options, sink)?;
+        Ok(Client { options, state, sink, shutdown, key, identity, reached: false })
+    }
+
+    /// Connects and logs in, with as many tries as the options allow.
+    pub fn connect(&mut self) -> Result<Session, ClientError> {
+        self.sink.event(Event::Phase { phase: Phase::Connect, message: "connecting" });
+        let (mut tries, mut busy_times) = (0, 0);
+        let began = Instant::now();
+        loop {
+            let error = match self.try_connect() {
+                Ok(session) => {
+                    self.reached = true;
+                    return Ok(session);
+                }
+                Err(_) if self.shutdown.is_requested() => return Err(ClientError::Interrupted),
+                Err(error) => error,
+            };
+            let wait = match &error {
+                ClientError::Channel { source: ChannelError::Busy { seconds }, address } => {
+                    busy_times += 1;
+                    let wait = retry::busy_wait(*seconds, busy_times);
+                    if began.elapsed() + wait > retry::BUSY_WAIT_MAX {
+                        let minutes = retry::BUSY_WAIT_MAX.as_secs() / 60;
+                        return Err(ClientError::StillBusy { address: address.clone(), minutes });
+                    }
+                    wait
+                }
+                error if self.may_try_again(error, tries, began) => {
+                    tries += 1;
+                    self.options.retry.wait(tries)
+                }
+                _ => return Err(error),
+            };
+            self.notice(&format!("{error}; trying again in {:.1} s", wait.as_secs_f64()));
+            if self.shutdown.wait(wait) {
+                return Err(ClientError::Interrupted);
+            }
+        }
+    }
+
+    fn may_try_again(&self, error: &ClientError, tries: u32, began: Instant) -> bool {
+        let refused = matches!(error, ClientError::NoServer { .. });
+        let hopeless = refused && !self.reached && began.elapsed() >= retry::FIRST_CONNECTION_WAIT_MAX;
+        (refused || error.is_passing()) && tries < self.options.retry.retries && !hopeless
+    }
+
+    pub fn notice(&self, message: &str) {
+        self.sink.event(Event::Notice { message });
+    }
+
+    fn address(&self) -> String {
+        self.options.destination.address().to_string()
+    }
+
+    fn channel_error(&self, source: ChannelError) -> ClientError {
+        ClientError::Channel { address: self.address(), source }
+    }
+
+    fn try_connect(&mut self) -> Result<Session, ClientError> {
+        let transport = Transport::tcp(self.open_socket()?).map_err(|error| self.channel_error(error.into()))?;
+        let closer = transport.closer();
+        let (handshake, server) = ClientHandshake::begin(transport, self.options.window, self.options.timeout)
+            .map_err(|error| self.channel_error(error))?;
+        let moved = self.check_server(&server)?;
+        let (name, known) = (&self.options.user, self.identity.as_ref().and_then(|identity| identity.client_id));
+        // A token is shown only where it is needed, and never to a server other than its own.
+        let token = self.options.token.as_ref().filter(|_| known.is_none()).map(|token| &token.secret);
+        let login = ClientLogin { name, known, token, key: &self.key };
+        let (channel, client) = handshake.login(&login).map_err(|error| self.channel_error(error))?;
+        self.remember(&server, client, moved)?;
+        let worker_closer = closer.clone();
+        // Ctrl-C ends whatever waits on the connection.
+        self.shutdown.close_on_request(move || worker_closer.close());
+        Ok(Session { channel, address: self.address(), shutdown: self.shutdown.clone() })
+    }
+
+    fn open_socket(&self) -> Result<TcpStream, ClientError> {
+        let address = self.options.destination.address();
+        let resolved = (address.host(), address.port())
+            .to_socket_addrs()
+            .map_err(|source| ClientError::UnknownHost { address: self.address(), source })?;
+        let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the host has no address");
+        for candidate in resolved {
+            match TcpStream::connect_timeout(&candidate, CONNECT_TIMEOUT) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        Err(ClientError::NoServer { address: self.address(), source: last })
+    }
+
+    /// Compares the server's key with what is demanded, what the token names, and what is pinned. Nothing
+    /// of the user has been sent yet.
+    fn check_server(&self, server: &ServerIdentity) -> Result<Option<Identity>, ClientError> {
+        let found = server.fingerprint;
+        let from_token = self.options.token.as_ref().map(|token| token.server);
+        for wanted in [self.options.fingerprint, from_token].into_iter().flatten() {
+            if wanted != found {
+                return Err(ClientError::WrongFingerprint { address: self.address(), wanted, found });
+            }
+        }
+        if server.key_bits < 2_048 {
+            self.notice(&format!("the server's key has only {} bits: see docs/threat-model.md", server.key_bits));
+        }
+        let recorded = self.options.destination.recorded();
+        let Some(identity) = &self.identity else {
+            self.notice(&format!("first contact with {}: its key is {found}, pinned from now on", self.address()));
+            return Ok(None);
+        };
+        match identity.check(&self.options.user, &found.to_string(), recorded.as_deref())? {
+            IdentityCheck::Same => Ok(None),
+            IdentityCheck::Moved(identity) => Ok(Some(identity)),
+        }
+    }
+
+    /// Writes the identity down where the login made or changed it.
+    fn remember(
+        &mut self,
+        server: &ServerIdentity,
+        client: ClientId,
+        moved: Option<Identity>,
+    ) -> Result<(), ClientError> {
+        let before = moved.or_else(|| self.identity.clone()).unwrap_or_else(|| Identity {
+            user: self.options.user.clone(),
+            server_fingerprint: server.fingerprint.to_string(),
+            server_address: self.options.destination.recorded(),
+            client_id: None,
+        });
+        let identity = Identity { client_id: Some(client), ..before };
+        if self.identity.as_ref() != Some(&identity) && self.state.is_exclusive() {
+            self.state.write_identity(&identity)?;
+        }
+        self.identity = Some(identity);
+        Ok(())
+    }
+}
+
+/// The client's key pair; made where there is none yet.
+fn open_keys(
+    state: &StateFolder,
+    options: &ClientOptions,
+    sink: &dyn ProgressSink,
+) -> Result<PrivateKey, ClientError> {
+    let broken = |source| ClientError::Key { file: state.private_key_path().display().to_string(), source };
+    if let Some(der) = state.read_private_key()? {
+        let key = PrivateKey::from_pkcs8_der(&der).map_err(broken)?;
+        if state.is_exclusive() && state.read_public_key()?.as_deref() != Some(key.public().spki_der()) {
+            state.write_public_key(key.public().spki_der())?;
+        }
+        return Ok(key);
+    }
+    if options.rsa_bits < 2_048 {
+        let message = "an RSA key below 2,048 bits can be broken with effort: see docs/threat-model.md";
+        sink.event(Event::Notice { message });
+    }
+    let key = PrivateKey::generate(options.rsa_bits).map_err(broken)?;
+    state.write_keys(&key.to_pkcs8_der().map_err(broken)?, key.public().spki_der())?;
+    Ok(key)
+}
+
+/// A proven connection to the server.
+pub struct Session {
+    pub(super) channel: Channel,
+    pub(super) address: String,
+    pub(super) shutdown: Shutdown,
+}
+
+impl Session {
+    /// Ends this session from another thread.
+    pub fn closer(&self) -> Closer {
+        self.channel.closer()
+    }
+
+    /// The sealed close.
+    pub fn close(self) -> Result<SegmentCounts, ClientError> {
+        let Session { channel, address, .. } = self;
+        channel.close().map_err(|source| ClientError::Channel { address, source })
+    }
+
+    pub fn counts(&self) -> SegmentCounts {
+        self.channel.counts()
+    }
+
+    pub(super) fn send(&mut self, request: &ToServer<'_>) -> Result<(), ClientError> {
+        let sent = self.channel.send_to_server(request).and_then(|()| self.channel.push());
+        sent.map_err(|error| self.error(error))
+    }
+
+    /// A channel's error as this session's: an interruption where the user wished one.
+    pub(super) fn error(&self, source: ChannelError) -> ClientError {
+        if self.shutdown.is_requested() {
+            return ClientError::Interrupted;
+        }
+        ClientError::Channel { address: self.address.clone(), source }
+    }
+}

@@ -1,0 +1,32 @@
+//! The client: reads a person's files and writes them back, talks to a server, and remembers what it must
+//! between runs. Imports nothing of the server.
+
+mod backup;
+pub mod config;
+mod connect;
+mod error;
+mod facts;
+mod listing;
+mod owners;
+mod properties;
+mod query;
+mod ranges;
+mod restore;
+mod retry;
+pub mod roots;
+pub mod scan;
+mod sender;
+pub mod source;
+pub mod state;
+pub mod target;
+mod target_error;
+
+#[cfg(test)]
+mod test_tree;
+
+pub use backup::{BackupOptions, BackupSummary, backup};
+pub use connect::{Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, WINDOW_BYTES};
+pub use error::{ClientError, ExitCode};
+pub use query::{Damage, Listed, VerifySummary};
+pub use restore::{RestoreSummary, restore};
+pub use retry::RetryPolicy;

@@ -1,0 +1,209 @@
+//! Reads the contents a server wants and makes the messages that carry them: a thread of its own beside the
+//! one that seals and sends. Each content is hashed as it is read, in the buffer it is sent from.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::ranges::{ScannedItem, ScannedRange};
+use super::source::{SourceError, SourceFile, SourceReader};
+use crate::base::entry::Entry;
+use crate::base::limits::CONTENT_CHUNK_BYTES;
+use crate::base::progress::{Event, ProgressSink};
+use crate::base::waker::Waker;
+use crate::channel::worker::Gone;
+use crate::crypto::{ContentHasher, ContentSums};
+use crate::protocol::message::{ContentEnd, MESSAGE_HEADER_BYTES, ToServer, content_flag, message_kind};
+
+/// How much is gathered before it is handed to the sealing thread.
+const BATCH_BYTES: usize = CONTENT_CHUNK_BYTES;
+
+/// The contents of one range that the server wants: a bit for each entry.
+pub struct Order {
+    pub number: u32,
+    pub range: Arc<ScannedRange>,
+    pub bits: Vec<u8>,
+}
+
+/// Messages on their way to the channel, and what they are about.
+#[derive(Default)]
+pub struct Batch {
+    pub bytes: Vec<u8>,
+    /// The number of a range whose last content ends in this batch.
+    pub finished_range: Option<u32>,
+    /// Contents that end in this batch, and all content bytes in it.
+    pub files: u64,
+    pub content_bytes: u64,
+    /// Files that could not be read.
+    pub unreadable: u64,
+    pub last_path: Vec<u8>,
+}
+
+/// The reading thread's view of the world.
+pub struct ContentSender<'a> {
+    pub source: SourceReader,
+    pub orders: Receiver<Order>,
+    pub batches: Sender<Batch>,
+    pub used: Receiver<Vec<u8>>,
+    pub waker: Waker,
+    pub sink: &'a dyn ProgressSink,
+    /// Read nothing, only say what would be sent.
+    pub dry_run: bool,
+}
+
+impl ContentSender<'_> {
+    /// Works until no more orders come or the other side is gone.
+    pub fn run(mut self) {
+        let mut batch = Batch::default();
+        while let Ok(order) = self.orders.recv() {
+            if self.fulfil(&order, &mut batch).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn fulfil(&mut self, order: &Order, batch: &mut Batch) -> Result<(), Gone> {
+        for item in &order.range.items {
+            let wanted =
+                order.bits.get(item.index as usize / 8).is_some_and(|byte| byte >> (item.index % 8) & 1 == 1);
+            if wanted {
+                self.content(order, *item, batch)?;
+            }
+            if batch.bytes.len() >= BATCH_BYTES {
+                self.hand_over(batch)?;
+            }
+        }
+        batch.finished_range = Some(order.number);
+        self.hand_over(batch)
+    }
+
+    fn hand_over(&mut self, batch: &mut Batch) -> Result<(), Gone> {
+        let bytes = self.used.try_recv().map(|mut bytes| {
+            bytes.clear();
+            bytes
+        });
+        let next = Batch { bytes: bytes.unwrap_or_default(), ..Batch::default() };
+        self.batches.send(std::mem::replace(batch, next)).map_err(|_| Gone)?;
+        self.waker.wake();
+        Ok(())
+    }
+
+    fn content(&mut self, order: &Order, item: ScannedItem, batch: &mut Batch) -> Result<(), Gone> {
+        let Some(entry) = order.range.entry(item) else { return Ok(()) };
+        batch.last_path.clear();
+        batch.last_path.extend_from_slice(entry.path.as_bytes());
+        let place = (order.number, item.index);
+        if self.dry_run {
+            batch.files += 1;
+            batch.content_bytes += item.size;
+            skip(batch, place);
+            return Ok(());
+        }
+        match self.read(&entry, place, batch)? {
+            Ok((sums, flags)) => {
+                end(batch, sums, flags);
+                batch.files += 1;
+                let (path, ContentSums { size, crc32, blake3 }) = (entry.path.as_bytes(), sums);
+                self.sink.event(Event::FileReceipt { path, bytes: size, crc32, blake3 });
+                if flags & content_flag::CHANGED_WHILE_READ != 0 {
+                    let message =
+                        format!("{} changed while it was read; read again next time", entry.path.display());
+                    self.sink.event(Event::Notice { message: &message });
+                }
+            }
+            Err(error) => {
+                skip(batch, place);
+                batch.unreadable += 1;
+                self.sink.event(Event::FileError { path: entry.path.as_bytes(), reason: &error.to_string() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends a content from its start; where the file changed meanwhile, once more from its start.
+    fn read(
+        &mut self,
+        entry: &Entry,
+        place: (u32, u32),
+        batch: &mut Batch,
+    ) -> Result<Result<(ContentSums, u8), SourceError>, Gone> {
+        let mut file = match self.source.open(&entry.path) {
+            Ok(file) => file,
+            Err(error) => return Ok(Err(error)),
+        };
+        for is_last_try in [false, true] {
+            start(batch, place);
+            let sums = match self.send_bytes(&mut file, batch)? {
+                Ok(sums) => sums,
+                Err(error) => return Ok(Err(error)),
+            };
+            let seen = match file.check() {
+                Ok(seen) => seen,
+                Err(error) => return Ok(Err(error)),
+            };
+            if !seen.changed || is_last_try {
+                let mut flags = 0;
+                flags |= if seen.recheck { content_flag::RECHECK } else { 0 };
+                flags |= if seen.changed { content_flag::CHANGED_WHILE_READ } else { 0 };
+                return Ok(Ok((sums, flags)));
+            }
+            file = match file.restart() {
+                Ok(file) => file,
+                Err(error) => return Ok(Err(error)),
+            };
+        }
+        unreachable!("the last try returns")
+    }
+
+    fn send_bytes(
+        &mut self,
+        file: &mut SourceFile,
+        batch: &mut Batch,
+    ) -> Result<Result<ContentSums, SourceError>, Gone> {
+        let mut hasher = ContentHasher::new();
+        loop {
+            let chunk = match read_chunk(file, &mut batch.bytes) {
+                Ok(0) => return Ok(Ok(hasher.finish())),
+                Ok(chunk) => chunk,
+                Err(error) => return Ok(Err(error)),
+            };
+            let content = &batch.bytes[batch.bytes.len() - chunk..];
+            hasher.update(content);
+            batch.content_bytes += chunk as u64;
+            if batch.bytes.len() >= BATCH_BYTES {
+                self.hand_over(batch)?;
+            }
+        }
+    }
+}
+
+/// Reads the next chunk straight into the message that carries it; 0 at the end of the file, with no message.
+fn read_chunk(file: &mut SourceFile, out: &mut Vec<u8>) -> Result<usize, SourceError> {
+    let start = out.len();
+    let room = usize::try_from(file.left()).unwrap_or(usize::MAX).min(CONTENT_CHUNK_BYTES);
+    out.push(message_kind::CONTENT_DATA);
+    out.resize(start + MESSAGE_HEADER_BYTES + room, 0);
+    let read = file.read_into(&mut out[start + MESSAGE_HEADER_BYTES..]);
+    let count = *read.as_ref().unwrap_or(&0);
+    if count == 0 {
+        out.truncate(start);
+        return read;
+    }
+    out.truncate(start + MESSAGE_HEADER_BYTES + count);
+    let length = u32::try_from(count).expect("a chunk is far below 4 GiB");
+    out[start + 1..start + MESSAGE_HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
+    Ok(count)
+}
+
+fn start(batch: &mut Batch, (range, entry): (u32, u32)) {
+    ToServer::ContentStart { range, entry }.encode(&mut batch.bytes);
+}
+
+fn skip(batch: &mut Batch, (range, entry): (u32, u32)) {
+    ToServer::ContentSkip { range, entry }.encode(&mut batch.bytes);
+}
+
+fn end(batch: &mut Batch, sums: ContentSums, flags: u8) {
+    let ContentSums { size, crc32, blake3 } = sums;
+    ToServer::ContentEnd(ContentEnd { bytes: size, crc32, blake3, flags }).encode(&mut batch.bytes);
+}

@@ -1,0 +1,344 @@
+//! Reading contents. A file is opened relative to the handle of its folder, never through a link, and is
+//! checked to be a file still: what was swapped in since the walk, a FIFO included, is named and never
+//! waited for. At the end the reader says whether what it read is one state of the file.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Advice, FileType, Mode, OFlags};
+
+use super::facts::{FileFacts, cause, file_type, kind_word};
+use super::roots::{Root, open_parent};
+use crate::base::folder::{FolderStack, Missing};
+use crate::base::path::EntryPath;
+use crate::base::time::Timestamp;
+
+/// How near a change must be to the reading for its time to prove nothing: file systems keep times in
+/// steps of up to two seconds.
+const RECHECK_SECONDS: i64 = 2;
+
+/// Why a content cannot be read, as a reason for a person. Whoever asked knows the path.
+#[derive(Debug)]
+pub enum SourceError {
+    PermissionDenied,
+    Vanished,
+    /// Something else has taken the file's place.
+    NotAFile {
+        what: &'static str,
+    },
+    /// The path lies below no root: a mistake of the caller.
+    OutsideRoots,
+    Io(io::Error),
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SourceError::PermissionDenied => write!(formatter, "permission denied"),
+            SourceError::Vanished => write!(formatter, "vanished"),
+            SourceError::NotAFile { what } => write!(formatter, "is now {what}"),
+            SourceError::OutsideRoots => write!(formatter, "lies in none of the paths to back up"),
+            SourceError::Io(error) => write!(formatter, "cannot be read: {}", cause(error)),
+        }
+    }
+}
+
+impl std::error::Error for SourceError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            SourceError::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<io::Error> for SourceError {
+    fn from(error: io::Error) -> SourceError {
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => SourceError::PermissionDenied,
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => SourceError::Vanished,
+            _ => SourceError::Io(error),
+        }
+    }
+}
+
+impl From<rustix::io::Errno> for SourceError {
+    fn from(error: rustix::io::Errno) -> SourceError {
+        SourceError::from(io::Error::from(error))
+    }
+}
+
+/// Opens files below the roots of a backup. Cheapest in path order: the folders on the way stay open.
+#[derive(Debug)]
+pub struct SourceReader {
+    roots: Vec<Root>,
+    /// The root that was read last, and the handles below the folder it stands in.
+    current: Option<(usize, FolderStack)>,
+}
+
+impl SourceReader {
+    pub fn new(roots: &[Root]) -> SourceReader {
+        SourceReader { roots: roots.to_vec(), current: None }
+    }
+
+    /// Opens the file at `path`.
+    pub fn open(&mut self, path: &EntryPath) -> Result<SourceFile, SourceError> {
+        let index = self.root_of(path).ok_or(SourceError::OutsideRoots)?;
+        let folder = below(path, &self.roots[index]).parent();
+        let stack = self.stack(index)?;
+        stack.enter(folder.as_ref(), Missing::Fail)?;
+        SourceFile::open(stack, path.name())
+    }
+
+    /// The root that holds `path`; the one that was read last is tried first.
+    fn root_of(&self, path: &EntryPath) -> Option<usize> {
+        let last = self.current.as_ref().map(|(index, _)| *index);
+        last.filter(|index| self.roots[*index].holds(path))
+            .or_else(|| self.roots.iter().position(|root| root.holds(path)))
+    }
+
+    fn stack(&mut self, index: usize) -> io::Result<&mut FolderStack> {
+        let current = match self.current.take() {
+            Some((open, stack)) if open == index => (open, stack),
+            _ => (index, FolderStack::below(open_parent(&self.roots[index], |_| Ok(()))?)),
+        };
+        Ok(&mut self.current.insert(current).1)
+    }
+}
+
+/// The part of `path` below the folder that its root stands in.
+fn below(path: &EntryPath, root: &Root) -> EntryPath {
+    let above = root.parent().map_or(0, |parent| parent.as_bytes().len() + 1);
+    EntryPath::parse(&path.as_bytes()[above..]).expect("the tail of a path, cut at a separator, is one")
+}
+
+/// A file that is being read.
+#[derive(Debug)]
+pub struct SourceFile {
+    file: OwnedFd,
+    opened: FileFacts,
+    opened_at: Timestamp,
+    bytes_read: u64,
+    /// Whether the file ended before its size at the opening.
+    ended_early: bool,
+}
+
+/// What was read, and what that is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceEnd {
+    pub bytes_read: u64,
+    /// The file changed while it was read: what was read may be a state that it never had.
+    pub changed: bool,
+    /// Read it again next time, whatever its times say then.
+    pub recheck: bool,
+}
+
+impl SourceFile {
+    fn open(folder: &FolderStack, name: &[u8]) -> Result<SourceFile, SourceError> {
+        // NONBLOCK: opening a FIFO must not wait for its writer.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(folder.top(), name, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(rustix::io::Errno::LOOP) => return Err(not_a_file(FileType::Symlink)),
+            // What a socket answers.
+            Err(rustix::io::Errno::NXIO) => return Err(not_a_file(FileType::Socket)),
+            Err(error) => return Err(error.into()),
+        };
+        let stat = rustix::fs::fstat(&file)?;
+        if file_type(&stat) != FileType::RegularFile {
+            return Err(not_a_file(file_type(&stat)));
+        }
+        // Only advice: a file system that takes none is read all the same.
+        let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
+        let (opened, opened_at) = (FileFacts::of(&stat), Timestamp::now());
+        Ok(SourceFile { file, opened, opened_at, bytes_read: 0, ended_early: false })
+    }
+
+    /// The size at the opening, which is as much as will be read.
+    pub fn size(&self) -> u64 {
+        self.opened.size
+    }
+
+    /// How much of it is still to be read.
+    pub fn left(&self) -> u64 {
+        self.opened.size - self.bytes_read
+    }
+
+    /// The times at the opening: modification and change.
+    pub fn times(&self) -> (Timestamp, Timestamp) {
+        (self.opened.mtime, self.opened.ctime)
+    }
+
+    /// Fills `buffer` as far as the file goes; fewer bytes than it has room for mean the end. No more
+    /// than the size at the opening is read: a file that grows for ever must end.
+    pub fn read_into(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
+        let left = usize::try_from(self.opened.size - self.bytes_read).unwrap_or(usize::MAX);
+        let room = buffer.len().min(left);
+        let mut filled = 0;
+        while filled < room && !self.ended_early {
+            match rustix::io::read(self.file.as_fd(), &mut buffer[filled..room]) {
+                Ok(0) => self.ended_early = true,
+                Ok(count) => filled += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(SourceError::Io(error.into())),
+            }
+        }
+        self.bytes_read += filled as u64;
+        Ok(filled)
+    }
+
+    /// Begins again from the start, at the size that the file has now: for a file that changed.
+    pub fn restart(self) -> Result<SourceFile, SourceError> {
+        rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Start(0))?;
+        let opened = FileFacts::of(&rustix::fs::fstat(&self.file)?);
+        Ok(SourceFile { file: self.file, opened, opened_at: Timestamp::now(), bytes_read: 0, ended_early: false })
+    }
+
+    /// Looks at the file once more, after its last byte was read.
+    pub fn check(&self) -> Result<SourceEnd, SourceError> {
+        let now = FileFacts::of(&rustix::fs::fstat(&self.file)?);
+        let as_opened = |facts: FileFacts| (facts.size, facts.mtime, facts.ctime);
+        let changed = as_opened(now) != as_opened(self.opened) || self.bytes_read != self.opened.size;
+        let read_at = (self.opened_at, Timestamp::now());
+        let recheck = changed || is_near(now.mtime, read_at) || is_near(now.ctime, read_at);
+        Ok(SourceEnd { bytes_read: self.bytes_read, changed, recheck })
+    }
+}
+
+fn not_a_file(file_type: FileType) -> SourceError {
+    SourceError::NotAFile { what: kind_word(file_type) }
+}
+
+/// Whether a time lies so near the span of reading that a later change could carry the same time.
+fn is_near(time: Timestamp, (from, to): (Timestamp, Timestamp)) -> bool {
+    let earliest = from.seconds.saturating_sub(RECHECK_SECONDS + 1);
+    let latest = to.seconds.saturating_add(RECHECK_SECONDS + 1);
+    (earliest..=latest).contains(&time.seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_tree::*;
+    use super::*;
+    use std::fs::OpenOptions;
+    use std::io::Write;
+    use std::path::{Path, PathBuf};
+
+    struct Fixture {
+        _folder: TestFolder,
+        path: PathBuf,
+        reader: SourceReader,
+    }
+
+    fn fixture() -> Fixture {
+        let folder = TestFolder::new();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "0123456789").unwrap();
+        let reader = SourceReader::new(&roots_of(&[&folder.path()]));
+        Fixture { _folder: folder, path, reader }
+    }
+
+    fn open(reader: &mut SourceReader, path: &Path) -> Result<SourceFile, SourceError> {
+        reader.open(&EntryPath::parse(&path.to_str().unwrap().as_bytes()[1..]).unwrap())
+    }
+
+    fn append(path: &Path, bytes: &[u8]) {
+        OpenOptions::new().append(true).open(path).unwrap().write_all(bytes).unwrap();
+    }
+
+    #[test]
+    fn a_file_at_rest_is_read_whole_and_a_fresh_one_again_next_time() {
+        let mut fixture = fixture();
+        let mut file = open(&mut fixture.reader, &fixture.path).unwrap();
+        let mut buffer = [0; 7];
+        assert_eq!(file.read_into(&mut buffer).unwrap(), 7);
+        assert_eq!(file.read_into(&mut buffer).unwrap(), 3);
+        assert_eq!(file.read_into(&mut buffer).unwrap(), 0);
+        let wanted = SourceEnd { bytes_read: 10, changed: false, recheck: true };
+        assert_eq!(file.check().unwrap(), wanted);
+    }
+
+    #[test]
+    fn times_near_the_reading_prove_nothing() {
+        let at = |seconds| Timestamp { seconds, nanoseconds: 0 };
+        for (time, near) in
+            [(0, false), (96, false), (98, true), (100, true), (200, true), (202, true), (204, false)]
+        {
+            assert_eq!(is_near(at(time), (at(100), at(200))), near, "{time}");
+        }
+        assert!(!is_near(at(i64::MIN), (at(100), at(i64::MAX))));
+    }
+
+    #[test]
+    fn a_file_that_grows_ends_at_its_first_size_and_is_noted() {
+        let mut fixture = fixture();
+        let mut file = open(&mut fixture.reader, &fixture.path).unwrap();
+        let mut buffer = [0; 100];
+        file.read_into(&mut buffer[..4]).unwrap();
+        append(&fixture.path, b"more");
+        assert_eq!(file.read_into(&mut buffer).unwrap(), 6);
+        let wanted = SourceEnd { bytes_read: 10, changed: true, recheck: true };
+        assert_eq!(file.check().unwrap(), wanted);
+        let mut file = file.restart().unwrap();
+        assert_eq!(file.read_into(&mut buffer).unwrap(), 14);
+        assert!(!file.check().unwrap().changed);
+    }
+
+    #[test]
+    fn a_file_that_shrinks_ends_early_and_is_noted() {
+        let mut fixture = fixture();
+        let mut file = open(&mut fixture.reader, &fixture.path).unwrap();
+        OpenOptions::new().write(true).open(&fixture.path).unwrap().set_len(4).unwrap();
+        let mut buffer = [0; 100];
+        assert_eq!(file.read_into(&mut buffer).unwrap(), 4);
+        assert_eq!(file.read_into(&mut buffer).unwrap(), 0);
+        let wanted = SourceEnd { bytes_read: 4, changed: true, recheck: true };
+        assert_eq!(file.check().unwrap(), wanted);
+    }
+
+    #[test]
+    fn what_took_the_files_place_is_named() {
+        let mut fixture = fixture();
+        let path = fixture.path.clone();
+        let message = |reader: &mut SourceReader| open(reader, &path).unwrap_err().to_string();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(message(&mut fixture.reader), "vanished");
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(message(&mut fixture.reader), "is now a folder");
+        std::fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert_eq!(message(&mut fixture.reader), "is now a link");
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RWXU).unwrap();
+        assert_eq!(message(&mut fixture.reader), "is now a FIFO");
+        std::fs::remove_file(&path).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(message(&mut fixture.reader), "is now a socket");
+    }
+
+    #[test]
+    fn a_folder_swapped_for_a_link_leads_nowhere() {
+        let folder = TestFolder::new();
+        let path = folder.path();
+        std::fs::create_dir_all(path.join("root/inner")).unwrap();
+        std::fs::create_dir(path.join("secret")).unwrap();
+        std::fs::write(path.join("secret/x"), "").unwrap();
+        let mut reader = SourceReader::new(&roots_of(&[&path.join("root")]));
+        std::fs::remove_dir(path.join("root/inner")).unwrap();
+        std::os::unix::fs::symlink("../secret", path.join("root/inner")).unwrap();
+        assert_eq!(open(&mut reader, &path.join("root/inner/x")).unwrap_err().to_string(), "vanished");
+        let outside = open(&mut reader, &path.join("secret/x")).unwrap_err().to_string();
+        assert_eq!(outside, "lies in none of the paths to back up");
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_read_is_named() {
+        without_root(|| {
+            let mut fixture = fixture();
+            set_mode(&fixture.path, 0o200);
+            let error = open(&mut fixture.reader, &fixture.path).unwrap_err();
+            assert_eq!(error.to_string(), "permission denied");
+        });
+    }
+}

@@ -1,0 +1,109 @@
+//! Who is let in: the decision between messages 3 and 4, and the registration after the proof.
+//!
+//! Invariant: nothing is written for a peer that has not proved its key. [`decide`] only reads;
+//! [`Admitted::register`] is called once the channel is confirmed.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::base::ids::{ClientId, UserName};
+use crate::channel::LoginReceived;
+use crate::crypto::{PublicKey, Secret};
+use crate::protocol::handshake::{Claim, Refusal, RegistrationPolicy};
+use crate::storage::{ClientRecord, Store, StoreError};
+
+/// A peer that may go on to prove its key.
+#[derive(Debug)]
+pub struct Admitted {
+    pub client: ClientId,
+    pub name: UserName,
+    pub key: PublicKey,
+    /// Whether it has to be registered, and whether that uses up the token of its name.
+    registration: Option<TokenUse>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TokenUse {
+    None,
+    Consumed,
+}
+
+/// Decides about a login; reads only.
+pub fn decide(
+    store: &Store,
+    policy: RegistrationPolicy,
+    peer: IpAddr,
+    login: &LoginReceived,
+) -> Result<Admitted, Refusal> {
+    match login.claim() {
+        Claim::Known(id) => {
+            let record = store.client(*id).filter(|record| record.name == *login.name());
+            let record = record.ok_or(Refusal::Authentication)?;
+            known(&record)
+        }
+        Claim::Register(public_key) => match store.client_named(login.name()) {
+            Some(record) if record.public_key == *public_key => known(&record),
+            existing => {
+                let token = may_register(store, policy, peer, login, public_key)?;
+                // Only who may register learns that a name is taken.
+                if existing.is_some() {
+                    return Err(Refusal::NameTaken);
+                }
+                let key = PublicKey::from_spki_der(public_key).map_err(|_| Refusal::Malformed)?;
+                let name = login.name().clone();
+                let client = store.fresh_client_id(&name);
+                Ok(Admitted { client, name, key, registration: Some(token) })
+            }
+        },
+    }
+}
+
+fn known(record: &ClientRecord) -> Result<Admitted, Refusal> {
+    let key = PublicKey::from_spki_der(&record.public_key).map_err(|error| {
+        log::error!("the recorded key of {} cannot be used: {error}", record.name);
+        Refusal::Authentication
+    })?;
+    Ok(Admitted { client: record.id, name: record.name.clone(), key, registration: None })
+}
+
+fn may_register(
+    store: &Store,
+    policy: RegistrationPolicy,
+    peer: IpAddr,
+    login: &LoginReceived,
+    public_key: &[u8],
+) -> Result<TokenUse, Refusal> {
+    if policy == RegistrationPolicy::Closed {
+        return Err(Refusal::Registration);
+    }
+    if login.has_token_proof() {
+        let token = store.token(login.name()).unwrap_or_else(|error| {
+            log::error!("{error}");
+            None
+        });
+        let token = token.map(Secret::from_bytes).ok_or(Refusal::Token)?;
+        return match login.proves_token(&token, public_key) {
+            true => Ok(TokenUse::Consumed),
+            false => Err(Refusal::Token),
+        };
+    }
+    match policy {
+        RegistrationPolicy::Open => Ok(TokenUse::None),
+        RegistrationPolicy::Local if peer.to_canonical().is_loopback() => Ok(TokenUse::None),
+        _ => Err(Refusal::Registration),
+    }
+}
+
+impl Admitted {
+    /// Writes a new client down, durably; gives the record of a known one. The peer has proved its key.
+    pub fn register(&self, store: &Store) -> Result<Arc<ClientRecord>, StoreError> {
+        match self.registration {
+            None => store
+                .client(self.client)
+                .ok_or_else(|| StoreError::NotFound { what: format!("client {} is no longer here", self.name) }),
+            Some(token) => {
+                store.register(self.client, &self.name, self.key.spki_der(), token == TokenUse::Consumed)
+            }
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Streamed answers: what a client asks of its snapshots, row by row. Everything here runs on a worker's
+//! thread and holds one range or one chunk of a content at a time.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use super::session::{Ended, Failure};
+use crate::base::ids::ClientId;
+use crate::base::limits::CONTENT_CHUNK_BYTES;
+use crate::channel::worker::{Gone, Outbox};
+use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, Selection, SnapshotRow, ToClient};
+use crate::storage::{Head, Store, StoreError, StoredEntry};
+
+/// How often a verification says how far it is.
+const VERIFY_REPORT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A request whose answer is streamed.
+pub enum Request {
+    Snapshots,
+    Entries { selection: Selection, contents: bool },
+    File { selection: Selection, offset: u64, length: u64 },
+    Verify(Selection),
+}
+
+/// Streams the answer; gives the number of its rows.
+pub fn stream(store: &Store, client: ClientId, request: Request, outbox: &mut Outbox) -> Result<u64, Ended> {
+    match request {
+        Request::Snapshots => snapshots(store, client, outbox),
+        Request::Entries { selection, contents } => entries(store, client, &selection, contents, outbox),
+        Request::File { selection, offset, length } => file(store, client, &selection, offset, length, outbox),
+        Request::Verify(selection) => verify(store, client, &selection, outbox),
+    }
+}
+
+/// A head as the client sees it.
+pub fn snapshot_row(head: &Head) -> SnapshotRow {
+    SnapshotRow {
+        id: head.id,
+        sequence: head.sequence,
+        started: head.started,
+        committed: head.committed,
+        entries: head.totals.entries,
+        files: head.totals.files,
+        bytes: head.totals.bytes,
+        new_bytes: head.totals.new_bytes,
+        unreadable: head.totals.unreadable,
+        host: head.host.clone(),
+        label: head.label.clone(),
+        tags: head.tags.clone(),
+        roots: head.roots.clone(),
+    }
+}
+
+fn snapshots(store: &Store, client: ClientId, outbox: &mut Outbox) -> Result<u64, Ended> {
+    let heads = store.snapshots(client)?;
+    for head in &heads {
+        outbox.send_to_client(&ToClient::Snapshot(snapshot_row(head)))?;
+    }
+    Ok(heads.len() as u64)
+}
+
+fn entries(
+    store: &Store,
+    client: ClientId,
+    selection: &Selection,
+    contents: bool,
+    outbox: &mut Outbox,
+) -> Result<u64, Ended> {
+    let head = store.find_snapshot(client, &selection.snapshot, selection.root.as_ref())?;
+    outbox.send_to_client(&ToClient::Snapshot(snapshot_row(&head)))?;
+    let mut rows = 0;
+    let mut encoded = Vec::new();
+    let mut entries = store.entries(&head, &selection.paths)?;
+    for stored in entries.by_ref() {
+        let stored = stored?;
+        encoded.clear();
+        stored.entry.encode(&mut encoded);
+        outbox.send_to_client(&ToClient::Entry(EntryRow { content: content_end(&stored), entry: &encoded }))?;
+        if contents && stored.content.is_some() {
+            content(store, client, &stored, outbox)?;
+        }
+        rows += 1;
+    }
+    match entries.unmatched() {
+        [] => Ok(rows),
+        [path, ..] => Err(not_found(path.display(), &head).into()),
+    }
+}
+
+/// Size, sums and flags of an entry's content; flags alone for one that could not be read.
+fn content_end(stored: &StoredEntry) -> Option<ContentEnd> {
+    if !stored.entry.has_content() {
+        return None;
+    }
+    let end = match &stored.content {
+        Some(content) => ContentEnd {
+            bytes: content.sums.size,
+            crc32: content.sums.crc32,
+            blake3: content.sums.blake3,
+            flags: stored.flags,
+        },
+        None => ContentEnd { bytes: 0, crc32: 0, blake3: [0; 32], flags: stored.flags },
+    };
+    Some(end)
+}
+
+/// Streams one content and its end. A content that cannot be given is said so; the answer goes on.
+fn content(store: &Store, client: ClientId, stored: &StoredEntry, outbox: &mut Outbox) -> Result<(), Ended> {
+    match stream_content(store, client, stored, 0, u64::MAX, outbox)? {
+        Ok(()) => {
+            let end = content_end(stored).expect("only entries with content come here");
+            Ok(outbox.send_to_client(&ToClient::ContentEnd(end))?)
+        }
+        Err(error) => {
+            log::error!("{error}");
+            let text = Failure::from(error).text;
+            Ok(outbox.send_to_client(&ToClient::ContentFailed { text })?)
+        }
+    }
+}
+
+/// Sends up to `length` bytes of a content from `offset` on.
+fn stream_content(
+    store: &Store,
+    client: ClientId,
+    stored: &StoredEntry,
+    offset: u64,
+    length: u64,
+    outbox: &mut Outbox,
+) -> Result<Result<(), StoreError>, Gone> {
+    let opened = store.open_content(client, stored).and_then(|mut reader| {
+        if offset > 0 {
+            reader.seek_to(offset).map_err(|error| unreadable(stored, error))?;
+        }
+        Ok(reader.take(length))
+    });
+    let mut reader = match opened {
+        Ok(reader) => reader,
+        Err(error) => return Ok(Err(error)),
+    };
+    let mut chunk = vec![0; CONTENT_CHUNK_BYTES];
+    loop {
+        match reader.read(&mut chunk) {
+            Ok(0) => return Ok(Ok(())),
+            Ok(count) => outbox.send_to_client(&ToClient::ContentData(&chunk[..count]))?,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Ok(Err(unreadable(stored, error))),
+        }
+    }
+}
+
+fn unreadable(stored: &StoredEntry, error: std::io::Error) -> StoreError {
+    let path = std::path::PathBuf::from(stored.entry.path.display());
+    StoreError::Damaged { path, problem: format!("its stored content cannot be read: {error}") }
+}
+
+fn file(
+    store: &Store,
+    client: ClientId,
+    selection: &Selection,
+    offset: u64,
+    length: u64,
+    outbox: &mut Outbox,
+) -> Result<u64, Ended> {
+    let head = store.find_snapshot(client, &selection.snapshot, selection.root.as_ref())?;
+    let [path] = &selection.paths[..] else {
+        return Err(Failure::out_of_place("exactly one path is read at a time").into());
+    };
+    let found = store.entries(&head, std::slice::from_ref(path))?.next().transpose()?;
+    let stored =
+        found.filter(|stored| stored.entry.path == *path).ok_or_else(|| not_found(path.display(), &head))?;
+    if stored.content.is_none() {
+        let text = format!("{} has no content in snapshot {}: it is a {}", path.display(), head.id, what(&stored));
+        return Err(Failure { code: FailureCode::NotFound, text }.into());
+    }
+    let mut encoded = Vec::new();
+    stored.entry.encode(&mut encoded);
+    outbox.send_to_client(&ToClient::Entry(EntryRow { content: content_end(&stored), entry: &encoded }))?;
+    match stream_content(store, client, &stored, offset, length, outbox)? {
+        Ok(()) => outbox.send_to_client(&ToClient::ContentEnd(content_end(&stored).expect("it has content")))?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(1)
+}
+
+fn what(stored: &StoredEntry) -> &'static str {
+    if stored.entry.has_content() { "file that could not be read then" } else { stored.entry.kind.word() }
+}
+
+fn not_found(path: String, head: &Head) -> Failure {
+    let text = format!("{path} is not in snapshot {}: \"cyberbackup ls\" shows what is", head.id);
+    Failure { code: FailureCode::NotFound, text }
+}
+
+/// Reads contents back against their recorded sums. An empty selector means all of the client's snapshots,
+/// where each content is read once, with the snapshot that brought it.
+fn verify(store: &Store, client: ClientId, selection: &Selection, outbox: &mut Outbox) -> Result<u64, Ended> {
+    let (heads, only_own) = match selection.snapshot.as_str() {
+        "" => (store.snapshots(client)?, true),
+        selector => (vec![store.find_snapshot(client, selector, selection.root.as_ref())?], false),
+    };
+    let mut verification =
+        Verification { store, client, outbox, files: 0, bytes: 0, damaged: 0, reported: Instant::now() };
+    for head in &heads {
+        verification.snapshot(head, selection, only_own)?;
+    }
+    let (files, bytes, damaged) = (verification.files, verification.bytes, verification.damaged);
+    outbox.send_to_client(&ToClient::Verified { files, bytes })?;
+    Ok(damaged)
+}
+
+struct Verification<'a> {
+    store: &'a Store,
+    client: ClientId,
+    outbox: &'a mut Outbox,
+    files: u64,
+    bytes: u64,
+    damaged: u64,
+    reported: Instant,
+}
+
+impl Verification<'_> {
+    fn snapshot(&mut self, head: &Head, selection: &Selection, only_own: bool) -> Result<(), Ended> {
+        let entries = match self.store.entries(head, &selection.paths) {
+            Ok(entries) => entries,
+            Err(error) => return self.damaged_list(head, error),
+        };
+        for stored in entries {
+            let stored = match stored {
+                Ok(stored) => stored,
+                Err(error) => {
+                    self.damaged_list(head, error)?;
+                    continue;
+                }
+            };
+            let Some(content) = &stored.content else { continue };
+            if only_own && content.snapshot() != head.id {
+                continue;
+            }
+            self.content(head, &stored)?;
+            self.report()?;
+        }
+        Ok(())
+    }
+
+    fn content(&mut self, head: &Head, stored: &StoredEntry) -> Result<(), Ended> {
+        self.files += 1;
+        self.bytes += stored.content.as_ref().map_or(0, |content| content.sums.size);
+        if let Err(damage) = self.store.verify_content(self.client, stored) {
+            self.damaged += 1;
+            log::error!("damage: {} of snapshot {}: {damage}", stored.entry.path.display(), head.id);
+            let path = stored.entry.path.clone();
+            self.outbox.send_to_client(&ToClient::Damage { snapshot: head.id, path, text: damage.to_string() })?;
+        }
+        Ok(())
+    }
+
+    /// A part of the snapshot's list itself cannot be read: what it names is unknown, its roots are named.
+    fn damaged_list(&mut self, head: &Head, error: StoreError) -> Result<(), Ended> {
+        if !matches!(error, StoreError::Damaged { .. }) {
+            return Err(error.into());
+        }
+        log::error!("damage: snapshot {}: {error}", head.id);
+        self.damaged += 1;
+        if let Some(path) = head.roots.first().cloned() {
+            let text = "a part of the snapshot's list is damaged".to_string();
+            self.outbox.send_to_client(&ToClient::Damage { snapshot: head.id, path, text })?;
+        }
+        Ok(())
+    }
+
+    fn report(&mut self) -> Result<(), Gone> {
+        if self.reported.elapsed() >= VERIFY_REPORT_INTERVAL {
+            self.reported = Instant::now();
+            self.outbox.send_to_client(&ToClient::Verified { files: self.files, bytes: self.bytes })?;
+            self.outbox.flush()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! The connections that have a thread: so that an end can wait for those that work, close the others, and
+//! join every thread.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::channel::Closer;
+
+/// All connections that have a thread.
+#[derive(Debug, Default)]
+pub struct Connections {
+    table: Mutex<Table>,
+    gone: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: HashMap<u64, Entry>,
+    next_number: u64,
+    finished: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    closer: Closer,
+    working: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    finished: bool,
+}
+
+/// A connection's place in the table. Dropping it says that its thread is about to end.
+#[derive(Debug)]
+pub struct Connection {
+    connections: Arc<Connections>,
+    number: u64,
+    working: Arc<AtomicBool>,
+}
+
+impl Connection {
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether a command is being worked on: only such a connection is waited for when the server ends.
+    pub fn set_working(&self, working: bool) {
+        self.working.store(working, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut table = self.connections.table();
+        if let Some(entry) = table.entries.get_mut(&self.number) {
+            entry.finished = true;
+            table.finished += 1;
+        }
+        self.connections.gone.notify_all();
+    }
+}
+
+impl Connections {
+    pub fn new() -> Arc<Connections> {
+        Arc::new(Connections::default())
+    }
+
+    /// A place for a connection whose thread is about to be started.
+    pub fn add(self: &Arc<Connections>, closer: Closer) -> Connection {
+        let mut table = self.table();
+        let number = table.next_number;
+        table.next_number += 1;
+        let working = Arc::new(AtomicBool::new(false));
+        let entry = Entry { closer, working: working.clone(), thread: None, finished: false };
+        table.entries.insert(number, entry);
+        Connection { connections: self.clone(), number, working }
+    }
+
+    /// Notes the thread of a connection; it may have ended already.
+    pub fn started(&self, number: u64, thread: JoinHandle<()>) {
+        if let Some(entry) = self.table().entries.get_mut(&number) {
+            entry.thread = Some(thread);
+        }
+    }
+
+    /// Joins the threads that are done.
+    pub fn join_finished(&self) {
+        let mut table = self.table();
+        if table.finished == 0 {
+            return;
+        }
+        let done: Vec<Entry> =
+            table.entries.extract_if(|_, entry| entry.finished).map(|(_, entry)| entry).collect();
+        table.finished = 0;
+        drop(table);
+        for thread in done.into_iter().filter_map(|entry| entry.thread) {
+            // Its panic, if there was one, was caught and reported inside.
+            let _ = thread.join();
+        }
+    }
+
+    /// Closes what does not work, gives the rest `grace`, closes that too, and joins all threads.
+    pub fn end(&self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        let mut table = self.table();
+        while table.finished < table.entries.len() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            for entry in table.entries.values() {
+                if left.is_zero() || !entry.working.load(Ordering::SeqCst) {
+                    entry.closer.close();
+                }
+            }
+            // A command that ends leaves its connection idle: look again soon, not only when one is gone.
+            let pause = left.clamp(Duration::from_millis(10), Duration::from_millis(200));
+            table = self.gone.wait_timeout(table, pause).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(table);
+        self.join_finished();
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Every change to the table is whole: a panic elsewhere must not stop the server.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

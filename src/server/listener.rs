@@ -1,0 +1,368 @@
+//! The accept thread, the thread of each connection, and the end.
+//!
+//! ## The order of an end
+//! The wish to stop wakes the accept thread, which accepts no more. Connections that work on nothing are
+//! closed at once; the others have the grace, then their sockets are closed under them, which ends their
+//! threads at the next read or write. The accept thread returns when every connection's thread is gone.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::admission::{self, Admitted};
+use super::config::{ServerConfig, WINDOW_BYTES};
+use super::connections::{Connection, Connections};
+use super::error::ServerError;
+use super::operator;
+use super::semaphore::{Permit, Semaphore};
+use super::session::Session;
+use super::statistics::{Count, Report, Statistics};
+use super::waiting_room::WaitingRoom;
+use crate::base::durable::Disk;
+use crate::base::limits::HANDSHAKE_TIMEOUT;
+use crate::base::shutdown::Shutdown;
+use crate::base::waker::waker;
+use crate::channel::{
+    Channel, ChannelError, FirstRequest, LoginReceived, ServerHandshake, Terms, Transport, answer_general_error,
+};
+use crate::crypto::{Fingerprint, PrivateKey};
+use crate::protocol::handshake::Refusal;
+use crate::protocol::message::{FailureCode, ToClient};
+use crate::storage::{Store, StoreError};
+
+/// Connections that the system keeps for us before they are accepted.
+const BACKLOG: i32 = 4_096;
+/// How long a client that met a full server is asked to stay away.
+const BUSY_SECONDS: u16 = 2;
+/// How long accepting rests when the process is out of descriptors or memory.
+const EXHAUSTED_REST: Duration = Duration::from_millis(100);
+/// Name of the server's key file in the store.
+pub(super) const KEY_NAME: &str = "server_private_key.der";
+/// The same key for others to see.
+const PUBLIC_KEY_NAME: &str = "server_public_key.der";
+
+/// What all connections share.
+pub struct Shared {
+    pub config: ServerConfig,
+    pub store: Arc<Store>,
+    pub statistics: Statistics,
+    key: PrivateKey,
+    slots: Arc<Semaphore>,
+    /// RSA work at a time: one permit for each core.
+    rsa_gate: Arc<Semaphore>,
+    room: Arc<WaitingRoom>,
+    connections: Arc<Connections>,
+    shutdown: Shutdown,
+}
+
+impl Shared {
+    pub fn report(&self) -> Report {
+        self.statistics.report(&self.slots, self.room.len())
+    }
+
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.key.public().fingerprint()
+    }
+}
+
+/// A running server.
+pub struct Server {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+    operator: JoinHandle<()>,
+}
+
+impl Server {
+    /// Opens the store, reads or makes the key, listens, and begins to accept. The wish on `shutdown` ends
+    /// it.
+    pub fn start(config: ServerConfig, shutdown: Shutdown) -> Result<Server, ServerError> {
+        let store = Store::open(&config.data, Disk::real())?;
+        for line in &store.recovery().lines {
+            log::info!("{line}");
+        }
+        let key = open_key(&store, config.rsa_bits)?;
+        let listener = listen(SocketAddr::new(config.bind, config.port))?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| ServerError::Io { doing: "read the listening address", source })?;
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let shared = Arc::new(Shared {
+            slots: Semaphore::new(config.max_clients.max(1)),
+            rsa_gate: Semaphore::new(cores),
+            room: WaitingRoom::new(),
+            statistics: Statistics::new(),
+            connections: Connections::new(),
+            config,
+            store: Arc::new(store),
+            key,
+            shutdown,
+        });
+        let operator = operator::listen(&shared.store, shared.fingerprint(), &shared.shutdown)?;
+        let accepting = {
+            let shared = shared.clone();
+            spawn("accept", move || accept(&shared, &listener))?
+        };
+        Ok(Server { shared, address, accepting, operator })
+    }
+
+    /// Where it listens, with the port that was really taken.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.shared.fingerprint()
+    }
+
+    pub fn report(&self) -> Report {
+        self.shared.report()
+    }
+
+    /// Waits until the server has ended, in the order above.
+    pub fn join(self) {
+        for thread in [self.accepting, self.operator] {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ServerError> {
+    let started = thread::Builder::new().name(name.to_string()).spawn(work);
+    started.map_err(|source| ServerError::Io { doing: "start a thread", source })
+}
+
+fn open_key(store: &Store, bits: usize) -> Result<PrivateKey, ServerError> {
+    if let Some(der) = store.read_key(KEY_NAME)? {
+        return Ok(PrivateKey::from_pkcs8_der(&der)?);
+    }
+    log::info!("making the server's RSA key of {bits} bits");
+    let key = PrivateKey::generate(bits)?;
+    store.write_key(KEY_NAME, &key.to_pkcs8_der()?)?;
+    store.write_key(PUBLIC_KEY_NAME, key.public().spki_der())?;
+    Ok(key)
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    let bound = || -> io::Result<TcpListener> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        rustix::net::bind(&socket, &address)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(TcpListener::from(socket))
+    };
+    bound().map_err(|source| ServerError::Bind { address, source })
+}
+
+// ---- accepting ----
+
+fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
+    let (waker, wakes) = match waker() {
+        Ok(pair) => pair,
+        Err(error) => return log::error!("cannot make the accept thread's waker: {error}"),
+    };
+    shared.shutdown.wake_on_request(waker);
+    while !shared.shutdown.is_requested() {
+        match listener.accept() {
+            Ok((stream, peer)) => begin_connection(shared, stream, peer),
+            Err(error) => match AcceptProblem::of(&error) {
+                AcceptProblem::NothingThere => {
+                    let _ =
+                        poll(&mut [PollFd::new(listener, PollFlags::IN), PollFd::new(&wakes, PollFlags::IN)], None);
+                }
+                AcceptProblem::Aborted => {}
+                AcceptProblem::Exhausted => {
+                    log::warn!("cannot accept connections for now: {error}");
+                    shared.shutdown.wait(EXHAUSTED_REST);
+                }
+            },
+        }
+        shared.connections.join_finished();
+    }
+    log::info!("stopping: no new connections");
+    shared.connections.end(shared.config.grace);
+    log::info!("stopped");
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AcceptProblem {
+    NothingThere,
+    /// The peer left before it was accepted, or a signal came: no failure at all.
+    Aborted,
+    /// No descriptors or memory: it passes when connections end.
+    Exhausted,
+}
+
+impl AcceptProblem {
+    fn of(error: &io::Error) -> AcceptProblem {
+        match error.kind() {
+            io::ErrorKind::WouldBlock => AcceptProblem::NothingThere,
+            io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => AcceptProblem::Aborted,
+            _ => AcceptProblem::Exhausted,
+        }
+    }
+}
+
+fn begin_connection(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+    let begun = || -> io::Result<()> {
+        // A listener that does not block may hand its flag down; the transport sets it anyway.
+        let transport = Transport::tcp(stream)?;
+        let connection = shared.connections.add(transport.closer());
+        let number = connection.number();
+        let owned = shared.clone();
+        let handle = thread::Builder::new().name(format!("connection {peer}")).spawn(move || {
+            let result = catch_unwind(AssertUnwindSafe(|| serve(&owned, transport, peer, &connection)));
+            conclude(&owned, peer, result);
+            drop(connection);
+        })?;
+        shared.connections.started(number, handle);
+        Ok(())
+    };
+    if let Err(error) = begun() {
+        log::warn!("{peer}: cannot serve this connection: {error}");
+    }
+}
+
+fn conclude(shared: &Shared, peer: SocketAddr, result: thread::Result<Result<(), ChannelError>>) {
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if shared.shutdown.is_requested() => log::info!("{peer}: ended: {error}"),
+        Ok(Err(error)) => {
+            shared.statistics.count(Count::Failure);
+            log::warn!("{peer}: {error}");
+        }
+        // The panic's own message has been printed; its connection alone is over.
+        Err(_) => {
+            shared.statistics.count(Count::Failure);
+            log::error!("{peer}: a fault in the program ended this connection");
+        }
+    }
+}
+
+// ---- one connection ----
+
+fn serve(
+    shared: &Arc<Shared>,
+    transport: Transport,
+    peer: SocketAddr,
+    connection: &Connection,
+) -> Result<(), ChannelError> {
+    let seat = shared.room.enter(peer.ip(), transport.closer());
+    let handshake = match FirstRequest::read(transport, HANDSHAKE_TIMEOUT)? {
+        // Opened and closed without a byte: a port check, no failure.
+        None => return Ok(()),
+        Some(FirstRequest::Native(handshake)) => handshake,
+        Some(FirstRequest::Legacy { transport, code }) => {
+            log::warn!("{peer}: a legacy client (code {code}): this server does not speak its dialect");
+            shared.statistics.count(Count::Failure);
+            answer_general_error(&transport);
+            return Ok(());
+        }
+        Some(FirstRequest::Unknown { transport }) => {
+            log::warn!("{peer}: not a message of this protocol");
+            shared.statistics.count(Count::Failure);
+            answer_general_error(&transport);
+            return Ok(());
+        }
+    };
+    shared.statistics.count(Count::Connection);
+    let Some((channel, admitted)) = admit(shared, handshake, peer)? else { return Ok(()) };
+    drop(seat);
+    let Some((permit, channel)) = take_slot(shared, channel)? else { return Ok(()) };
+    let session = begin_session(shared, &admitted, channel, peer, connection)?;
+    let result = session.map_or(Ok(()), Session::run);
+    drop(permit);
+    result
+}
+
+/// Messages 2 to 4 and the client's proof. None: it was told why not.
+fn admit(
+    shared: &Shared,
+    handshake: ServerHandshake,
+    peer: SocketAddr,
+) -> Result<Option<(Channel, Admitted)>, ChannelError> {
+    // A hint that costs neither side any RSA; who gets a slot is decided after the proof.
+    if shared.slots.available() == 0 {
+        shared.statistics.count(Count::BusyAnswer);
+        handshake.busy(BUSY_SECONDS);
+        return Ok(None);
+    }
+    let terms = Terms {
+        key: &shared.key,
+        window: WINDOW_BYTES,
+        segments_per_epoch: shared.config.segments_per_epoch,
+        timeout: shared.config.timeout,
+        policy: shared.config.registration,
+    };
+    let login = handshake.answer(&terms)?;
+    let admitted = match admission::decide(&shared.store, shared.config.registration, peer.ip(), &login) {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            refuse(shared, login, refusal, peer);
+            return Ok(None);
+        }
+    };
+    let agreed = {
+        let _permit = shared.rsa_gate.acquire();
+        login.agree(&shared.key, admitted.client, &admitted.key)?
+    };
+    Ok(Some((agreed.confirm()?, admitted)))
+}
+
+fn refuse(shared: &Shared, login: LoginReceived, refusal: Refusal, peer: SocketAddr) {
+    shared.statistics.count(Count::Failure);
+    log::warn!("{peer}: refused {} ({refusal:?})", login.name());
+    login.refuse(refusal);
+}
+
+fn take_slot(shared: &Shared, mut channel: Channel) -> Result<Option<(Permit, Channel)>, ChannelError> {
+    if let Some(permit) = Semaphore::try_acquire(&shared.slots) {
+        return Ok(Some((permit, channel)));
+    }
+    shared.statistics.count(Count::BusyAnswer);
+    channel.send_to_client(&ToClient::Busy { seconds: BUSY_SECONDS })?;
+    channel.end_after_failure();
+    Ok(None)
+}
+
+/// Registers a new client, now that it has proved its key, and makes the session. None: it was told why not.
+fn begin_session<'a>(
+    shared: &'a Arc<Shared>,
+    admitted: &Admitted,
+    mut channel: Channel,
+    peer: SocketAddr,
+    connection: &'a Connection,
+) -> Result<Option<Session<'a>>, ChannelError> {
+    match admitted.register(&shared.store) {
+        Ok(client) if client.id == admitted.client => {
+            shared.statistics.count(Count::Session);
+            log::info!("{peer}: {} is here", client.name);
+            Ok(Some(Session { shared, client, channel, connection }))
+        }
+        other => {
+            let text = match other {
+                Err(StoreError::NameTaken { name }) => format!("the name {name} belongs to another key"),
+                // Registered by another connection in the same moment, under another id.
+                Ok(_) => "try again: the same key was registered in this moment".to_string(),
+                Err(error) => {
+                    log::error!("{peer}: cannot register {}: {error}", admitted.name);
+                    "the server could not write its record of you".to_string()
+                }
+            };
+            shared.statistics.count(Count::Failure);
+            channel.send_to_client(&ToClient::Failure { code: FailureCode::Refused, text })?;
+            channel.end_after_failure();
+            Ok(None)
+        }
+    }
+}

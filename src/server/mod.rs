@@ -1,0 +1,25 @@
+//! The backup server: accepts connections, lets proven clients in up to a cap, and serves their sessions
+//! from the store. One named thread for each connection; a command of a session runs on a worker beside it.
+//!
+//! Owned invariant: whatever one connection does, the others and the store go on. A panic, a lost peer or a
+//! broken message ends its own connection and returns everything it held.
+
+mod admission;
+mod answers;
+mod config;
+mod connections;
+mod error;
+mod listener;
+mod operator;
+mod semaphore;
+mod session;
+mod statistics;
+mod upload;
+mod waiting_room;
+
+pub use config::{DEFAULT_GRACE, DEFAULT_RSA_BITS, DEFAULT_SEGMENTS_PER_EPOCH, ServerConfig};
+pub use error::ServerError;
+pub use listener::Server;
+pub use operator::{OperatorCommand, OperatorError, operate};
+pub use semaphore::{Permit, Semaphore};
+pub use statistics::Report;

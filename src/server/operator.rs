@@ -1,0 +1,272 @@
+//! The operator's commands on a data folder. They take the folder's lock; where a server holds it, they hand
+//! the command to that server over a private socket in the folder and print its answers, so that both ways
+//! do the same.
+//!
+//! One line of JSON each way: a command, then an answer. The socket lies in a folder of mode 0700: whoever
+//! reaches it could read the store anyway.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::error::ServerError;
+use crate::base::durable::Disk;
+use crate::base::folder::open_folder;
+use crate::base::ids::UserName;
+use crate::base::shutdown::Shutdown;
+use crate::base::waker::waker;
+use crate::crypto::{EnrolToken, Fingerprint, PrivateKey, PublicKey, Secret};
+use crate::storage::{ClientRecord, Store, StoreError};
+
+use super::listener::KEY_NAME;
+
+/// Longest line on the socket, in bytes.
+const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How long a command may take to be sent, and its answer to be read by the other side.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most tokens that one command makes.
+const TOKENS_MAX: u32 = 10_000;
+
+/// What an operator can ask.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum OperatorCommand {
+    /// One row for each client.
+    Clients,
+    /// A token for `name`, or for `name-1` to `name-<count>`.
+    Enroll { name: UserName, count: Option<u32>, valid_hours: u32 },
+}
+
+/// Why a command was not carried out.
+#[derive(Debug)]
+pub enum OperatorError {
+    Store(StoreError),
+    /// The server that holds the folder did not answer.
+    Unreachable {
+        folder: PathBuf,
+        source: std::io::Error,
+    },
+    /// The answer of the server that holds the folder.
+    Refused(String),
+    /// No server has ever run on this folder.
+    NoServer {
+        folder: PathBuf,
+    },
+}
+
+impl fmt::Display for OperatorError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OperatorError::Store(error) => write!(formatter, "{error}"),
+            OperatorError::Unreachable { folder, source } => write!(
+                formatter,
+                "the process that holds {} does not take commands ({source}): end it, or wait until it is done",
+                folder.display()
+            ),
+            OperatorError::Refused(text) => write!(formatter, "{text}"),
+            OperatorError::NoServer { folder } => write!(
+                formatter,
+                "{} holds no server's data: name the server's data folder with --data, or start \
+                 \"cyberbackup server\" once",
+                folder.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for OperatorError {}
+
+impl From<StoreError> for OperatorError {
+    fn from(error: StoreError) -> OperatorError {
+        OperatorError::Store(error)
+    }
+}
+
+/// Carries a command out on the data folder, by itself or through the server that holds it. Gives the rows
+/// of the answer.
+pub fn operate(data: &Path, command: &OperatorCommand) -> Result<Vec<Value>, OperatorError> {
+    let has_key = data.join("keys").join(KEY_NAME).exists();
+    if !has_key {
+        return Err(OperatorError::NoServer { folder: data.to_path_buf() });
+    }
+    match Store::open(data, Disk::real()) {
+        Ok(store) => {
+            let der = store.read_key(KEY_NAME)?;
+            let key = der.and_then(|der| PrivateKey::from_pkcs8_der(&der).ok());
+            let key = key.ok_or_else(|| OperatorError::NoServer { folder: data.to_path_buf() })?;
+            Ok(execute(&store, key.public().fingerprint(), command)?)
+        }
+        Err(StoreError::Locked { .. }) => hand_over(data, command)
+            .map_err(|source| OperatorError::Unreachable { folder: data.to_path_buf(), source })?,
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn execute(store: &Store, fingerprint: Fingerprint, command: &OperatorCommand) -> Result<Vec<Value>, StoreError> {
+    match command {
+        OperatorCommand::Clients => clients(store),
+        OperatorCommand::Enroll { name, count, valid_hours } => {
+            let lifetime = Duration::from_secs(u64::from(*valid_hours) * 3_600);
+            names(name, *count)?.iter().map(|name| enroll(store, fingerprint, name, lifetime)).collect()
+        }
+    }
+}
+
+fn names(name: &UserName, count: Option<u32>) -> Result<Vec<UserName>, StoreError> {
+    let not_found = |what: String| StoreError::NotFound { what };
+    match count {
+        None => Ok(vec![name.clone()]),
+        Some(count) if count > TOKENS_MAX => Err(not_found(format!("at most {TOKENS_MAX} tokens at a time"))),
+        Some(count) => (1..=count)
+            .map(|number| format!("{name}-{number}").parse().map_err(|error| not_found(format!("{error}"))))
+            .collect(),
+    }
+}
+
+fn enroll(
+    store: &Store,
+    fingerprint: Fingerprint,
+    name: &UserName,
+    lifetime: Duration,
+) -> Result<Value, StoreError> {
+    if store.client_named(name).is_some() {
+        return Err(StoreError::NameTaken { name: name.to_string() });
+    }
+    let secret = Secret::from_bytes(store.create_token(name, lifetime)?);
+    let token = EnrolToken { secret, server: fingerprint };
+    Ok(json!({ "name": name, "token": token.to_text().as_str(), "valid_hours": lifetime.as_secs() / 3_600 }))
+}
+
+fn clients(store: &Store) -> Result<Vec<Value>, StoreError> {
+    store.clients().iter().map(|client| client_row(store, client)).collect()
+}
+
+fn client_row(store: &Store, client: &ClientRecord) -> Result<Value, StoreError> {
+    let heads = store.snapshots(client.id)?;
+    let last = heads.last();
+    let stored: u64 = heads.iter().map(|head| head.totals.stored_bytes).sum();
+    let fingerprint = PublicKey::from_spki_der(&client.public_key)
+        .map_or_else(|_| "unreadable".to_string(), |key| key.fingerprint().to_string());
+    Ok(json!({
+        "name": client.name,
+        "id": client.id,
+        "registered": client.registered.to_string(),
+        "last_success": last.map(|head| head.committed.to_string()),
+        "last_snapshot": last.map(|head| head.id),
+        "snapshots": heads.len(),
+        "files": last.map_or(0, |head| head.totals.files),
+        "bytes": last.map_or(0, |head| head.totals.bytes),
+        "stored_bytes": stored,
+        "fingerprint": fingerprint,
+    }))
+}
+
+// ---- the socket ----
+
+/// What the server answers: rows, or why not.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Rows(Vec<Value>),
+    Error(String),
+}
+
+/// The path of the socket, short enough for the system's limit of about 100 bytes: through the handle of its
+/// folder where the folder's own path is too long. The handle must stay open while the path is used.
+fn with_socket_path<T>(
+    data: &Path,
+    name: &str,
+    use_path: impl FnOnce(&Path) -> std::io::Result<T>,
+) -> std::io::Result<T> {
+    const SOCKET_PATH_BYTES_MAX: usize = 100;
+    let path = data.join(name);
+    if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+        return use_path(&path);
+    }
+    let folder = open_folder(data)?;
+    use_path(&PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd())))
+}
+
+const SOCKET_NAME: &str = "control.sock";
+
+/// Takes commands for a running server until `shutdown`.
+pub(super) fn listen(
+    store: &std::sync::Arc<Store>,
+    fingerprint: Fingerprint,
+    shutdown: &Shutdown,
+) -> Result<JoinHandle<()>, ServerError> {
+    let failed = |source| ServerError::Io { doing: "open the operator's socket in the data folder", source };
+    let data = store.path().to_path_buf();
+    // This process holds the folder's lock, so a socket that is there is left over.
+    let _ = std::fs::remove_file(data.join(SOCKET_NAME));
+    let listener = with_socket_path(&data, SOCKET_NAME, |path| UnixListener::bind(path)).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    let (waker, wakes) = waker().map_err(failed)?;
+    shutdown.wake_on_request(waker);
+    let (store, shutdown) = (store.clone(), shutdown.clone());
+    let serve = move || {
+        while !shutdown.is_requested() {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    if let Err(error) = serve_command(&store, fingerprint, stream) {
+                        log::warn!("an operator's command failed: {error}");
+                    }
+                }
+                Err(_) => {
+                    let _ = poll(
+                        &mut [PollFd::new(&listener, PollFlags::IN), PollFd::new(&wakes, PollFlags::IN)],
+                        None,
+                    );
+                }
+            }
+        }
+        let _ = std::fs::remove_file(data.join(SOCKET_NAME));
+    };
+    thread::Builder::new().name("operator".to_string()).spawn(serve).map_err(failed)
+}
+
+fn serve_command(store: &Store, fingerprint: Fingerprint, mut stream: UnixStream) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(SOCKET_TIMEOUT))?;
+    stream.set_write_timeout(Some(SOCKET_TIMEOUT))?;
+    let line = read_line(&stream)?;
+    let answer = match serde_json::from_str::<OperatorCommand>(&line) {
+        Ok(command) => {
+            log::info!("operator: {line}");
+            match execute(store, fingerprint, &command) {
+                Ok(rows) => Answer::Rows(rows),
+                Err(error) => Answer::Error(error.to_string()),
+            }
+        }
+        Err(error) => Answer::Error(format!("this server does not know the command: {error}")),
+    };
+    serde_json::to_writer(&stream, &answer)?;
+    stream.write_all(b"\n")
+}
+
+fn read_line(stream: &UnixStream) -> std::io::Result<String> {
+    let mut line = String::new();
+    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut line)?;
+    Ok(line.trim_end().to_string())
+}
+
+fn hand_over(data: &Path, command: &OperatorCommand) -> std::io::Result<Result<Vec<Value>, OperatorError>> {
+    let mut stream = with_socket_path(data, SOCKET_NAME, |path| UnixStream::connect(path))?;
+    stream.set_read_timeout(Some(SOCKET_TIMEOUT))?;
+    stream.set_write_timeout(Some(SOCKET_TIMEOUT))?;
+    serde_json::to_writer(&stream, command)?;
+    stream.write_all(b"\n")?;
+    let answer = serde_json::from_str(&read_line(&stream)?)?;
+    Ok(match answer {
+        Answer::Rows(rows) => Ok(rows),
+        Answer::Error(text) => Err(OperatorError::Refused(text)),
+    })
+}

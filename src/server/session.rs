@@ -1,0 +1,220 @@
+//! A proven client's session: one command after the other until it closes.
+
+use std::sync::Arc;
+
+use super::connections::Connection;
+use super::listener::Shared;
+use super::statistics::Count;
+use super::{answers, upload};
+use crate::base::codec::DecodeError;
+use crate::channel::worker::{self, Gone, Outbox};
+use crate::channel::{Channel, ChannelError, SegmentCounts};
+use crate::protocol::message::{FailureCode, ToClient, ToServer};
+use crate::storage::{ClientRecord, StoreError};
+
+/// A command that did not end well: told to the client, then the session is over.
+#[derive(Debug)]
+pub struct Failure {
+    pub code: FailureCode,
+    pub text: String,
+}
+
+impl Failure {
+    pub fn out_of_place(text: impl Into<String>) -> Failure {
+        Failure { code: FailureCode::OutOfPlace, text: text.into() }
+    }
+
+    pub fn to_message(&self) -> ToClient<'static> {
+        ToClient::Failure { code: self.code, text: self.text.clone() }
+    }
+}
+
+/// What a store's error is to the client. Paths of the server's disk stay in the server's log.
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        let (code, text) = match &error {
+            _ if error.is_peer_fault() => (FailureCode::OutOfPlace, error.to_string()),
+            StoreError::NotFound { .. } | StoreError::Ambiguous { .. } => {
+                (FailureCode::NotFound, error.to_string())
+            }
+            StoreError::NameTaken { .. } => (FailureCode::Refused, error.to_string()),
+            StoreError::Superseded { .. } => (FailureCode::TakenOver, error.to_string()),
+            StoreError::DiskFull { .. } => (
+                FailureCode::DiskFull,
+                "the server's disk is full: free some space there, then run this again".into(),
+            ),
+            StoreError::Damaged { .. } | StoreError::NewerFormat { .. } => {
+                (FailureCode::Damaged, "a part of the server's store is damaged; the server's log names it".into())
+            }
+            _ => (FailureCode::Internal, "the server could not do it; its log says why".into()),
+        };
+        log::warn!("{error}");
+        Failure { code, text }
+    }
+}
+
+/// A worker's end that is not a failure of the command: the connection went away under it.
+pub enum Ended {
+    Failed(Failure),
+    Gone,
+}
+
+impl From<Gone> for Ended {
+    fn from(_: Gone) -> Ended {
+        Ended::Gone
+    }
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Ended {
+        Ended::Failed(failure)
+    }
+}
+
+impl From<StoreError> for Ended {
+    fn from(error: StoreError) -> Ended {
+        Ended::Failed(error.into())
+    }
+}
+
+/// One session.
+pub struct Session<'a> {
+    pub shared: &'a Arc<Shared>,
+    pub client: Arc<ClientRecord>,
+    pub channel: Channel,
+    pub connection: &'a Connection,
+}
+
+impl Session<'_> {
+    /// Serves the client until it closes, fails, or the connection is lost.
+    pub fn run(mut self) -> Result<(), ChannelError> {
+        let mut counted = self.channel.counts();
+        loop {
+            let command = match self.channel.receive() {
+                Ok(Some(message)) => ToServer::decode(message.kind, message.body).map(Command::of),
+                Ok(None) => {
+                    let counts = self.channel.linger();
+                    self.shared.statistics.add_segments(counted, counts);
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.shared.statistics.add_segments(counted, self.channel.counts());
+                    return Err(error);
+                }
+            };
+            self.connection.set_working(true);
+            let result = self.obey(command);
+            self.connection.set_working(false);
+            self.report_damage(counted);
+            self.shared.statistics.add_segments(counted, self.channel.counts());
+            counted = self.channel.counts();
+            match result {
+                Ok(()) => {}
+                Err(End::Failed(failure)) => {
+                    self.shared.statistics.count(Count::Failure);
+                    log::warn!("{}: {}", self.client.name, failure.text);
+                    self.channel.send_to_client(&failure.to_message())?;
+                    let counts = self.channel.end_after_failure();
+                    self.shared.statistics.add_segments(counted, counts);
+                    return Ok(());
+                }
+                Err(End::Lost(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn report_damage(&self, before: SegmentCounts) {
+        let now = self.channel.counts();
+        let damaged = now.damaged + now.control_damaged - before.damaged - before.control_damaged;
+        let repeated = now.repeated - before.repeated;
+        if damaged + repeated > 0 {
+            log::warn!(
+                "{}: the line is damaging data: {damaged} segments arrived damaged, {repeated} were repeated",
+                self.client.name
+            );
+        }
+    }
+
+    fn obey(&mut self, command: Result<Command, DecodeError>) -> Result<(), End> {
+        let command = command.map_err(|error| Failure::out_of_place(format!("a malformed request: {error}")))?;
+        match command {
+            Command::Begin(begin) => upload::run(self.shared, &self.client, &mut self.channel, *begin),
+            Command::Stream(request) => self.stream(request),
+            Command::Statistics => {
+                let report = self.shared.report();
+                let json = serde_json::to_string(&report).expect("numbers become JSON");
+                self.channel.send_to_client(&ToClient::Statistics(json))?;
+                Ok(self.channel.push()?)
+            }
+            Command::Cancel => Ok(()),
+            Command::OutOfPlace => Err(Failure::out_of_place("that message belongs inside an upload").into()),
+        }
+    }
+
+    fn stream(&mut self, request: answers::Request) -> Result<(), End> {
+        let (store, client) = (&self.shared.store, self.client.id);
+        let streamed = worker::answer(&mut self.channel, |outbox: &mut Outbox| {
+            let rows = answers::stream(store, client, request, outbox)?;
+            outbox.send_to_client(&ToClient::End { rows })?;
+            Ok::<(), Ended>(())
+        })?;
+        match streamed {
+            Some(Ok(())) | Some(Err(Ended::Gone)) => Ok(()),
+            Some(Err(Ended::Failed(failure))) => Err(failure.into()),
+            None => {
+                self.channel.send_to_client(&ToClient::End { rows: 0 })?;
+                Ok(self.channel.push()?)
+            }
+        }
+    }
+}
+
+/// Why a command ends the session.
+pub enum End {
+    Failed(Failure),
+    Lost(ChannelError),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> End {
+        End::Failed(failure)
+    }
+}
+
+impl From<ChannelError> for End {
+    fn from(error: ChannelError) -> End {
+        End::Lost(error)
+    }
+}
+
+/// A request that may begin, owned.
+enum Command {
+    Begin(Box<crate::protocol::message::Begin>),
+    Stream(answers::Request),
+    Statistics,
+    /// Of an answer that has ended meanwhile.
+    Cancel,
+    OutOfPlace,
+}
+
+impl Command {
+    fn of(message: ToServer<'_>) -> Command {
+        match message {
+            ToServer::Begin(begin) => Command::Begin(Box::new(begin)),
+            ToServer::ListSnapshots => Command::Stream(answers::Request::Snapshots),
+            ToServer::ListEntries(selection) => {
+                Command::Stream(answers::Request::Entries { selection, contents: false })
+            }
+            ToServer::Restore(selection) => {
+                Command::Stream(answers::Request::Entries { selection, contents: true })
+            }
+            ToServer::ReadFile { selection, offset, length } => {
+                Command::Stream(answers::Request::File { selection, offset, length })
+            }
+            ToServer::Verify(selection) => Command::Stream(answers::Request::Verify(selection)),
+            ToServer::Statistics => Command::Statistics,
+            ToServer::Cancel => Command::Cancel,
+            _ => Command::OutOfPlace,
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! An upload: the client's messages, in order, become calls on the store's [`Upload`]; its answers go back.
+
+use std::sync::Arc;
+
+use super::listener::Shared;
+use super::session::{End, Ended, Failure};
+use super::statistics::Count;
+use crate::base::ids::ClientId;
+use crate::channel::Channel;
+use crate::channel::worker::{self, Intake, Outbox};
+use crate::crypto::ContentSums;
+use crate::protocol::message::{Begin, ToClient, ToServer};
+use crate::storage::{
+    Begun, ClientRecord, CommitCounts, ContentVerdict, Head, RangeAnswer, Store, Upload, UploadRequest,
+};
+
+use super::answers::snapshot_row;
+
+/// Serves one upload from its beginning to its commit.
+pub fn run(shared: &Arc<Shared>, client: &ClientRecord, channel: &mut Channel, begin: Begin) -> Result<(), End> {
+    let (store, id) = (&shared.store, client.id);
+    let result = worker::converse(channel, |intake, outbox| receive(store, id, begin, intake, outbox))?;
+    match result {
+        Ok(Some(head)) => {
+            let files = head.totals.files;
+            shared.statistics.count(Count::Snapshot { files });
+            log::info!(
+                "{}: stored snapshot {} ({files} files, {} new bytes)",
+                client.name,
+                head.id,
+                head.totals.new_bytes
+            );
+            Ok(())
+        }
+        Ok(None) | Err(Ended::Gone) => Ok(()),
+        Err(Ended::Failed(failure)) => Err(failure.into()),
+    }
+}
+
+/// The worker: gives the head it committed, or none where the upload was stored before.
+fn receive(
+    store: &Store,
+    client: ClientId,
+    begin: Begin,
+    intake: &Intake,
+    outbox: &mut Outbox,
+) -> Result<Option<Arc<Head>>, Ended> {
+    let request = UploadRequest {
+        upload: begin.upload,
+        roots: begin.roots,
+        label: begin.label,
+        host: begin.host,
+        tags: begin.tags,
+        full: begin.full,
+        parent: begin.parent,
+        started: begin.started,
+    };
+    let mut upload = match store.begin_upload(client, request)? {
+        Begun::AlreadyStored(head) => {
+            outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
+            return Ok(None);
+        }
+        Begun::Open(upload) => upload,
+    };
+    outbox.send_to_client(&ToClient::Begun { base: upload.base().map(|head| head.id) })?;
+    outbox.flush()?;
+    while let Some(batch) = intake.next() {
+        for (kind, body) in worker::messages(&batch) {
+            let message = ToServer::decode(kind, body)
+                .map_err(|error| Failure::out_of_place(format!("a malformed message: {error}")))?;
+            if let ToServer::Commit { ranges, entries } = message {
+                let head = upload.commit(CommitCounts { ranges, entries })?;
+                outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
+                return Ok(Some(head));
+            }
+            // The client wanted to know, not to store: dropping the upload sweeps it.
+            if message == ToServer::Cancel {
+                return Ok(None);
+            }
+            apply(&mut upload, message, outbox)?;
+        }
+        outbox.flush()?;
+        intake.done(batch);
+    }
+    Err(Ended::Gone)
+}
+
+fn apply(upload: &mut Upload, message: ToServer<'_>, outbox: &mut Outbox) -> Result<(), Ended> {
+    match message {
+        ToServer::RangeOffer { hash } => {
+            let number = upload.ranges_offered();
+            match upload.offer_range(hash)? {
+                RangeAnswer::Held => outbox.send_to_client(&ToClient::RangeHeld { number })?,
+                RangeAnswer::Lacking => outbox.send_to_client(&ToClient::RangeLacking { number })?,
+            }
+        }
+        ToServer::RangeEntries { number, entries } => {
+            let needed = upload.add_range(number, entries)?;
+            outbox.send_to_client(&ToClient::Needed { number, bits: &needed.bitmap })?;
+        }
+        ToServer::ContentStart { range, entry } => upload.begin_content(range, entry)?,
+        ToServer::ContentData(bytes) => upload.write_content(bytes)?,
+        ToServer::ContentEnd(end) => {
+            let sums = ContentSums { size: end.bytes, crc32: end.crc32, blake3: end.blake3 };
+            let current = upload.current_content();
+            if let (ContentVerdict::Repeat, Some((range, entry))) = (upload.end_content(sums, end.flags)?, current)
+            {
+                outbox.send_to_client(&ToClient::ContentRepeat { range, entry })?;
+            }
+        }
+        ToServer::ContentSkip { range, entry } => upload.skip_content(range, entry)?,
+        _ => return Err(Failure::out_of_place("that message does not belong inside an upload").into()),
+    }
+    Ok(())
+}

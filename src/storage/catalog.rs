@@ -1,0 +1,177 @@
+//! The snapshots of one client, in memory: read from the heads when first asked for, added to by commits.
+//! A head that cannot be read hides no other.
+//!
+//! Locks: `commit` is held for a whole commit and orders the client's commits; `catalog` and `uploads` are
+//! held for moments only, never across a flush, so that listing does not wait for a commit. Taken in that
+//! order where more than one is.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::clients::ClientRecord;
+use super::error::StoreError;
+use super::head::{HEAD_BYTES_MAX, Head, HeadError};
+use super::layout::{Layout, head_name, names_in, read_small_file};
+use crate::base::ids::{SnapshotId, UploadId};
+use crate::base::path::EntryPath;
+
+/// How many ids an ambiguous prefix is answered with.
+const MATCHES_SHOWN: usize = 5;
+
+/// Takes a lock. What it guards is changed in single steps, so a panic elsewhere leaves nothing half done.
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the running server keeps about one client.
+#[derive(Debug)]
+pub struct ClientState {
+    pub record: Arc<ClientRecord>,
+    pub commit: Mutex<()>,
+    catalog: Mutex<Option<Catalog>>,
+    uploads: Mutex<HashMap<UploadId, Arc<OpenUpload>>>,
+    /// Whether the client's folders have been made and flushed by this process.
+    pub folders_ready: Mutex<bool>,
+}
+
+/// What other sessions see of an upload under way.
+#[derive(Debug)]
+pub struct OpenUpload {
+    pub superseded: AtomicBool,
+}
+
+impl ClientState {
+    pub fn new(record: Arc<ClientRecord>) -> ClientState {
+        ClientState {
+            record,
+            commit: Mutex::default(),
+            catalog: Mutex::default(),
+            uploads: Mutex::default(),
+            folders_ready: Mutex::default(),
+        }
+    }
+
+    /// Looks into the catalog, read first if it has not been.
+    pub fn with_catalog<T>(&self, layout: &Layout, look: impl FnOnce(&mut Catalog) -> T) -> Result<T, StoreError> {
+        let mut catalog = locked(&self.catalog);
+        if catalog.is_none() {
+            *catalog = Some(Catalog::load(&layout.snapshots(&self.record.folder))?);
+        }
+        Ok(look(catalog.as_mut().expect("loaded just now")))
+    }
+
+    /// Notes that an upload is under way; an older session of the same upload is over.
+    pub fn open_upload(&self, id: UploadId) -> Arc<OpenUpload> {
+        let ticket = Arc::new(OpenUpload { superseded: AtomicBool::new(false) });
+        if let Some(older) = locked(&self.uploads).insert(id, ticket.clone()) {
+            older.superseded.store(true, Ordering::Relaxed);
+        }
+        ticket
+    }
+
+    pub fn close_upload(&self, id: UploadId, ticket: &Arc<OpenUpload>) {
+        let mut uploads = locked(&self.uploads);
+        if uploads.get(&id).is_some_and(|open| Arc::ptr_eq(open, ticket)) {
+            uploads.remove(&id);
+        }
+    }
+}
+
+/// The heads of one client, by sequence.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    heads: Vec<Arc<Head>>,
+    by_upload: HashMap<UploadId, Arc<Head>>,
+}
+
+impl Catalog {
+    fn load(folder: &Path) -> Result<Catalog, StoreError> {
+        let mut catalog = Catalog::default();
+        for name in names_in(folder)? {
+            let Some(id) = snapshot_of_head(&name) else { continue };
+            match read_head(folder, id) {
+                Ok(head) => catalog.add(Arc::new(head)),
+                Err(error) => log::warn!("a snapshot is left out: {error}"),
+            }
+        }
+        catalog.heads.sort_by_key(|head| (head.sequence, head.id));
+        Ok(catalog)
+    }
+
+    /// Adds the head of a commit, which is newer than all before.
+    pub fn add(&mut self, head: Arc<Head>) {
+        self.by_upload.insert(head.upload, head.clone());
+        self.heads.push(head);
+    }
+
+    pub fn heads(&self) -> &[Arc<Head>] {
+        &self.heads
+    }
+
+    pub fn of_upload(&self, upload: UploadId) -> Option<Arc<Head>> {
+        self.by_upload.get(&upload).cloned()
+    }
+
+    pub fn get(&self, id: SnapshotId) -> Option<Arc<Head>> {
+        self.heads.iter().find(|head| head.id == id).cloned()
+    }
+
+    pub fn next_sequence(&self) -> u64 {
+        self.heads.last().map_or(1, |head| head.sequence.saturating_add(1))
+    }
+
+    /// What a new upload is compared with: the newest snapshot of the same roots, else the newest.
+    pub fn base_for(&self, roots: &[EntryPath]) -> Option<Arc<Head>> {
+        let same_roots = self.heads.iter().rev().find(|head| head.roots == roots);
+        same_roots.or(self.heads.last()).cloned()
+    }
+
+    /// The snapshot that `selector` means: `latest` (of `root`, where one is given), or a prefix of one id.
+    pub fn find(&self, selector: &str, root: Option<&EntryPath>, client: &str) -> Result<Arc<Head>, StoreError> {
+        let of_root = |head: &&Arc<Head>| root.is_none_or(|root| head.roots.contains(root));
+        let root_shown = root.map(|root| format!(" of {}", root.display())).unwrap_or_default();
+        if selector == "latest" {
+            return self.heads.iter().rev().find(of_root).cloned().ok_or_else(|| StoreError::NotFound {
+                what: format!("{client} has no snapshot{root_shown} yet: run \"cyberbackup backup\" first"),
+            });
+        }
+        let matches: Vec<&Arc<Head>> = self
+            .heads
+            .iter()
+            .filter(of_root)
+            .filter(|head| !selector.is_empty() && head.id.as_str().starts_with(selector))
+            .collect();
+        match matches.as_slice() {
+            [] => Err(StoreError::NotFound {
+                what: format!(
+                    "no snapshot{root_shown} of {client} begins with \"{}\": \"cyberbackup snapshots\" lists them",
+                    selector.escape_debug()
+                ),
+            }),
+            [one] => Ok((*one).clone()),
+            several => Err(StoreError::Ambiguous {
+                selector: selector.to_string(),
+                matches: several.iter().take(MATCHES_SHOWN).map(|head| head.id.to_string()).collect(),
+            }),
+        }
+    }
+}
+
+/// The snapshot whose head has this file name.
+pub fn snapshot_of_head(name: &str) -> Option<SnapshotId> {
+    name.strip_suffix(".json")?.parse().ok()
+}
+
+/// Reads the head of `id` from a client's folder of snapshots.
+pub fn read_head(folder: &Path, id: SnapshotId) -> Result<Head, StoreError> {
+    let path = folder.join(head_name(id));
+    match Head::decode(&read_small_file(&path, HEAD_BYTES_MAX)?) {
+        Ok(head) if head.id == id => Ok(head),
+        Ok(_) => Err(StoreError::damaged(&path, "it is the head of another snapshot")),
+        Err(HeadError::Checksum) => Err(StoreError::damaged(&path, "its checksum does not fit")),
+        Err(HeadError::Invalid { problem }) => Err(StoreError::damaged(&path, problem)),
+        Err(HeadError::Newer { version }) => Err(StoreError::NewerFormat { path, version }),
+    }
+}

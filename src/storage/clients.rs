@@ -1,0 +1,152 @@
+//! Who may back up: one file for each client, `clients/<id>.json`, which binds a user name to a public key.
+//! A name belongs to its key for good; only the operator takes it away.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::error::{At, StoreError};
+use super::head::Moment;
+use super::layout::{ClientFolder, names_in, read_small_file};
+use crate::base::durable::{Disk, FILE_MODE};
+use crate::base::folder::open_folder;
+use crate::base::ids::{ClientId, UserName};
+use crate::base::time::Timestamp;
+
+const CLIENT_VERSION: u64 = 1;
+const CLIENT_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// A registered client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientRecord {
+    pub id: ClientId,
+    pub name: UserName,
+    /// SubjectPublicKeyInfo, DER.
+    pub public_key: Vec<u8>,
+    pub registered: Timestamp,
+    pub(crate) folder: ClientFolder,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ClientFile {
+    version: u64,
+    id: ClientId,
+    name: UserName,
+    folder: String,
+    registered: Moment,
+    public_key: String,
+}
+
+/// All clients, in memory; the files say the same.
+#[derive(Debug, Default)]
+pub struct Clients {
+    by_id: HashMap<ClientId, Arc<ClientRecord>>,
+    by_name: HashMap<UserName, ClientId>,
+}
+
+impl Clients {
+    /// Reads the files; one that cannot be read is named in `problems` and keeps nobody else out.
+    pub fn load(folder: &Path, problems: &mut Vec<String>) -> Result<Clients, StoreError> {
+        let mut clients = Clients::default();
+        for name in names_in(folder)?.iter().filter(|name| name.ends_with(".json")) {
+            match read_client(&folder.join(name)) {
+                Ok(record) => clients.insert(Arc::new(record)),
+                Err(error) => problems.push(error.to_string()),
+            }
+        }
+        Ok(clients)
+    }
+
+    fn insert(&mut self, record: Arc<ClientRecord>) {
+        self.by_name.insert(record.name.clone(), record.id);
+        self.by_id.insert(record.id, record);
+    }
+
+    pub fn get(&self, id: ClientId) -> Option<Arc<ClientRecord>> {
+        self.by_id.get(&id).cloned()
+    }
+
+    pub fn named(&self, name: &UserName) -> Option<Arc<ClientRecord>> {
+        self.get(*self.by_name.get(name)?)
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> Vec<Arc<ClientRecord>> {
+        let mut all: Vec<Arc<ClientRecord>> = self.by_id.values().cloned().collect();
+        all.sort_by(|left, right| left.name.cmp(&right.name));
+        all
+    }
+
+    /// Registers a name with a key; durable when this returns. The same name with the same key is the client
+    /// that is there already.
+    pub fn register(
+        &mut self,
+        disk: &Disk,
+        folder: &Path,
+        id: ClientId,
+        name: &UserName,
+        public_key: &[u8],
+    ) -> Result<Arc<ClientRecord>, StoreError> {
+        if let Some(record) = self.named(name) {
+            return match record.public_key == public_key {
+                true => Ok(record),
+                false => Err(StoreError::NameTaken { name: name.to_string() }),
+            };
+        }
+        let record = Arc::new(ClientRecord {
+            id,
+            name: name.clone(),
+            public_key: public_key.to_vec(),
+            registered: Timestamp::now(),
+            folder: ClientFolder::create(name, id),
+        });
+        write_client(disk, folder, &record)?;
+        self.insert(record.clone());
+        Ok(record)
+    }
+
+    /// A random id whose folder name, which holds only half a word of it, is nobody else's.
+    pub fn fresh_id(&self, name: &UserName) -> ClientId {
+        loop {
+            let id = ClientId::random();
+            let folder = ClientFolder::create(name, id);
+            if !self.by_id.values().any(|record| record.folder == folder) {
+                return id;
+            }
+        }
+    }
+}
+
+fn write_client(disk: &Disk, folder: &Path, record: &ClientRecord) -> Result<(), StoreError> {
+    let file = ClientFile {
+        version: CLIENT_VERSION,
+        id: record.id,
+        name: record.name.clone(),
+        folder: record.folder.to_string(),
+        registered: record.registered.into(),
+        public_key: STANDARD.encode(&record.public_key),
+    };
+    let mut bytes = serde_json::to_vec_pretty(&file).expect("strings and numbers always serialise");
+    bytes.push(b'\n');
+    let name = format!("{}.json", record.id);
+    let handle = open_folder(folder).at("open", folder)?;
+    disk.replace_file(handle.as_fd(), name.as_bytes(), &bytes, FILE_MODE).at("write", &folder.join(name))
+}
+
+fn read_client(path: &Path) -> Result<ClientRecord, StoreError> {
+    let bytes = read_small_file(path, CLIENT_FILE_BYTES_MAX)?;
+    let file: ClientFile = serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(path, error))?;
+    if file.version > CLIENT_VERSION {
+        return Err(StoreError::NewerFormat { path: path.to_path_buf(), version: file.version });
+    }
+    let own_name = path.file_stem().and_then(|stem| stem.to_str()) == Some(file.id.to_string().as_str());
+    let folder = ClientFolder::parse(&file.folder).filter(|_| own_name);
+    let folder = folder.ok_or_else(|| StoreError::damaged(path, "its id or folder is not what it should be"))?;
+    let public_key = STANDARD.decode(&file.public_key).map_err(|error| StoreError::damaged(path, error))?;
+    Ok(ClientRecord { id: file.id, name: file.name, public_key, registered: file.registered.into(), folder })
+}

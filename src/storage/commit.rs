@@ -1,0 +1,190 @@
+//! The commit: an upload becomes a snapshot.
+//!
+//! The argument. Everything is written below the upload's folder first: contents, ranges, index, head, and
+//! the intent, which names the snapshot. Then all of it is flushed. From here on only names change, in this
+//! order: the contents' folder, the ranges and the index, the head; and each step's folders are flushed
+//! before the next begins. So
+//! - a head that can be seen names an index, ranges and contents that are on the disk whole;
+//! - a crash before the head's rename leaves an intent without a head, which the next start takes back;
+//! - a crash after it leaves an intent with a head, which the next start merely tidies up;
+//! - only after the head's folder has been flushed is the client told "stored".
+//!
+//! A renamed range that no index names is invisible and harmless; `prune` sweeps it.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::catalog::locked;
+use super::error::{At, StoreError};
+use super::head::{Head, SnapshotTotals};
+use super::index::{IndexRecord, encode_index};
+use super::layout::{head_name, index_name};
+use super::range::HASH_BYTES;
+use super::recovery::Intent;
+use super::staging::{FILES, FLUSHED_SINGLY_MAX, HEAD, INDEX, INTENT};
+use super::upload::{CommitCounts, SlotState, Upload};
+use crate::base::folder::open_folder;
+use crate::base::ids::hex;
+use crate::base::time::Timestamp;
+
+impl Upload {
+    /// Makes the snapshot. When this returns it is on the disk, whatever happens next.
+    ///
+    /// # Errors
+    /// `OutOfPlace` where a range or a needed content is missing, or the counts differ. After any error
+    /// nothing of the upload is visible.
+    pub fn commit(mut self, counts: CommitCounts) -> Result<Arc<Head>, StoreError> {
+        self.check_complete(counts)?;
+        let (shared, state) = (self.shared.clone(), self.state.clone());
+        let _turn = locked(&state.commit);
+        self.check_live()?;
+        let upload = self.request.upload;
+        if let Some(head) = state.with_catalog(&shared.layout, |catalog| catalog.of_upload(upload))? {
+            return Ok(head);
+        }
+        self.check_unused()?;
+        let sequence = state.with_catalog(&shared.layout, |catalog| catalog.next_sequence())?;
+        let head = Arc::new(self.write_plan(sequence)?);
+        self.flush()?;
+        self.put_in_place()?;
+        self.committed = true;
+        state.with_catalog(&shared.layout, |catalog| catalog.add(head.clone()))?;
+        Ok(head)
+    }
+
+    fn check_complete(&self, counts: CommitCounts) -> Result<(), StoreError> {
+        let mut found = CommitCounts { ranges: self.slots.len() as u32, entries: 0 };
+        for (number, slot) in self.slots.iter().enumerate() {
+            match &slot.state {
+                SlotState::Held(record) | SlotState::Finished(record) => found.entries += u64::from(record.entries),
+                SlotState::Offered | SlotState::Added { .. } => {
+                    return Err(StoreError::out_of_place(format!("commit before range {number} is complete")));
+                }
+            }
+        }
+        match found == counts {
+            true => Ok(()),
+            false => Err(StoreError::out_of_place(format!(
+                "the client counts {} ranges and {} entries, the server {} and {}",
+                counts.ranges, counts.entries, found.ranges, found.entries
+            ))),
+        }
+    }
+
+    /// Taking a commit back removes what bears its id, so nothing may bear it before the intent is written.
+    fn check_unused(&self) -> Result<(), StoreError> {
+        let (layout, client) = (&self.shared.layout, &self.state.record.folder);
+        let head = layout.snapshots(client).join(head_name(self.snapshot));
+        let places =
+            [layout.received(client).join(self.snapshot.as_str()), layout.index(client, self.snapshot), head];
+        match places.into_iter().find(|place| place.symlink_metadata().is_ok()) {
+            Some(place) => Err(StoreError::damaged(&place, "the new snapshot would have its name: back up again")),
+            None => Ok(()),
+        }
+    }
+
+    fn records(&self) -> impl Iterator<Item = &IndexRecord> {
+        self.slots.iter().filter_map(|slot| match &slot.state {
+            SlotState::Held(record) | SlotState::Finished(record) => Some(record),
+            SlotState::Offered | SlotState::Added { .. } => None,
+        })
+    }
+
+    /// The range files that this upload wrote.
+    fn new_ranges(&self) -> Vec<[u8; HASH_BYTES]> {
+        let finished = |state: &SlotState| match state {
+            SlotState::Finished(record) => Some(record.file),
+            _ => None,
+        };
+        let names: BTreeSet<_> = self.slots.iter().filter_map(|slot| finished(&slot.state)).collect();
+        names.into_iter().collect()
+    }
+
+    /// Writes index, head and intent into the upload's folder.
+    fn write_plan(&mut self, sequence: u64) -> Result<Head, StoreError> {
+        let (index, index_blake3) = encode_index(self.snapshot, self.slots.len() as u32, self.records());
+        let head = self.head(sequence, index.len() as u64, index_blake3);
+        let intent = Intent::new(self.snapshot, self.request.upload).encode();
+        let staging = self.staging();
+        staging.write_file(INDEX, &index)?;
+        staging.write_file(HEAD, &head.encode())?;
+        staging.write_file(INTENT, &intent)?;
+        Ok(head)
+    }
+
+    fn head(&self, sequence: u64, index_bytes: u64, index_blake3: [u8; HASH_BYTES]) -> Head {
+        let mut totals = SnapshotTotals {
+            new_bytes: self.new_bytes,
+            stored_bytes: self.new_bytes + self.range_bytes + index_bytes,
+            ..SnapshotTotals::default()
+        };
+        for record in self.records() {
+            totals.entries += u64::from(record.entries);
+            totals.files += u64::from(record.files);
+            totals.bytes = totals.bytes.saturating_add(record.content_bytes);
+            totals.unreadable += u64::from(record.unreadable);
+        }
+        Head {
+            sequence,
+            id: self.snapshot,
+            client: self.state.record.id,
+            upload: self.request.upload,
+            parent: self.base().map(|base| base.id),
+            started: self.request.started,
+            committed: Timestamp::now(),
+            roots: self.request.roots.clone(),
+            label: self.request.label.clone(),
+            host: self.request.host.clone(),
+            tags: self.request.tags.clone(),
+            totals,
+            index_blake3,
+        }
+    }
+
+    /// Few new files are flushed one by one: waiting for everything else that is being written on the same
+    /// file system would take longer. Many are flushed at once, where the system reports its failures.
+    fn flush(&mut self) -> Result<(), StoreError> {
+        let ranges = self.new_ranges();
+        let few = ranges.len() <= FLUSHED_SINGLY_MAX && !self.staging().has_many_contents();
+        match &self.anchor {
+            Some(anchor) if !few => {
+                self.shared.disk.flush_all(anchor.as_fd()).at("flush", self.shared.layout.data())
+            }
+            _ => self.staging().flush_each(&ranges),
+        }
+    }
+
+    fn put_in_place(&mut self) -> Result<(), StoreError> {
+        let (shared, state) = (self.shared.clone(), self.state.clone());
+        let (disk, layout, client) = (&shared.disk, &shared.layout, &state.record.folder);
+        let (snapshot, ranges) = (self.snapshot, self.new_ranges());
+        let staging = self.staging();
+        if staging.has_files() {
+            let (received, path) = open(layout.received(client))?;
+            disk.rename(staging.folder(), FILES, received.as_fd(), snapshot.as_str().as_bytes())
+                .at("fill", &path)?;
+            disk.flush_folder(received.as_fd(), b"received").at("flush", &path)?;
+            disk.flush_folder(staging.folder(), b"upload").at("flush", staging.path())?;
+        }
+        if let Some(staged) = staging.ranges() {
+            let (folder, path) = open(layout.ranges(client))?;
+            for name in ranges.iter().map(|name| hex(name)) {
+                disk.rename(staged, name.as_bytes(), folder.as_fd(), name.as_bytes()).at("fill", &path)?;
+            }
+            disk.flush_folder(folder.as_fd(), b"ranges").at("flush", &path)?;
+        }
+        let (snapshots, path) = open(layout.snapshots(client))?;
+        for (staged, name) in [(INDEX, index_name(snapshot)), (HEAD, head_name(snapshot))] {
+            disk.rename(staging.folder(), staged, snapshots.as_fd(), name.as_bytes()).at("fill", &path)?;
+            disk.flush_folder(snapshots.as_fd(), b"snapshots").at("flush", &path)?;
+        }
+        Ok(())
+    }
+}
+
+fn open(path: impl AsRef<Path> + Into<std::path::PathBuf>) -> Result<(OwnedFd, std::path::PathBuf), StoreError> {
+    let path = path.into();
+    Ok((open_folder(&path).at("open", &path)?, path))
+}

@@ -1,0 +1,101 @@
+//! The snapshot that an upload is compared with: its ranges, by hash, and its entries, by path. A damaged
+//! index or range is no base: what it would have told counts as unknown, and is sent again.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::error::{At, StoreError};
+use super::head::Head;
+use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_index};
+use super::layout::{ClientFolder, Layout, read_small_file};
+use super::range::{HASH_BYTES, RANGE_FILE_BYTES_MAX, StoredEntry, decode_range};
+use crate::base::entry::Entry;
+use crate::base::ids::hex;
+use crate::base::path::EntryPath;
+
+/// Reads the index that a head names.
+pub fn read_index(layout: &Layout, client: &ClientFolder, head: &Head) -> Result<Vec<IndexRecord>, StoreError> {
+    let path = layout.index(client, head.id);
+    let bytes = read_small_file(&path, INDEX_BYTES_MAX)?;
+    decode_index(&bytes, head.id, &head.index_blake3).map_err(|error| StoreError::damaged(&path, error))
+}
+
+/// Reads the range file that an index record names.
+pub fn read_range(ranges: &std::path::Path, record: &IndexRecord) -> Result<Vec<StoredEntry>, StoreError> {
+    let path = ranges.join(hex(&record.file));
+    let bytes = read_small_file(&path, RANGE_FILE_BYTES_MAX)?;
+    decode_range(&bytes, &record.file).map_err(|error| StoreError::damaged(&path, error))
+}
+
+/// One snapshot, made ready to be compared with. Holds its index and one range at a time.
+#[derive(Debug)]
+pub struct Base {
+    head: Arc<Head>,
+    ranges: PathBuf,
+    records: Vec<IndexRecord>,
+    by_wire_hash: HashMap<[u8; HASH_BYTES], usize>,
+    loaded: Option<(usize, Vec<StoredEntry>)>,
+}
+
+impl Base {
+    pub fn open(layout: &Layout, client: &ClientFolder, head: Arc<Head>) -> Result<Base, StoreError> {
+        let records = read_index(layout, client, &head)?;
+        let by_wire_hash = records.iter().enumerate().map(|(place, record)| (record.wire_hash, place)).collect();
+        Ok(Base { head, ranges: layout.ranges(client), records, by_wire_hash, loaded: None })
+    }
+
+    pub fn head(&self) -> &Arc<Head> {
+        &self.head
+    }
+
+    /// The range with this hash, if it may be shared: nothing in it must be looked at again, its file is
+    /// there in its full length, and it lies within one of `roots` (or the base has the same ones).
+    pub fn shareable_range(&self, wire_hash: &[u8; HASH_BYTES], roots: &[EntryPath]) -> Option<&IndexRecord> {
+        let record = &self.records[*self.by_wire_hash.get(wire_hash)?];
+        let within = |root: &EntryPath| record.first.is_within(root) && record.last.is_within(root);
+        let fits = !record.unsettled && (self.head.roots == roots || roots.iter().any(within));
+        (fits && self.is_there(record)).then_some(record)
+    }
+
+    fn is_there(&self, record: &IndexRecord) -> bool {
+        let path = self.ranges.join(hex(&record.file));
+        match std::fs::metadata(&path).at("look at", &path) {
+            Ok(metadata) => metadata.len() == u64::from(record.file_bytes),
+            Err(error) => {
+                log::warn!("a range is sent again: {error}");
+                false
+            }
+        }
+    }
+
+    /// What the base holds at this path.
+    pub fn find(&mut self, path: &EntryPath) -> Option<&StoredEntry> {
+        let place = self.records.partition_point(|record| record.first <= *path).checked_sub(1)?;
+        if self.records[place].last < *path {
+            return None;
+        }
+        let entries = self.load(place);
+        let found = entries.binary_search_by(|stored| stored.entry.path.cmp(path)).ok()?;
+        Some(&entries[found])
+    }
+
+    fn load(&mut self, place: usize) -> &[StoredEntry] {
+        if self.loaded.as_ref().is_none_or(|(loaded, _)| *loaded != place) {
+            let entries = read_range(&self.ranges, &self.records[place]).unwrap_or_else(|error| {
+                log::warn!("files are sent again: {error}");
+                Vec::new()
+            });
+            self.loaded = Some((place, entries));
+        }
+        self.loaded.as_ref().map_or(&[], |(_, entries)| entries)
+    }
+}
+
+/// Whether a file is the one that was stored, by everything that changes when its content does.
+pub fn is_unchanged(stored: &StoredEntry, entry: &Entry) -> bool {
+    let old = &stored.entry;
+    !stored.is_unsettled()
+        && stored.content.is_some()
+        && (old.size, old.mtime, old.ctime, old.inode) == (entry.size, entry.mtime, entry.ctime, entry.inode)
+}

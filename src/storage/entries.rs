@@ -1,0 +1,85 @@
+//! A snapshot read in path order: all of it, or what lies at and below some paths. The index says which
+//! ranges can matter; only those are read, one at a time.
+
+use std::path::PathBuf;
+use std::vec;
+
+use super::comparison::read_range;
+use super::error::StoreError;
+use super::index::IndexRecord;
+use super::range::StoredEntry;
+use crate::base::entry::merge_roots;
+use crate::base::path::EntryPath;
+
+/// The entries of a snapshot. A damaged range is one error; the walk goes on behind it.
+#[derive(Debug)]
+pub struct Entries {
+    ranges: PathBuf,
+    records: vec::IntoIter<IndexRecord>,
+    current: vec::IntoIter<StoredEntry>,
+    filter: Filter,
+}
+
+impl Entries {
+    pub(super) fn new(ranges: PathBuf, mut records: Vec<IndexRecord>, filter: &[EntryPath]) -> Entries {
+        let filter = Filter::new(filter);
+        records.retain(|record| filter.may_select(record));
+        Entries { ranges, records: records.into_iter(), current: Vec::new().into_iter(), filter }
+    }
+
+    /// The paths of the filter that selected nothing; final once the walk has ended.
+    pub fn unmatched(&self) -> &[EntryPath] {
+        &self.filter.unmatched
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<StoredEntry, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            for stored in self.current.by_ref() {
+                if self.filter.selects(&stored.entry.path) {
+                    return Some(Ok(stored));
+                }
+            }
+            let record = self.records.next()?;
+            match read_range(&self.ranges, &record) {
+                Ok(entries) => self.current = entries.into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// Paths that select themselves and all below; none of them selects everything.
+#[derive(Debug)]
+struct Filter {
+    everything: bool,
+    /// Sorted, none within another.
+    paths: Vec<EntryPath>,
+    unmatched: Vec<EntryPath>,
+}
+
+impl Filter {
+    fn new(paths: &[EntryPath]) -> Filter {
+        Filter { everything: paths.is_empty(), paths: merge_roots(paths.to_vec()), unmatched: paths.to_vec() }
+    }
+
+    /// Whether something between the first and the last path of the range can be selected.
+    fn may_select(&self, record: &IndexRecord) -> bool {
+        let touches =
+            |path: &EntryPath| *path <= record.last && (record.first <= *path || record.first.is_within(path));
+        self.everything || self.paths.iter().any(touches)
+    }
+
+    fn selects(&mut self, path: &EntryPath) -> bool {
+        // Of disjoint sorted paths only the last one that is not greater can hold this path.
+        let place = self.paths.partition_point(|selected| selected <= path);
+        let within = place.checked_sub(1).is_some_and(|place| path.is_within(&self.paths[place]));
+        if within {
+            self.unmatched.retain(|selected| !path.is_within(selected));
+        }
+        within || self.everything
+    }
+}

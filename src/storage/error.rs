@@ -1,0 +1,154 @@
+//! What can go wrong in the store, told apart by whose fault it is: what the peer sent, what lies on the
+//! disk, the disk itself, or the request. Every variant names the thing; the message ends with the next
+//! step where there is one.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::base::codec::DecodeError;
+use crate::base::ids::UploadId;
+
+#[derive(Debug)]
+pub enum StoreError {
+    /// The peer sent something that this place of the conversation does not allow.
+    OutOfPlace { problem: String },
+    /// The peer sent bytes that are not what they should be.
+    Malformed { what: String, source: DecodeError },
+    /// The peer sent entries that do not have the hash it named, or a content that never matched its sums.
+    Mismatch { what: String },
+    /// A newer session took the upload over.
+    Superseded { upload: UploadId },
+    /// The disk, or the quota of the account the server runs under, is full.
+    DiskFull { path: PathBuf, source: io::Error },
+    /// Something kept fails its checksum or its format.
+    Damaged { path: PathBuf, problem: String },
+    /// Written by a newer program.
+    NewerFormat { path: PathBuf, version: u64 },
+    /// What was asked for is not there; the text says what, and what to do.
+    NotFound { what: String },
+    /// A snapshot prefix that fits several.
+    Ambiguous { selector: String, matches: Vec<String> },
+    /// Another process holds the data folder.
+    Locked { path: PathBuf, holder: String },
+    /// Part of the data folder lies on another file system, where a rename cannot lead.
+    SeveralFileSystems { path: PathBuf },
+    /// The user name belongs to another key.
+    NameTaken { name: String },
+    /// The operating system refused.
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+}
+
+impl StoreError {
+    pub(crate) fn out_of_place(problem: impl Into<String>) -> StoreError {
+        StoreError::OutOfPlace { problem: problem.into() }
+    }
+
+    pub(crate) fn damaged(path: &Path, problem: impl fmt::Display) -> StoreError {
+        StoreError::Damaged { path: path.to_path_buf(), problem: problem.to_string() }
+    }
+
+    /// Whether the peer broke the rules of the conversation, so that its connection should end.
+    pub fn is_peer_fault(&self) -> bool {
+        matches!(self, StoreError::OutOfPlace { .. } | StoreError::Malformed { .. } | StoreError::Mismatch { .. })
+    }
+
+    fn from_io(doing: &'static str, path: &Path, source: io::Error) -> StoreError {
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull { path, source },
+            _ => StoreError::Io { doing, path, source },
+        }
+    }
+}
+
+/// Turns an error of the operating system into one that says what was being done, and where.
+pub(crate) trait At<T> {
+    fn at(self, doing: &'static str, path: &Path) -> Result<T, StoreError>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, doing: &'static str, path: &Path) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::from_io(doing, path, source))
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::OutOfPlace { problem } => write!(f, "the peer broke the protocol: {problem}"),
+            StoreError::Malformed { what, source } => write!(f, "the peer sent a malformed {what}: {source}"),
+            StoreError::Mismatch { what } => write!(f, "{what} arrived other than announced"),
+            StoreError::Superseded { upload } => write!(f, "a newer session took upload {upload} over"),
+            StoreError::DiskFull { path, .. } => {
+                write!(f, "the disk is full at {}: free some space, then run the backup again", path.display())
+            }
+            StoreError::Damaged { path, problem } => write!(f, "{} is damaged: {problem}", path.display()),
+            StoreError::NewerFormat { path, version } => write!(
+                f,
+                "{} has format version {version}, which a newer cyberbackup wrote: use that one",
+                path.display()
+            ),
+            StoreError::NotFound { what } => f.write_str(what),
+            StoreError::Ambiguous { selector, matches } => {
+                write!(f, "\"{selector}\" fits several snapshots ({}): give more of the id", matches.join(", "))
+            }
+            StoreError::Locked { path, holder } => write!(
+                f,
+                "{} is in use by {holder}: stop it, or name another data folder with --data",
+                path.display()
+            ),
+            StoreError::SeveralFileSystems { path } => write!(
+                f,
+                "{} lies on another file system than the data folder: put the whole folder on one",
+                path.display()
+            ),
+            StoreError::NameTaken { name } => write!(
+                f,
+                "the name {name} belongs to another key: use another name, or ask the operator to reset it"
+            ),
+            StoreError::Io { doing, path, source } => write!(f, "cannot {doing} {}: {source}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            StoreError::Malformed { source, .. } => Some(source),
+            StoreError::DiskFull { source, .. } | StoreError::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_apart_and_says_what_to_do() {
+        let full: io::Result<()> = Err(rustix::io::Errno::NOSPC.into());
+        let error = full.at("write", Path::new("server/incoming")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the disk is full at server/incoming: free some space, then run the backup again"
+        );
+        let quota: io::Result<()> = Err(rustix::io::Errno::DQUOT.into());
+        assert!(matches!(quota.at("write", Path::new("x")), Err(StoreError::DiskFull { .. })));
+    }
+
+    #[test]
+    fn messages_name_the_thing_the_cause_and_the_next_step() {
+        let locked = StoreError::Locked { path: "server".into(), holder: "process 7".into() };
+        assert_eq!(
+            locked.to_string(),
+            "server is in use by process 7: stop it, or name another data folder with --data"
+        );
+        let taken = StoreError::NameTaken { name: "ada".into() };
+        assert_eq!(
+            taken.to_string(),
+            "the name ada belongs to another key: use another name, or ask the operator to reset it"
+        );
+    }
+}

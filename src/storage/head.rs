@@ -1,0 +1,286 @@
+//! The head of a snapshot: when, of what, how much. Its appearing under its name is the commit; a snapshot
+//! without a head does not exist.
+//!
+//! JSON that a person can read. Its last line is a checksum over the bytes before that line, so that
+//! damage is found although unknown fields are welcome.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::range::HASH_BYTES;
+use crate::base::ids::{ClientId, SnapshotId, UploadId, hex, unhex};
+use crate::base::path::EntryPath;
+use crate::base::time::Timestamp;
+use crate::crypto::blake3_hash as hash;
+
+pub const HEAD_VERSION: u64 = 1;
+/// Most bytes of a head: its roots have 1 MiB at most, which JSON can make six times as long.
+pub const HEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
+/// What is known of a snapshot without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Rises by one with every commit of the client; orders its snapshots whatever the clock did.
+    pub sequence: u64,
+    pub id: SnapshotId,
+    pub client: ClientId,
+    pub upload: UploadId,
+    /// The snapshot that this one was compared with.
+    pub parent: Option<SnapshotId>,
+    /// When the upload began, by the client's clock.
+    pub started: Timestamp,
+    /// When it was committed, by the server's clock.
+    pub committed: Timestamp,
+    /// Sorted, none within another.
+    pub roots: Vec<EntryPath>,
+    pub label: String,
+    pub host: String,
+    pub tags: Vec<String>,
+    pub totals: SnapshotTotals,
+    /// The hash at the end of the index.
+    pub index_blake3: [u8; HASH_BYTES],
+}
+
+/// How much a snapshot holds, and how much of it was new.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotTotals {
+    pub entries: u64,
+    /// Files, further names of one file included.
+    pub files: u64,
+    /// Bytes of content of all of them.
+    pub bytes: u64,
+    /// Bytes of content that this snapshot brought.
+    pub new_bytes: u64,
+    /// Bytes that this snapshot added to the disk: contents, ranges and index.
+    pub stored_bytes: u64,
+    /// Files the client could not read.
+    pub unreadable: u64,
+}
+
+/// The head as JSON has it.
+#[derive(Serialize, Deserialize)]
+struct HeadFile {
+    version: u64,
+    sequence: u64,
+    id: SnapshotId,
+    client: ClientId,
+    upload: UploadId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parent: Option<SnapshotId>,
+    started: Moment,
+    committed: Moment,
+    roots: Vec<RootFile>,
+    #[serde(default)]
+    label: String,
+    #[serde(default)]
+    host: String,
+    #[serde(default)]
+    tags: Vec<String>,
+    totals: SnapshotTotals,
+    index_blake3: String,
+}
+
+/// A time twice: for people, and exactly. Only the exact one is read.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Moment {
+    #[serde(default)]
+    utc: String,
+    seconds: i64,
+    nanoseconds: u32,
+}
+
+impl From<Timestamp> for Moment {
+    fn from(time: Timestamp) -> Moment {
+        Moment { utc: time.to_string(), seconds: time.seconds, nanoseconds: time.nanoseconds }
+    }
+}
+
+impl From<Moment> for Timestamp {
+    fn from(moment: Moment) -> Timestamp {
+        Timestamp { seconds: moment.seconds, nanoseconds: moment.nanoseconds.min(999_999_999) }
+    }
+}
+
+/// A root as text, or in base64 where it is none.
+#[derive(Serialize, Deserialize)]
+enum RootFile {
+    #[serde(rename = "path")]
+    Path(String),
+    #[serde(rename = "path_base64")]
+    PathBase64(String),
+}
+
+impl From<&EntryPath> for RootFile {
+    fn from(path: &EntryPath) -> RootFile {
+        match std::str::from_utf8(path.as_bytes()) {
+            Ok(text) => RootFile::Path(text.to_string()),
+            Err(_) => RootFile::PathBase64(STANDARD.encode(path.as_bytes())),
+        }
+    }
+}
+
+impl RootFile {
+    fn parse(&self) -> Result<EntryPath, HeadError> {
+        let bytes = match self {
+            RootFile::Path(text) => text.as_bytes().to_vec(),
+            RootFile::PathBase64(text) => STANDARD.decode(text).map_err(|error| invalid(error.to_string()))?,
+        };
+        EntryPath::parse(&bytes).map_err(|error| invalid(error.to_string()))
+    }
+}
+
+/// Why bytes are no head.
+#[derive(Debug, PartialEq, Eq)]
+pub enum HeadError {
+    Checksum,
+    Newer { version: u64 },
+    Invalid { problem: String },
+}
+
+fn invalid(problem: String) -> HeadError {
+    HeadError::Invalid { problem }
+}
+
+impl Head {
+    /// The bytes of the head file.
+    pub fn encode(&self) -> Vec<u8> {
+        let file = HeadFile {
+            version: HEAD_VERSION,
+            sequence: self.sequence,
+            id: self.id,
+            client: self.client,
+            upload: self.upload,
+            parent: self.parent,
+            started: self.started.into(),
+            committed: self.committed.into(),
+            roots: self.roots.iter().map(RootFile::from).collect(),
+            label: self.label.clone(),
+            host: self.host.clone(),
+            tags: self.tags.clone(),
+            totals: self.totals,
+            index_blake3: hex(&self.index_blake3),
+        };
+        seal(serde_json::to_string_pretty(&file).expect("strings and numbers always serialise"))
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Head, HeadError> {
+        check_seal(bytes)?;
+        let file: HeadFile = read_versioned(bytes)?;
+        let index_blake3 = unhex(&file.index_blake3).ok_or_else(|| invalid("index_blake3 is no hash".into()))?;
+        Ok(Head {
+            sequence: file.sequence,
+            id: file.id,
+            client: file.client,
+            upload: file.upload,
+            parent: file.parent,
+            started: file.started.into(),
+            committed: file.committed.into(),
+            roots: file.roots.iter().map(RootFile::parse).collect::<Result<_, _>>()?,
+            label: file.label,
+            host: file.host,
+            tags: file.tags,
+            totals: file.totals,
+            index_blake3,
+        })
+    }
+}
+
+/// The version first: a newer file need not have the fields that this program expects.
+fn read_versioned(bytes: &[u8]) -> Result<HeadFile, HeadError> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u64,
+    }
+    let Version { version } = serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))?;
+    if version > HEAD_VERSION {
+        return Err(HeadError::Newer { version });
+    }
+    serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))
+}
+
+const SEAL_BEFORE: &str = ",\n  \"checksum\": \"";
+const SEAL_AFTER: &str = "\"\n}\n";
+const SEAL_BYTES: usize = SEAL_BEFORE.len() + 2 * HASH_BYTES + SEAL_AFTER.len();
+
+/// Puts the checksum of everything before it in the place of the closing brace.
+fn seal(mut json: String) -> Vec<u8> {
+    json.truncate(json.len() - "\n}".len());
+    let checksum = hex(&hash(json.as_bytes()));
+    json.push_str(SEAL_BEFORE);
+    json.push_str(&checksum);
+    json.push_str(SEAL_AFTER);
+    json.into_bytes()
+}
+
+fn check_seal(bytes: &[u8]) -> Result<(), HeadError> {
+    let cut = bytes.len().checked_sub(SEAL_BYTES).ok_or(HeadError::Checksum)?;
+    let (sealed, found) = bytes.split_at(cut);
+    let expected = format!("{SEAL_BEFORE}{}{SEAL_AFTER}", hex(&hash(sealed)));
+    if found == expected.as_bytes() { Ok(()) } else { Err(HeadError::Checksum) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn head(root: &[u8], label: &str) -> Head {
+        Head {
+            sequence: 7,
+            id: "20260101T000000Z-01234567".parse().unwrap(),
+            client: ClientId::from_bytes([1; 16]),
+            upload: UploadId::from_bytes([2; 16]),
+            parent: None,
+            started: Timestamp { seconds: -1, nanoseconds: 5 },
+            committed: Timestamp { seconds: 1_700_000_000, nanoseconds: 999_999_999 },
+            roots: vec![EntryPath::parse(root).unwrap()],
+            label: label.to_string(),
+            host: "h".to_string(),
+            tags: vec!["t".to_string()],
+            totals: SnapshotTotals { entries: 1, bytes: u64::MAX, ..SnapshotTotals::default() },
+            index_blake3: [3; 32],
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_head_comes_back_as_it_was(root in crate::base::entry::strategies::path(), label in any::<String>()) {
+            let head = head(root.as_bytes(), &label);
+            prop_assert_eq!(Head::decode(&head.encode()).unwrap(), head);
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(text in any::<String>(), bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Head::decode(&bytes);
+            let _ = Head::decode(&seal(format!("{text}\n}}")));
+        }
+    }
+
+    #[test]
+    fn every_flipped_byte_of_a_head_is_found() {
+        let mut bytes = head(b"home/a", "daily").encode();
+        for position in 0..bytes.len() {
+            bytes[position] ^= 1;
+            assert_eq!(Head::decode(&bytes), Err(HeadError::Checksum));
+            bytes[position] ^= 1;
+        }
+    }
+
+    #[test]
+    fn a_root_that_is_no_text_survives() {
+        let head = head(b"home/\xff", "");
+        assert!(String::from_utf8(head.encode()).unwrap().contains("\"path_base64\": \"aG9tZS//\""));
+        assert_eq!(Head::decode(&head.encode()).unwrap(), head);
+    }
+
+    #[test]
+    fn unknown_fields_are_welcome_and_a_newer_version_is_named() {
+        let text = String::from_utf8(head(b"a", "").encode()).unwrap();
+        let body = &text[..text.len() - SEAL_BYTES];
+        let grown = seal(format!("{body},\n  \"later\": 1\n}}"));
+        assert_eq!(Head::decode(&grown).unwrap(), head(b"a", ""));
+        let newer = seal(format!("{}\n}}", body.replace("\"version\": 1", "\"version\": 2")));
+        assert_eq!(Head::decode(&newer), Err(HeadError::Newer { version: 2 }));
+    }
+}

@@ -1,0 +1,220 @@
+//! A snapshot's index: its ranges in path order. Each record names the first and last path of the range, so
+//! that a look-up reads one range file, and a shared range is put in its place without being read.
+//!
+//! Bytes, little-endian: magic `cbkindex` · version u32 = 1 · reserved u32 = 0 · snapshot id [25] · range
+//! count u32 · records · BLAKE3 [32] of all before. A record: flags u8 (bit 0: an entry in it must be looked
+//! at again) · wire hash [32] · range file [32] · file bytes u32 · entries u32 · files u32 · unreadable u32 ·
+//! content bytes u64 · first path (u16 length) · last path (u16 length).
+
+use super::range::{HASH_BYTES, check_header, checked_body, decode_snapshot_id};
+use crate::base::codec::{DecodeError, Reader, Writer};
+use crate::base::ids::SnapshotId;
+use crate::base::limits::PATH_BYTES_MAX;
+use crate::base::path::EntryPath;
+use crate::crypto::blake3_hash as hash;
+
+const MAGIC: &[u8; 8] = b"cbkindex";
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 8 + 4 + 4 + SnapshotId::LENGTH + 4;
+/// Most bytes of an index: room for about a thousand million entries with paths of common length.
+pub const INDEX_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const FLAG_UNSETTLED: u8 = 1;
+
+/// What a snapshot knows of one of its ranges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexRecord {
+    pub first: EntryPath,
+    pub last: EntryPath,
+    /// The BLAKE3 of the entries as the client sends them.
+    pub wire_hash: [u8; HASH_BYTES],
+    /// The name of the range file.
+    pub file: [u8; HASH_BYTES],
+    pub file_bytes: u32,
+    pub entries: u32,
+    pub files: u32,
+    pub unreadable: u32,
+    pub content_bytes: u64,
+    /// An entry in it must be looked at again: the range is never answered as held.
+    pub unsettled: bool,
+}
+
+impl IndexRecord {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u8(if self.unsettled { FLAG_UNSETTLED } else { 0 });
+        out.put_bytes(&self.wire_hash);
+        out.put_bytes(&self.file);
+        out.put_u32(self.file_bytes);
+        out.put_u32(self.entries);
+        out.put_u32(self.files);
+        out.put_u32(self.unreadable);
+        out.put_u64(self.content_bytes);
+        out.put_bytes16(self.first.as_bytes());
+        out.put_bytes16(self.last.as_bytes());
+    }
+
+    /// How many bytes [`IndexRecord::encode`] appends.
+    pub fn encoded_bytes(&self) -> u64 {
+        (1 + 2 * HASH_BYTES + 4 * 4 + 8 + 4 + self.first.as_bytes().len() + self.last.as_bytes().len()) as u64
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<IndexRecord, DecodeError> {
+        let flags = reader.u8("index flags")?;
+        if flags & !FLAG_UNSETTLED != 0 {
+            return Err(DecodeError::Invalid { what: "index flags" });
+        }
+        let (wire_hash, file) = (reader.array("wire hash")?, reader.array("range file")?);
+        let [file_bytes, entries, files, unreadable] = [
+            reader.u32("range file bytes")?,
+            reader.u32("entry count")?,
+            reader.u32("file count")?,
+            reader.u32("unreadable count")?,
+        ];
+        let content_bytes = reader.u64("content bytes")?;
+        let (first, last) = (decode_path(reader, "first path")?, decode_path(reader, "last path")?);
+        if first > last {
+            return Err(DecodeError::Invalid { what: "order of paths in the index" });
+        }
+        let unsettled = flags != 0;
+        Ok(IndexRecord {
+            first,
+            last,
+            wire_hash,
+            file,
+            file_bytes,
+            entries,
+            files,
+            unreadable,
+            content_bytes,
+            unsettled,
+        })
+    }
+}
+
+fn decode_path(reader: &mut Reader<'_>, what: &'static str) -> Result<EntryPath, DecodeError> {
+    EntryPath::parse(reader.bytes16(PATH_BYTES_MAX, what)?).map_err(|_| DecodeError::Invalid { what })
+}
+
+/// The bytes of an index file, and the hash at their end, which the head repeats.
+pub fn encode_index<'a>(
+    snapshot: SnapshotId,
+    count: u32,
+    records: impl Iterator<Item = &'a IndexRecord>,
+) -> (Vec<u8>, [u8; HASH_BYTES]) {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES);
+    bytes.put_bytes(MAGIC);
+    bytes.put_u32(VERSION);
+    bytes.put_u32(0);
+    bytes.put_bytes(snapshot.as_str().as_bytes());
+    bytes.put_u32(count);
+    records.for_each(|record| record.encode(&mut bytes));
+    let trailer = hash(&bytes);
+    bytes.put_bytes(&trailer);
+    (bytes, trailer)
+}
+
+/// The records of the index of `snapshot`, whose hash the head gave as `expected`.
+pub fn decode_index(
+    bytes: &[u8],
+    snapshot: SnapshotId,
+    expected: &[u8; HASH_BYTES],
+) -> Result<Vec<IndexRecord>, DecodeError> {
+    let body = checked_body(bytes, "index")?;
+    if bytes[body.len()..] != *expected {
+        return Err(DecodeError::Invalid { what: "the index the head names" });
+    }
+    let mut reader = Reader::new(body);
+    check_header(&mut reader, MAGIC, VERSION, "index")?;
+    if decode_snapshot_id(&mut reader)? != snapshot {
+        return Err(DecodeError::Invalid { what: "snapshot of the index" });
+    }
+    // No capacity is taken from the count: the records themselves say how many there are.
+    let count = reader.u32("range count")?;
+    let mut records: Vec<IndexRecord> = Vec::new();
+    for _ in 0..count {
+        let record = IndexRecord::decode(&mut reader)?;
+        if records.last().is_some_and(|last| last.last >= record.first) {
+            return Err(DecodeError::Invalid { what: "order of ranges" });
+        }
+        records.push(record);
+    }
+    reader.finish("index")?;
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn snapshot() -> SnapshotId {
+        "20260101T000000Z-01234567".parse().unwrap()
+    }
+
+    fn record(first: &str, last: &str, numbers: [u32; 4], unsettled: bool) -> IndexRecord {
+        IndexRecord {
+            first: EntryPath::parse(first.as_bytes()).unwrap(),
+            last: EntryPath::parse(last.as_bytes()).unwrap(),
+            wire_hash: [1; 32],
+            file: [2; 32],
+            file_bytes: numbers[0],
+            entries: numbers[1],
+            files: numbers[2],
+            unreadable: numbers[3],
+            content_bytes: u64::from(numbers[0]) << 20,
+            unsettled,
+        }
+    }
+
+    fn encoded(records: &[IndexRecord]) -> (Vec<u8>, [u8; 32]) {
+        encode_index(snapshot(), records.len() as u32, records.iter())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn an_index_comes_back_as_it_was(numbers in any::<[u32; 4]>(), unsettled in any::<bool>()) {
+            let records = vec![record("a", "a/b", numbers, unsettled), record("b", "b", numbers, false)];
+            let (bytes, trailer) = encoded(&records);
+            let length: u64 = records.iter().map(IndexRecord::encoded_bytes).sum();
+            prop_assert_eq!(bytes.len() as u64, HEADER_BYTES as u64 + length + 32);
+            prop_assert_eq!(decode_index(&bytes, snapshot(), &trailer).unwrap(), records);
+        }
+
+        #[test]
+        fn every_flipped_byte_of_an_index_is_found(numbers in any::<[u32; 4]>(), flip in 1u8..) {
+            let (mut bytes, trailer) = encoded(&[record("a", "a/b", numbers, true)]);
+            for position in 0..bytes.len() {
+                bytes[position] ^= flip;
+                prop_assert!(decode_index(&bytes, snapshot(), &trailer).is_err());
+                bytes[position] ^= flip;
+            }
+        }
+
+        #[test]
+        fn no_bytes_under_a_right_checksum_make_the_decoder_panic(rest in prop::collection::vec(any::<u8>(), 0..300)) {
+            let mut bytes = encode_index(snapshot(), u32::MAX, [].into_iter()).0;
+            bytes.truncate(HEADER_BYTES);
+            bytes.extend_from_slice(&rest);
+            let trailer = hash(&bytes);
+            bytes.extend_from_slice(&trailer);
+            let _ = decode_index(&bytes, snapshot(), &trailer);
+        }
+    }
+
+    #[test]
+    fn ranges_that_overlap_are_refused() {
+        let (bytes, trailer) = encoded(&[record("a", "c", [1; 4], false), record("b", "d", [1; 4], false)]);
+        let refused = Err(DecodeError::Invalid { what: "order of ranges" });
+        assert_eq!(decode_index(&bytes, snapshot(), &trailer), refused);
+    }
+
+    #[test]
+    fn the_bytes_of_a_record_are_pinned() {
+        let mut bytes = Vec::new();
+        record("a", "bc", [1, 2, 3, 4], true).encode(&mut bytes);
+        let numbers = [1u8, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0];
+        let expected = [&[1u8][..], &[1; 32], &[2; 32], &numbers, &[1, 0], b"a", &[2, 0], b"bc"].concat();
+        assert_eq!(bytes, expected);
+    }
+}

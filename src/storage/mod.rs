@@ -1,0 +1,46 @@
+//! What the server keeps, and how: plain files below one data folder, append-only. A snapshot is a head, an
+//! index, ranges of entries shared with other snapshots, and the folder of what it brought. The format is in
+//! `docs/store-format.md`.
+//!
+//! Invariants: nothing that a head names is ever changed in place; a head appears only when all it names is
+//! on the disk; whatever a peer sends or a damaged file holds is an error, never a panic and never a write
+//! outside the data folder.
+
+mod catalog;
+mod clients;
+mod commit;
+mod comparison;
+mod content;
+mod entries;
+mod error;
+mod head;
+mod index;
+mod layout;
+mod lock;
+mod pending;
+mod range;
+mod received;
+mod recovery;
+mod staging;
+mod store;
+mod tokens;
+mod tree;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+/// The version of the data folder as a whole; each kind of file has its own beside it.
+pub const STORE_VERSION: u32 = 1;
+
+pub use clients::ClientRecord;
+pub use content::{ContentProblem, ContentReader};
+pub use entries::Entries;
+pub use error::StoreError;
+pub use head::{Head, SnapshotTotals};
+pub use pending::Needed;
+pub use range::{CHANGED_WHILE_READ, Location, RECHECK, StoredContent, StoredEntry, UNREADABLE};
+pub use recovery::RecoveryReport;
+pub use store::{Damage, LABEL_BYTES_MAX, ROOTS_BYTES_MAX, Space, Store, TAGS_MAX};
+pub use tokens::TOKEN_BYTES;
+pub use upload::{Begun, CommitCounts, ContentVerdict, RangeAnswer, Upload, UploadRequest};

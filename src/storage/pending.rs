@@ -1,0 +1,203 @@
+//! A range whose entries have arrived and whose contents have not all: what becomes of each entry. The
+//! entries stay in their encoded form, so that a range takes little more memory than it took on the wire.
+
+use super::error::StoreError;
+use super::index::IndexRecord;
+use super::range::{HASH_BYTES, RangeEncoder, StoredContent, UNREADABLE};
+use crate::base::codec::Reader;
+use crate::base::entry::{Entry, EntryKind};
+
+/// What is known of the content of one entry.
+#[derive(Debug)]
+pub enum Fate {
+    /// There is none to store.
+    NoContent,
+    /// It has to be sent. `held` is what the base has at this path; `tries` counts damaged arrivals.
+    Awaited {
+        held: Option<Box<StoredContent>>,
+        tries: u32,
+    },
+    /// Stored, now or before.
+    Stored {
+        flags: u8,
+        content: StoredContent,
+    },
+    Unreadable,
+}
+
+/// One such range.
+#[derive(Debug)]
+pub struct PendingRange {
+    pub number: u32,
+    pub wire_hash: [u8; HASH_BYTES],
+    bytes: Vec<u8>,
+    /// Where each entry ends in `bytes`.
+    ends: Vec<u32>,
+    fates: Vec<Fate>,
+    awaited: usize,
+    /// No entry before this one waits for its first arrival.
+    next: usize,
+    files: u32,
+}
+
+/// A range whose every entry is accounted for.
+#[derive(Debug)]
+pub struct FinishedRange {
+    pub bytes: Vec<u8>,
+    pub record: IndexRecord,
+}
+
+impl PendingRange {
+    /// Takes the encoded entries of a range, and what is to become of each.
+    pub fn new(
+        number: u32,
+        wire_hash: [u8; HASH_BYTES],
+        bytes: &[u8],
+        entries: &[Entry],
+        fates: Vec<Fate>,
+    ) -> Self {
+        let mut ends = Vec::with_capacity(entries.len());
+        let mut reader = Reader::new(bytes);
+        for _ in entries {
+            Entry::decode(&mut reader).expect("these bytes gave these entries just now");
+            ends.push((bytes.len() - reader.remaining()) as u32);
+        }
+        let awaited = fates.iter().filter(|fate| matches!(fate, Fate::Awaited { .. })).count();
+        let files = entries.iter().filter(|entry| entry.kind == EntryKind::File).count() as u32;
+        let mut range =
+            PendingRange { number, wire_hash, bytes: bytes.to_vec(), ends, fates, awaited, next: 0, files };
+        range.skip_settled();
+        range
+    }
+
+    /// Encoded bytes held in memory.
+    pub fn encoded_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.awaited == 0
+    }
+
+    /// Which entries' contents are needed, one bit each, the lowest bit of the first byte first; and the
+    /// BLAKE3 held for the path, where one is.
+    pub fn needed(&self) -> Needed {
+        let mut needed = Needed { bitmap: vec![0; self.fates.len().div_ceil(8)], held: Vec::new() };
+        for (place, fate) in self.fates.iter().enumerate() {
+            if let Fate::Awaited { held, .. } = fate {
+                needed.bitmap[place / 8] |= 1 << (place % 8);
+                needed.held.extend(held.as_ref().map(|content| (place as u32, content.sums.blake3)));
+            }
+        }
+        needed
+    }
+
+    /// The first entry whose content has never come, if any.
+    pub fn next_awaited(&self) -> Option<u32> {
+        (self.next < self.fates.len()).then_some(self.next as u32)
+    }
+
+    /// How often this entry's content arrived damaged; an error if it is not awaited.
+    pub fn tries(&self, entry: u32) -> Result<u32, StoreError> {
+        match self.fates.get(entry as usize) {
+            Some(Fate::Awaited { tries, .. }) => Ok(*tries),
+            _ => Err(StoreError::out_of_place(format!("content ({}, {entry}) is not needed", self.number))),
+        }
+    }
+
+    /// What the base holds for an awaited entry.
+    pub fn held(&self, entry: u32) -> Option<&StoredContent> {
+        match self.fates.get(entry as usize) {
+            Some(Fate::Awaited { held, .. }) => held.as_deref(),
+            _ => None,
+        }
+    }
+
+    pub fn entry(&self, entry: u32) -> Entry {
+        self.decode_entry(entry as usize)
+    }
+
+    /// Settles an awaited entry.
+    pub fn settle(&mut self, entry: u32, fate: Fate) {
+        self.fates[entry as usize] = fate;
+        self.awaited -= 1;
+        self.skip_settled();
+    }
+
+    /// Notes a damaged arrival; from now on the content may come at any time.
+    pub fn note_damaged(&mut self, entry: u32) -> u32 {
+        let Fate::Awaited { tries, .. } = &mut self.fates[entry as usize] else { return 0 };
+        *tries += 1;
+        let tries = *tries;
+        self.skip_settled();
+        tries
+    }
+
+    fn skip_settled(&mut self) {
+        let waits = |fate: &Fate| matches!(fate, Fate::Awaited { tries: 0, .. });
+        while self.fates.get(self.next).is_some_and(|fate| !waits(fate)) {
+            self.next += 1;
+        }
+    }
+
+    /// The range file and its index record.
+    pub fn finish(&self) -> FinishedRange {
+        let mut encoder = RangeEncoder::new(self.ends.len() as u32, &self.wire_hash);
+        let (mut unreadable, mut content_bytes, mut unsettled) = (0, 0u64, false);
+        for (place, fate) in self.fates.iter().enumerate() {
+            let (flags, content) = match fate {
+                Fate::Stored { flags, content } => (*flags, Some(content)),
+                Fate::Unreadable => (UNREADABLE, None),
+                Fate::NoContent | Fate::Awaited { .. } => (0, None),
+            };
+            unreadable += u32::from(flags & UNREADABLE != 0);
+            unsettled |= flags != 0;
+            content_bytes = content_bytes.saturating_add(content.map_or(0, |content| content.sums.size));
+            encoder.add(self.wire_bytes(place), flags, content);
+        }
+        let (bytes, file) = encoder.finish();
+        let record = IndexRecord {
+            first: self.decode_entry(0).path,
+            last: self.decode_entry(self.ends.len() - 1).path,
+            wire_hash: self.wire_hash,
+            file,
+            file_bytes: bytes.len() as u32,
+            entries: self.ends.len() as u32,
+            files: self.files,
+            unreadable,
+            content_bytes,
+            unsettled,
+        };
+        FinishedRange { bytes, record }
+    }
+
+    fn wire_bytes(&self, place: usize) -> &[u8] {
+        let start = place.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
+        &self.bytes[start..self.ends[place] as usize]
+    }
+
+    fn decode_entry(&self, place: usize) -> Entry {
+        Entry::decode(&mut Reader::new(self.wire_bytes(place))).expect("these bytes were decoded when they came")
+    }
+}
+
+/// The answer to the entries of a range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Needed {
+    /// One bit for each entry, the lowest bit of the first byte first.
+    pub bitmap: Vec<u8>,
+    /// Needed entries for whose path the base has a content: its BLAKE3.
+    pub held: Vec<(u32, [u8; HASH_BYTES])>,
+}
+
+impl Needed {
+    pub fn is_needed(&self, entry: u32) -> bool {
+        let byte = self.bitmap.get(entry as usize / 8).copied().unwrap_or(0);
+        byte & (1 << (entry % 8)) != 0
+    }
+
+    /// The needed entries, rising.
+    pub fn entries(&self) -> impl Iterator<Item = u32> {
+        (0..self.bitmap.len() as u32 * 8).filter(|entry| self.is_needed(*entry))
+    }
+}

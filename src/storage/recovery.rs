@@ -1,0 +1,175 @@
+//! What a start does about what the last run left behind, before anybody is served: an interrupted commit is
+//! finished where its head is there and taken back where it is not; uploads that were never committed and
+//! temporary files are swept. Contents that nothing explains are reported and left alone.
+//!
+//! Every step may be cut short and done again: the intent is the last thing to go.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{At, StoreError};
+use super::layout::{ClientFolder, Layout, head_name, index_name, names_in, read_small_file};
+use super::staging::{FILES, INTENT, sweep};
+use crate::base::durable::{Disk, TEMPORARY_PREFIX, exists};
+use crate::base::folder::open_folder;
+use crate::base::ids::{SnapshotId, UploadId};
+
+const INTENT_VERSION: u64 = 1;
+const INTENT_BYTES_MAX: u64 = 4 * 1024;
+
+/// What was found and done at the start, one line each, for the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    pub lines: Vec<String>,
+}
+
+/// Which snapshot an upload is becoming: on the disk before anything of it is put into place.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Intent {
+    version: u64,
+    snapshot: SnapshotId,
+    upload: UploadId,
+}
+
+impl Intent {
+    pub fn new(snapshot: SnapshotId, upload: UploadId) -> Intent {
+        Intent { version: INTENT_VERSION, snapshot, upload }
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(self).expect("strings and numbers always serialise")
+    }
+
+    /// None where there is no intent, or one that was never written to its end: nothing was put into place
+    /// then, because it is flushed first.
+    fn read(staging: &Path) -> Option<Intent> {
+        let bytes = read_small_file(&staging.join(std::str::from_utf8(INTENT).ok()?), INTENT_BYTES_MAX).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+}
+
+/// Brings the store into order.
+pub fn recover(disk: &Disk, layout: &Layout) -> Result<RecoveryReport, StoreError> {
+    let mut report = RecoveryReport::default();
+    for name in names_in(&layout.incoming_of_all())? {
+        let Some(client) = ClientFolder::parse(&name) else { continue };
+        settle_uploads(disk, layout, &client, &mut report)?;
+    }
+    for name in names_in(&layout.received_of_all())? {
+        let Some(client) = ClientFolder::parse(&name) else { continue };
+        report_unexplained(layout, &client, &mut report)?;
+    }
+    for folder in [layout.clients(), layout.tokens(), layout.keys()] {
+        sweep_temporary(disk, &folder)?;
+    }
+    Ok(report)
+}
+
+fn settle_uploads(
+    disk: &Disk,
+    layout: &Layout,
+    client: &ClientFolder,
+    report: &mut RecoveryReport,
+) -> Result<(), StoreError> {
+    let incoming = layout.incoming(client);
+    let folder = open_folder(&incoming).at("open", &incoming)?;
+    for upload in names_in(&incoming)? {
+        let staging = incoming.join(&upload);
+        let done = match Intent::read(&staging) {
+            None => "an unfinished upload was swept".to_string(),
+            Some(intent) => settle_commit(disk, layout, client, &staging, intent.snapshot)?,
+        };
+        sweep(disk, folder.as_fd(), &upload).at("remove", &staging)?;
+        report.lines.push(format!("{client}: {done}"));
+    }
+    Ok(())
+}
+
+fn settle_commit(
+    disk: &Disk,
+    layout: &Layout,
+    client: &ClientFolder,
+    staging: &Path,
+    snapshot: SnapshotId,
+) -> Result<String, StoreError> {
+    let path = layout.snapshots(client);
+    if let Some(snapshots) = open_if_there(&path)?
+        && exists(snapshots.as_fd(), head_name(snapshot).as_bytes()).at("look into", &path)?
+    {
+        disk.flush_folder(snapshots.as_fd(), b"snapshots").at("flush", &path)?;
+        return Ok(format!("the commit of {snapshot} was finished"));
+    }
+    take_back(disk, layout, client, staging, snapshot)?;
+    Ok(format!("the commit of {snapshot} was interrupted and taken back"))
+}
+
+/// Takes back what a commit has put into place: the head first, so that at no time it names what is gone;
+/// the contents move back into the upload's folder. Without an intent nothing was put anywhere.
+pub fn take_back(
+    disk: &Disk,
+    layout: &Layout,
+    client: &ClientFolder,
+    staging: &Path,
+    snapshot: SnapshotId,
+) -> Result<(), StoreError> {
+    let upload = open_folder(staging).at("open", staging)?;
+    if !exists(upload.as_fd(), INTENT).at("look into", staging)? {
+        return Ok(());
+    }
+    remove_snapshot_file(disk, &layout.snapshots(client), &head_name(snapshot))?;
+    let path = layout.received(client);
+    if let Some(received) = open_if_there(&path)?
+        && exists(received.as_fd(), snapshot.as_str().as_bytes()).at("look into", &path)?
+    {
+        disk.rename(received.as_fd(), snapshot.as_str().as_bytes(), upload.as_fd(), FILES).at("empty", &path)?;
+        disk.flush_folder(upload.as_fd(), b"upload").at("flush", staging)?;
+        disk.flush_folder(received.as_fd(), b"received").at("flush", &path)?;
+    }
+    remove_snapshot_file(disk, &layout.snapshots(client), &index_name(snapshot))
+}
+
+fn remove_snapshot_file(disk: &Disk, path: &Path, name: &str) -> Result<(), StoreError> {
+    if let Some(folder) = open_if_there(path)?
+        && exists(folder.as_fd(), name.as_bytes()).at("look into", path)?
+    {
+        disk.remove_file(folder.as_fd(), name.as_bytes()).at("remove", &path.join(name))?;
+        disk.flush_folder(folder.as_fd(), b"snapshots").at("flush", path)?;
+    }
+    Ok(())
+}
+
+/// None for a folder that somebody has removed: nothing is left in it to bring into order.
+fn open_if_there(path: &Path) -> Result<Option<OwnedFd>, StoreError> {
+    match open_folder(path) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).at("open", path),
+    }
+}
+
+/// Contents without a head, where no intent tells what they were to become: somebody's copy, or what is left
+/// of a lost head. Never deleted.
+fn report_unexplained(
+    layout: &Layout,
+    client: &ClientFolder,
+    report: &mut RecoveryReport,
+) -> Result<(), StoreError> {
+    let snapshots = layout.snapshots(client);
+    for name in names_in(&layout.received(client))? {
+        if !snapshots.join(format!("{name}.json")).exists() {
+            let path = layout.received(client).join(&name);
+            report.lines.push(format!("{} belongs to no snapshot; it is left alone", path.display()));
+        }
+    }
+    Ok(())
+}
+
+fn sweep_temporary(disk: &Disk, path: &Path) -> Result<(), StoreError> {
+    let folder = open_folder(path).at("open", path)?;
+    for name in names_in(path)?.iter().filter(|name| name.starts_with(TEMPORARY_PREFIX)) {
+        disk.remove_file(folder.as_fd(), name.as_bytes()).at("remove", &path.join(name))?;
+    }
+    Ok(())
+}

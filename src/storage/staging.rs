@@ -1,0 +1,332 @@
+//! The folder of one upload under way: contents under their paths in `files/`, finished ranges in `ranges/`,
+//! and the files a commit needs. Nothing here is part of the store until a commit renames it into place.
+//!
+//! Contents are created one path component at a time, never through a link, never over something that is
+//! there. Where the file system refuses or folds a name, the content goes to `.renamed/<n>`, which no
+//! client path can reach: paths that begin so are always stored there under a number themselves.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::error::{At, StoreError};
+use super::range::HASH_BYTES;
+use super::tree::{flush_below, flush_tree, remove_tree};
+use crate::base::durable::{Disk, NewFile};
+use crate::base::folder::{FolderStack, Missing, open_below, open_folder};
+use crate::base::ids::{UploadId, hex, random_array};
+use crate::base::path::EntryPath;
+
+pub const FILES: &[u8] = b"files";
+pub const RANGES: &[u8] = b"ranges";
+pub const INDEX: &[u8] = b"index";
+pub const HEAD: &[u8] = b"head";
+pub const INTENT: &[u8] = b"commit";
+const RENAMED: &[u8] = b".renamed";
+
+/// Up to so many new contents, and so many new ranges, are flushed one by one.
+pub const FLUSHED_SINGLY_MAX: usize = 32;
+
+/// One upload's folder, held open.
+#[derive(Debug)]
+pub struct Staging {
+    disk: Disk,
+    path: PathBuf,
+    name: String,
+    folder: OwnedFd,
+    /// The client's folder in `incoming/`.
+    parent: OwnedFd,
+    files: Option<FolderStack>,
+    ranges: Option<OwnedFd>,
+    next_renamed: u64,
+    /// The stored paths of new contents, as long as there are few of them.
+    few_contents: Vec<EntryPath>,
+    many_contents: bool,
+}
+
+/// A new content's file, and the path it lies at when that is not its own.
+#[derive(Debug)]
+pub struct PlacedFile {
+    pub file: NewFile,
+    pub renamed: Option<EntryPath>,
+}
+
+impl Staging {
+    /// Makes the folder `<upload>` below `incoming`, or one named after it while an older session of the
+    /// same upload still holds that one.
+    pub fn create(disk: &Disk, incoming: &Path, upload: UploadId) -> Result<Staging, StoreError> {
+        let parent = open_folder(incoming).at("open", incoming)?;
+        let mut name = upload.to_string();
+        if disk.make_folder(parent.as_fd(), name.as_bytes()).is_err() {
+            name = format!("{upload}-{}", hex(&random_array::<4>()));
+            disk.make_folder(parent.as_fd(), name.as_bytes()).at("create", &incoming.join(&name))?;
+        }
+        let path = incoming.join(&name);
+        let folder = open_below(parent.as_fd(), name.as_bytes(), Missing::Fail).at("open", &path)?;
+        Ok(Staging {
+            disk: disk.clone(),
+            path,
+            name,
+            folder,
+            parent,
+            files: None,
+            ranges: None,
+            next_renamed: 0,
+            few_contents: Vec::new(),
+            many_contents: false,
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+    pub fn folder(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+    /// Whether a content has been staged.
+    pub fn has_files(&self) -> bool {
+        self.files.is_some()
+    }
+    pub fn has_many_contents(&self) -> bool {
+        self.many_contents
+    }
+    /// The folder of finished ranges, once there is one.
+    pub fn ranges(&self) -> Option<BorrowedFd<'_>> {
+        self.ranges.as_ref().map(|ranges| ranges.as_fd())
+    }
+
+    /// Creates the file for the content of `path`.
+    pub fn create_content(&mut self, path: &EntryPath) -> Result<PlacedFile, StoreError> {
+        let placed = self.place(path).at("create a file below", &self.path)?;
+        if self.few_contents.len() < FLUSHED_SINGLY_MAX {
+            self.few_contents.push(placed.renamed.clone().unwrap_or_else(|| path.clone()));
+        } else {
+            self.many_contents = true;
+        }
+        Ok(placed)
+    }
+
+    fn place(&mut self, path: &EntryPath) -> io::Result<PlacedFile> {
+        if !is_reserved(path) {
+            match self.create_at(path) {
+                Ok(file) => return Ok(PlacedFile { file, renamed: None }),
+                Err(error) if refuses_name(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let renamed = self.next_renamed_path();
+        Ok(PlacedFile { file: self.create_at(&renamed)?, renamed: Some(renamed) })
+    }
+
+    fn next_renamed_path(&mut self) -> EntryPath {
+        let number = self.next_renamed.to_string();
+        self.next_renamed += 1;
+        let folder = EntryPath::parse(RENAMED).expect("a literal of the right form");
+        folder.join(number.as_bytes()).expect("digits are a component")
+    }
+
+    fn create_at(&mut self, path: &EntryPath) -> io::Result<NewFile> {
+        let parent = path.parent();
+        let disk = self.disk.clone();
+        let stack = self.open_files()?;
+        enter_or_make(&disk, stack, parent.as_ref())?;
+        disk.create_file(stack.top(), path.name())
+    }
+
+    fn open_files(&mut self) -> io::Result<&mut FolderStack> {
+        if self.files.is_none() {
+            self.disk.make_folder(self.folder.as_fd(), FILES)?;
+            let folder = open_below(self.folder.as_fd(), FILES, Missing::Fail)?;
+            self.files = Some(FolderStack::below(folder));
+        }
+        Ok(self.files.as_mut().expect("opened just now"))
+    }
+
+    /// Removes a content that is to be sent again.
+    pub fn remove_content(&mut self, stored: &EntryPath) -> Result<(), StoreError> {
+        let disk = self.disk.clone();
+        let removed = self.open_files().and_then(|stack| {
+            let folder = stack.enter(stored.parent().as_ref(), Missing::Fail)?;
+            disk.remove_file(folder, stored.name())
+        });
+        self.few_contents.retain(|path| path != stored);
+        removed.at("remove a file below", &self.path)
+    }
+
+    /// Writes a finished range under its name.
+    pub fn write_range(&mut self, name: &[u8; HASH_BYTES], bytes: &[u8]) -> Result<(), StoreError> {
+        self.write_range_file(hex(name).as_bytes(), bytes).at("write a range below", &self.path)
+    }
+
+    fn write_range_file(&mut self, name: &[u8], bytes: &[u8]) -> io::Result<()> {
+        if self.ranges.is_none() {
+            self.disk.make_folder(self.folder.as_fd(), RANGES)?;
+            self.ranges = Some(open_below(self.folder.as_fd(), RANGES, Missing::Fail)?);
+        }
+        let folder = self.ranges.as_ref().expect("opened just now").as_fd();
+        self.disk.create_file(folder, name)?.write(bytes)
+    }
+
+    /// Writes one of the files a commit needs.
+    pub fn write_file(&self, name: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
+        let written = self.disk.create_file(self.folder(), name).and_then(|mut file| file.write(bytes));
+        written.at("write a file below", &self.path)
+    }
+
+    /// Flushes everything staged, one by one: contents and their folders, the named ranges, what the commit
+    /// needs, and the names that lead to it.
+    pub fn flush_each(&mut self, ranges: &[[u8; HASH_BYTES]]) -> Result<(), StoreError> {
+        self.try_flush_each(ranges).at("flush", &self.path)
+    }
+
+    fn try_flush_each(&mut self, ranges: &[[u8; HASH_BYTES]]) -> io::Result<()> {
+        if self.many_contents {
+            flush_tree(&self.disk, open_below(self.folder.as_fd(), FILES, Missing::Fail)?)?;
+        } else {
+            self.flush_few_contents()?;
+        }
+        if let Some(folder) = &self.ranges {
+            ranges.iter().try_for_each(|name| flush_below(&self.disk, folder.as_fd(), hex(name).as_bytes()))?;
+        }
+        for name in [INDEX, HEAD, INTENT] {
+            flush_below(&self.disk, self.folder.as_fd(), name)?;
+        }
+        self.disk.flush_folder(self.folder.as_fd(), b"upload")?;
+        self.disk.flush_folder(self.parent.as_fd(), b"incoming")
+    }
+
+    fn flush_few_contents(&mut self) -> io::Result<()> {
+        let Some(stack) = &mut self.files else { return Ok(()) };
+        let mut folders = std::collections::BTreeSet::new();
+        for path in &self.few_contents {
+            let folder = stack.enter(path.parent().as_ref(), Missing::Fail)?;
+            flush_below(&self.disk, folder, path.name())?;
+            let mut above = path.parent();
+            while let Some(folder) = above {
+                above = folder.parent();
+                folders.insert(folder);
+            }
+        }
+        // Backwards, a folder comes after everything in it.
+        for path in folders.iter().rev() {
+            let folder = stack.enter(Some(path), Missing::Fail)?;
+            self.disk.flush_folder(folder, path.as_bytes())?;
+        }
+        self.disk.flush_folder(stack.root(), FILES)
+    }
+
+    /// Removes the folder and what is left in it.
+    pub fn remove(self) -> Result<(), StoreError> {
+        sweep(&self.disk, self.parent.as_fd(), &self.name).at("remove", &self.path)
+    }
+}
+
+/// Removes an upload's folder: the intent last, so that a sweep which is cut short goes on at the next start
+/// with the same knowledge.
+pub fn sweep(disk: &Disk, incoming: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let folder = match open_below(incoming, name.as_bytes(), Missing::Fail) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return disk.remove_file(incoming, name.as_bytes());
+        }
+        Err(error) => return Err(error),
+    };
+    for item in rustix::fs::Dir::read_from(&folder)? {
+        let item = item?;
+        let inside = item.file_name().to_bytes();
+        if inside != b"." && inside != b".." && inside != INTENT {
+            remove_tree(disk, folder.as_fd(), inside)?;
+        }
+    }
+    remove_tree(disk, folder.as_fd(), INTENT)?;
+    disk.remove_folder(incoming, name.as_bytes())
+}
+
+/// Makes `path` the current folder of the stack, with folders made where they are missing.
+fn enter_or_make(disk: &Disk, stack: &mut FolderStack, path: Option<&EntryPath>) -> io::Result<()> {
+    let error = match stack.enter(path, Missing::Fail) {
+        Ok(_) => return Ok(()),
+        Err(error) => error,
+    };
+    let (io::ErrorKind::NotFound, Some(path)) = (error.kind(), path) else { return Err(error) };
+    // Entering stopped at the first missing folder, so the handles above it are still open.
+    let mut end = 0;
+    for component in path.components() {
+        end += component.len() + usize::from(end > 0);
+        let folder = EntryPath::parse(&path.as_bytes()[..end]).expect("a part of a path, cut at a separator");
+        match stack.enter(Some(&folder), Missing::Fail) {
+            Ok(_) => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        disk.make_folder(stack.top(), component)?;
+        stack.push(component, Missing::Fail)?;
+    }
+    Ok(())
+}
+
+/// Whether a path begins with the folder that holds renamed contents, in any case: the file system may fold.
+fn is_reserved(path: &EntryPath) -> bool {
+    path.components().next().is_some_and(|first| first.eq_ignore_ascii_case(RENAMED))
+}
+
+/// Whether the file system refuses the name itself, or takes it for one that is there already.
+fn refuses_name(error: &io::Error) -> bool {
+    const REFUSALS: [Errno; 8] = [
+        Errno::NAMETOOLONG,
+        Errno::INVAL,
+        Errno::ILSEQ,
+        Errno::EXIST,
+        Errno::NOTDIR,
+        Errno::LOOP,
+        Errno::ISDIR,
+        Errno::MLINK,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| REFUSALS.contains(&errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> EntryPath {
+        EntryPath::parse(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_hundred_levels_of_the_longest_names_are_stored_under_their_path() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut staging = Staging::create(&Disk::real(), temporary.path(), UploadId::random()).unwrap();
+        let deep = path(&vec!["x".repeat(255); 100].join("/"));
+        assert_eq!(staging.create_content(&deep).unwrap().renamed, None);
+        let sibling = deep.parent().unwrap().join(b"y").unwrap();
+        assert_eq!(staging.create_content(&sibling).unwrap().renamed, None);
+        staging.flush_each(&[]).unwrap_err();
+        staging.remove().unwrap();
+        assert_eq!(std::fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_name_the_file_system_refuses_is_stored_under_a_number() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut staging = Staging::create(&Disk::real(), temporary.path(), UploadId::random()).unwrap();
+        assert_eq!(staging.create_content(&path("a")).unwrap().renamed, None);
+        for (number, refused) in ["a", "a/below", &"n".repeat(256), ".renamed/0", ".RENAMED"].iter().enumerate() {
+            let placed = staging.create_content(&path(refused)).unwrap();
+            assert_eq!(placed.renamed, Some(path(&format!(".renamed/{number}"))), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_second_staging_of_one_upload_has_its_own_folder() {
+        let temporary = tempfile::tempdir().unwrap();
+        let upload = UploadId::random();
+        let first = Staging::create(&Disk::real(), temporary.path(), upload).unwrap();
+        let second = Staging::create(&Disk::real(), temporary.path(), upload).unwrap();
+        assert_ne!(first.path(), second.path());
+        first.remove().unwrap();
+        assert!(second.path().exists());
+    }
+}

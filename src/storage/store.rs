@@ -1,0 +1,375 @@
+//! The data folder, opened: the one way in for everything above. A [`Store`] is shared by many threads;
+//! each upload belongs to one.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::catalog::{ClientState, locked};
+use super::clients::{ClientRecord, Clients};
+use super::comparison::{Base, read_index};
+use super::content::{ContentProblem, ContentReader};
+use super::entries::Entries;
+use super::error::{At, StoreError};
+use super::head::Head;
+use super::layout::{Layout, read_small_file};
+use super::lock::StoreLock;
+use super::range::{Location, StoredEntry};
+use super::received::open_stored;
+use super::recovery::{self, RecoveryReport};
+use super::tokens::{self, TOKEN_BYTES};
+use super::upload::{Begun, Upload, UploadRequest};
+use crate::base::durable::{Disk, FILE_MODE};
+use crate::base::entry::merge_roots;
+use crate::base::folder::open_folder;
+use crate::base::ids::{ClientId, UserName};
+use crate::base::limits::ROOTS_MAX;
+use crate::base::path::EntryPath;
+use std::os::fd::AsFd;
+
+/// Longest label, host and tag, in bytes.
+pub const LABEL_BYTES_MAX: usize = 1_024;
+pub const TAGS_MAX: usize = 64;
+/// All roots of a snapshot together, in bytes.
+pub const ROOTS_BYTES_MAX: usize = 1024 * 1024;
+const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// An open data folder.
+#[derive(Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+    clients: Mutex<Clients>,
+    states: Mutex<HashMap<ClientId, Arc<ClientState>>>,
+    recovery: RecoveryReport,
+}
+
+/// What uploads need of the store as well. An upload that outlives the [`Store`] keeps the lock.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub layout: Layout,
+    pub disk: Disk,
+    /// Whether one flush of the whole file system can be trusted.
+    pub can_flush_all: bool,
+    _lock: StoreLock,
+}
+
+/// Room on the file system of the data folder, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    pub total: u64,
+    /// What this process may still write.
+    pub available: u64,
+}
+
+/// A stored content that is not what it was.
+#[derive(Debug)]
+pub struct Damage {
+    pub path: EntryPath,
+    pub problem: ContentProblem,
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}: {}", self.path.display(), self.problem)
+    }
+}
+
+impl std::error::Error for Damage {}
+
+impl Store {
+    /// Opens a data folder, made where missing; brings into order what the last run left behind.
+    ///
+    /// # Errors
+    /// `Locked` where another process has it; `SeveralFileSystems`; whatever the disk says.
+    pub fn open(data: &Path, disk: Disk) -> Result<Store, StoreError> {
+        let layout = Layout::create(data, &disk)?;
+        let lock = StoreLock::acquire(&layout)?;
+        let mut recovery = recovery::recover(&disk, &layout)?;
+        let clients = Clients::load(&layout.clients(), &mut recovery.lines)?;
+        let can_flush_all = reports_failed_writes(data);
+        Ok(Store {
+            shared: Arc::new(Shared { layout, disk, can_flush_all, _lock: lock }),
+            clients: Mutex::new(clients),
+            states: Mutex::default(),
+            recovery,
+        })
+    }
+
+    /// What the start found and did, for the log.
+    pub fn recovery(&self) -> &RecoveryReport {
+        &self.recovery
+    }
+    pub fn path(&self) -> &Path {
+        self.shared.layout.data()
+    }
+    pub fn control_socket_path(&self) -> PathBuf {
+        self.shared.layout.control_socket()
+    }
+    pub fn disk(&self) -> &Disk {
+        &self.shared.disk
+    }
+
+    pub fn space(&self) -> Result<Space, StoreError> {
+        let found = rustix::fs::statvfs(self.path()).map_err(std::io::Error::from).at("look at", self.path())?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Space { total: bytes(found.f_blocks), available: bytes(found.f_bavail) })
+    }
+
+    /// A file of the server's own keys; none where there is no such file.
+    pub fn read_key(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = self.key_path(name)?;
+        match read_small_file(&path, KEY_FILE_BYTES_MAX) {
+            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            bytes => bytes.map(Some),
+        }
+    }
+
+    /// Writes a file of the server's own keys; durable when this returns.
+    pub fn write_key(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let (path, keys) = (self.key_path(name)?, self.shared.layout.keys());
+        let folder = open_folder(&keys).at("open", &keys)?;
+        self.shared.disk.replace_file(folder.as_fd(), name.as_bytes(), bytes, FILE_MODE).at("write", &path)
+    }
+
+    fn key_path(&self, name: &str) -> Result<PathBuf, StoreError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
+            let error = std::io::Error::from(std::io::ErrorKind::InvalidInput);
+            return Err(error).at("use the key name", Path::new(name));
+        }
+        Ok(self.shared.layout.keys().join(name))
+    }
+
+    pub fn client(&self, id: ClientId) -> Option<Arc<ClientRecord>> {
+        locked(&self.clients).get(id)
+    }
+
+    pub fn client_named(&self, name: &UserName) -> Option<Arc<ClientRecord>> {
+        locked(&self.clients).named(name)
+    }
+
+    /// All clients, by name.
+    pub fn clients(&self) -> Vec<Arc<ClientRecord>> {
+        locked(&self.clients).all()
+    }
+
+    /// An id for a client that is about to be registered under `name`.
+    pub fn fresh_client_id(&self, name: &UserName) -> ClientId {
+        locked(&self.clients).fresh_id(name)
+    }
+
+    /// Registers a name with a key under `id`, durable when this returns; the same pair again is the client
+    /// that is there, under the id it has. With `consume_token`, the name's token is used up by it.
+    ///
+    /// # Errors
+    /// `NameTaken` where the name belongs to another key.
+    pub fn register(
+        &self,
+        id: ClientId,
+        name: &UserName,
+        public_key_der: &[u8],
+        consume_token: bool,
+    ) -> Result<Arc<ClientRecord>, StoreError> {
+        let Shared { layout, disk, .. } = &*self.shared;
+        let mut clients = locked(&self.clients);
+        let record = clients.register(disk, &layout.clients(), id, name, public_key_der)?;
+        if consume_token {
+            // After the name: a crash between leaves a token that is good for a name already taken.
+            tokens::consume(disk, &layout.tokens(), name)?;
+        }
+        Ok(record)
+    }
+
+    /// Makes an enrolment token for `name`, in the place of an earlier one.
+    pub fn create_token(&self, name: &UserName, lifetime: Duration) -> Result<[u8; TOKEN_BYTES], StoreError> {
+        tokens::create(&self.shared.disk, &self.shared.layout.tokens(), name, lifetime)
+    }
+
+    /// The unexpired token of `name`.
+    pub fn token(&self, name: &UserName) -> Result<Option<[u8; TOKEN_BYTES]>, StoreError> {
+        tokens::find(&self.shared.layout.tokens(), name)
+    }
+
+    /// A client's snapshots, by sequence.
+    pub fn snapshots(&self, client: ClientId) -> Result<Vec<Arc<Head>>, StoreError> {
+        self.state(client)?.with_catalog(&self.shared.layout, |catalog| catalog.heads().to_vec())
+    }
+
+    /// The snapshot that `selector` means: `latest`, of `root` where one is given, or a unique id prefix.
+    pub fn find_snapshot(
+        &self,
+        client: ClientId,
+        selector: &str,
+        root: Option<&EntryPath>,
+    ) -> Result<Arc<Head>, StoreError> {
+        let state = self.state(client)?;
+        let name = state.record.name.as_str();
+        state.with_catalog(&self.shared.layout, |catalog| catalog.find(selector, root, name))?
+    }
+
+    /// Begins an upload, or names the snapshot that it became earlier.
+    pub fn begin_upload(&self, client: ClientId, mut request: UploadRequest) -> Result<Begun, StoreError> {
+        check_request(&request)?;
+        request.roots = merge_roots(std::mem::take(&mut request.roots));
+        let state = self.state(client)?;
+        let layout = &self.shared.layout;
+        if let Some(head) = state.with_catalog(layout, |catalog| catalog.of_upload(request.upload))? {
+            return Ok(Begun::AlreadyStored(head));
+        }
+        self.make_client_folders(&state)?;
+        let base = self.choose_base(&state, &request)?;
+        Ok(Begun::Open(Box::new(Upload::open(self.shared.clone(), state, request, base)?)))
+    }
+
+    fn choose_base(&self, state: &ClientState, request: &UploadRequest) -> Result<Option<Base>, StoreError> {
+        let layout = &self.shared.layout;
+        let head = match request.parent {
+            _ if request.full => None,
+            None => state.with_catalog(layout, |catalog| catalog.base_for(&request.roots))?,
+            Some(id) => {
+                let found = state.with_catalog(layout, |catalog| catalog.get(id))?;
+                let what = || format!("there is no snapshot {id} to compare with: leave the parent out");
+                Some(found.ok_or_else(|| StoreError::NotFound { what: what() })?)
+            }
+        };
+        let Some(head) = head else { return Ok(None) };
+        match Base::open(layout, &state.record.folder, head) {
+            Ok(base) => Ok(Some(base)),
+            Err(error) => {
+                log::warn!("everything is sent again: {error}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Flushed once by each process, not only when made: the process that made them may have crashed before
+    /// it had flushed them.
+    fn make_client_folders(&self, state: &ClientState) -> Result<(), StoreError> {
+        let mut ready = locked(&state.folders_ready);
+        if *ready {
+            return Ok(());
+        }
+        let Shared { layout, disk, .. } = &*self.shared;
+        let parents =
+            [layout.received_of_all(), layout.ranges_of_all(), layout.snapshots_of_all(), layout.incoming_of_all()];
+        for parent in parents {
+            let folder = open_folder(&parent).at("open", &parent)?;
+            let name = state.record.folder.as_str();
+            disk.make_folder_if_missing(folder.as_fd(), name.as_bytes()).at("create", &parent.join(name))?;
+            disk.flush_folder(folder.as_fd(), b"client folder").at("flush", &parent)?;
+        }
+        *ready = true;
+        Ok(())
+    }
+
+    /// A snapshot's entries at and below the paths of `filter`, or all of them, in path order.
+    pub fn entries(&self, head: &Head, filter: &[EntryPath]) -> Result<Entries, StoreError> {
+        let state = self.state(head.client)?;
+        let (layout, folder) = (&self.shared.layout, &state.record.folder);
+        let records = read_index(layout, folder, head)?;
+        Ok(Entries::new(layout.ranges(folder), records, filter))
+    }
+
+    /// Opens the content of an entry.
+    ///
+    /// # Errors
+    /// `NotFound` where the entry has none; `Damaged` where it is gone.
+    pub fn open_content(&self, client: ClientId, stored: &StoredEntry) -> Result<ContentReader, StoreError> {
+        let entry = &stored.entry;
+        let Some(content) = &stored.content else {
+            return Err(StoreError::NotFound { what: format!("{} has no stored content", entry.path.display()) });
+        };
+        let state = self.state(client)?;
+        let folder = self.shared.layout.received(&state.record.folder).join(content.snapshot().as_str());
+        let path = match &content.location {
+            Location::OwnPath { .. } => &entry.path,
+            Location::StoredPath { path, .. } => path,
+        };
+        match open_stored(&folder, path) {
+            Ok(file) => Ok(ContentReader::new(file, content.sums)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let problem = format!("the stored content of {} is gone", entry.path.display());
+                Err(StoreError::damaged(&folder, problem))
+            }
+            Err(error) => Err(error).at("open the content of a file below", &folder),
+        }
+    }
+
+    /// Reads the content of an entry back and compares it with what was recorded. An entry without content
+    /// is whole.
+    pub fn verify_content(&self, client: ClientId, stored: &StoredEntry) -> Result<(), Damage> {
+        if stored.content.is_none() {
+            return Ok(());
+        }
+        let checked = match self.open_content(client, stored) {
+            Ok(reader) => reader.verify(),
+            Err(StoreError::Io { source, .. }) => Err(ContentProblem::Unreadable(source)),
+            Err(_) => Err(ContentProblem::Missing),
+        };
+        checked.map_err(|problem| Damage { path: stored.entry.path.clone(), problem })
+    }
+
+    /// Chooses the way of flushing many files, whatever the file system: for tests.
+    #[cfg(test)]
+    pub(super) fn set_can_flush_all(&mut self, can_flush_all: bool) {
+        Arc::get_mut(&mut self.shared).expect("no upload is open").can_flush_all = can_flush_all;
+    }
+
+    fn state(&self, client: ClientId) -> Result<Arc<ClientState>, StoreError> {
+        let what = || format!("no client {client} is registered here: register it with \"cyberbackup backup\"");
+        let record = self.client(client).ok_or_else(|| StoreError::NotFound { what: what() })?;
+        let mut states = locked(&self.states);
+        Ok(states.entry(client).or_insert_with(|| Arc::new(ClientState::new(record))).clone())
+    }
+}
+
+fn check_request(request: &UploadRequest) -> Result<(), StoreError> {
+    let roots_bytes: usize = request.roots.iter().map(|root| root.as_bytes().len()).sum();
+    let texts = request.tags.iter().chain([&request.label, &request.host]);
+    let problem = match () {
+        () if request.roots.len() > ROOTS_MAX || roots_bytes > ROOTS_BYTES_MAX => "too many roots",
+        () if request.tags.len() > TAGS_MAX => "too many tags",
+        () if texts.into_iter().any(|text| text.len() > LABEL_BYTES_MAX) => "a label, host or tag is too long",
+        () => return Ok(()),
+    };
+    Err(StoreError::out_of_place(problem))
+}
+
+/// Whether a flush of the whole file system reports writes that failed: Linux 5.8 or newer, on file systems
+/// known to do so. Elsewhere every file is flushed by itself.
+#[cfg(target_os = "linux")]
+fn reports_failed_writes(data: &Path) -> bool {
+    const EXT4: u64 = 0xef53;
+    const XFS: u64 = 0x5846_5342;
+    const BTRFS: u64 = 0x9123_683e;
+    const F2FS: u64 = 0xf2f5_2010;
+    const TMPFS: u64 = 0x0102_1994;
+    let kind = rustix::fs::statfs(data).map_or(0, |found| found.f_type as u64);
+    let uname = rustix::system::uname();
+    [EXT4, XFS, BTRFS, F2FS, TMPFS].contains(&kind) && is_5_8_or_newer(&uname.release().to_string_lossy())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reports_failed_writes(_data: &Path) -> bool {
+    false
+}
+
+fn is_5_8_or_newer(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (5, 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_kernels_are_told_from_new_ones() {
+        for (release, new) in [("5.8.0-1", true), ("6.1", true), ("5.10.0", true), ("5.7.19", false), ("x", false)]
+        {
+            assert_eq!(is_5_8_or_newer(release), new, "{release}");
+        }
+    }
+}

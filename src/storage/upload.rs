@@ -1,0 +1,475 @@
+//! One upload: ranges offered, entries taken, contents written, until a commit makes a snapshot of them.
+//! It belongs to one session's thread; nothing of it is visible to anybody before the commit.
+//!
+//! The peer is not trusted: every call is checked against what this place of the conversation allows, and
+//! what is kept in memory is bounded: the index, and the few ranges whose contents are still on their way.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::catalog::{ClientState, OpenUpload};
+use super::comparison::{Base, is_unchanged};
+use super::content::ContentWriter;
+use super::error::{At, StoreError};
+use super::head::Head;
+use super::index::{INDEX_BYTES_MAX, IndexRecord};
+use super::pending::{Fate, Needed, PendingRange};
+use super::range::{CHANGED_WHILE_READ, HASH_BYTES, Location, RECHECK, StoredContent};
+use super::recovery;
+use super::staging::{PlacedFile, Staging};
+use super::store::Shared;
+use crate::base::entry::{Entry, decode_entries};
+use crate::base::folder::open_folder;
+use crate::base::ids::{SnapshotId, UploadId};
+use crate::base::limits::{CONTENT_TRIES_MAX, RANGE_BYTES_MAX, RANGES_PENDING_BYTES_MAX, RANGES_PENDING_MAX};
+use crate::base::path::EntryPath;
+use crate::base::time::Timestamp;
+use crate::crypto::{ContentSums, blake3_hash as hash};
+
+/// What a client says when it begins.
+#[derive(Debug, Clone)]
+pub struct UploadRequest {
+    pub upload: UploadId,
+    pub roots: Vec<EntryPath>,
+    pub label: String,
+    pub host: String,
+    pub tags: Vec<String>,
+    /// Everything is sent, whatever the store holds.
+    pub full: bool,
+    /// Compare with this snapshot instead of the newest fitting one.
+    pub parent: Option<SnapshotId>,
+    /// By the client's clock.
+    pub started: Timestamp,
+}
+
+/// How an upload begins.
+#[derive(Debug)]
+pub enum Begun {
+    /// The upload was committed earlier; this is its snapshot.
+    AlreadyStored(Arc<Head>),
+    Open(Box<Upload>),
+}
+
+/// Whether the store holds a range already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RangeAnswer {
+    Held,
+    Lacking,
+}
+
+/// Whether a content arrived as announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentVerdict {
+    Stored,
+    /// It did not: it is to be sent again.
+    Repeat,
+}
+
+/// How much the client counted, so that a lost part cannot pass unseen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitCounts {
+    pub ranges: u32,
+    pub entries: u64,
+}
+
+/// An upload under way. Dropped uncommitted, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Upload {
+    pub(super) shared: Arc<Shared>,
+    pub(super) state: Arc<ClientState>,
+    ticket: Arc<OpenUpload>,
+    pub(super) request: UploadRequest,
+    pub(super) snapshot: SnapshotId,
+    pub(super) base: Option<Base>,
+    /// None only while it is being dropped.
+    pub(super) staging: Option<Staging>,
+    /// Opened before the first write, for a flush of the whole file system; none where that is no good.
+    pub(super) anchor: Option<OwnedFd>,
+    pub(super) slots: Vec<Slot>,
+    /// The first range that is neither held nor added; all before it are one or the other.
+    next_to_add: usize,
+    index_bytes: u64,
+    pending: VecDeque<PendingRange>,
+    writing: Option<Writing>,
+    pub(super) new_bytes: u64,
+    pub(super) range_bytes: u64,
+    pub(super) committed: bool,
+}
+
+/// One range by its number.
+#[derive(Debug)]
+pub(super) struct Slot {
+    wire_hash: [u8; HASH_BYTES],
+    pub(super) state: SlotState,
+}
+
+#[derive(Debug)]
+pub(super) enum SlotState {
+    Offered,
+    /// The entries are here, contents are not; what the range covers is known.
+    Added {
+        first: EntryPath,
+        last: EntryPath,
+    },
+    Held(IndexRecord),
+    Finished(IndexRecord),
+}
+
+impl Slot {
+    fn bounds(&self) -> Option<(&EntryPath, &EntryPath)> {
+        match &self.state {
+            SlotState::Offered => None,
+            SlotState::Added { first, last } => Some((first, last)),
+            SlotState::Held(record) | SlotState::Finished(record) => Some((&record.first, &record.last)),
+        }
+    }
+}
+
+/// The content that is arriving.
+#[derive(Debug)]
+struct Writing {
+    range: u32,
+    entry: u32,
+    writer: ContentWriter,
+    path: EntryPath,
+    renamed: Option<EntryPath>,
+}
+
+impl Upload {
+    pub(super) fn open(
+        shared: Arc<Shared>,
+        state: Arc<ClientState>,
+        request: UploadRequest,
+        base: Option<Base>,
+    ) -> Result<Upload, StoreError> {
+        let data = shared.layout.data();
+        let anchor = shared.can_flush_all.then(|| open_folder(data)).transpose().at("open", data)?;
+        let incoming = shared.layout.incoming(&state.record.folder);
+        let staging = Staging::create(&shared.disk, &incoming, request.upload)?;
+        let ticket = state.open_upload(request.upload);
+        Ok(Upload {
+            snapshot: SnapshotId::create(Timestamp::now()),
+            shared,
+            state,
+            ticket,
+            request,
+            base,
+            staging: Some(staging),
+            anchor,
+            slots: Vec::new(),
+            next_to_add: 0,
+            index_bytes: 0,
+            pending: VecDeque::new(),
+            writing: None,
+            new_bytes: 0,
+            range_bytes: 0,
+            committed: false,
+        })
+    }
+
+    /// The id the snapshot will have.
+    pub fn snapshot(&self) -> SnapshotId {
+        self.snapshot
+    }
+
+    /// The snapshot this upload is compared with.
+    pub fn base(&self) -> Option<&Arc<Head>> {
+        self.base.as_ref().map(Base::head)
+    }
+
+    /// How many ranges have been offered: the number of the next one.
+    pub fn ranges_offered(&self) -> u32 {
+        u32::try_from(self.slots.len()).expect("count_index_bytes keeps it below 2^32")
+    }
+
+    /// Range and entry of the content that is arriving.
+    pub fn current_content(&self) -> Option<(u32, u32)> {
+        self.writing.as_ref().map(|writing| (writing.range, writing.entry))
+    }
+
+    /// Names the next range, in path order. A lacking one is to be followed by its entries.
+    pub fn offer_range(&mut self, wire_hash: [u8; HASH_BYTES]) -> Result<RangeAnswer, StoreError> {
+        self.check_live()?;
+        let roots = &self.request.roots;
+        if let Some(record) = self.base.as_ref().and_then(|base| base.shareable_range(&wire_hash, roots)) {
+            let record = record.clone();
+            self.check_order(self.slots.len(), &record.first, &record.last)?;
+            self.count_index_bytes(record.encoded_bytes())?;
+            self.slots.push(Slot { wire_hash, state: SlotState::Held(record) });
+            self.pass_known_slots();
+            return Ok(RangeAnswer::Held);
+        }
+        let offered = |slot: &&Slot| matches!(slot.state, SlotState::Offered);
+        let waiting = self.slots[self.next_to_add..].iter().filter(offered).count();
+        if waiting + self.pending.len() >= RANGES_PENDING_MAX {
+            return Err(StoreError::out_of_place(format!("more than {RANGES_PENDING_MAX} ranges are pending")));
+        }
+        self.slots.push(Slot { wire_hash, state: SlotState::Offered });
+        Ok(RangeAnswer::Lacking)
+    }
+
+    /// Takes the entries of a lacking range; they come in the order of the ranges. Answers which contents
+    /// are needed.
+    pub fn add_range(&mut self, number: u32, bytes: &[u8]) -> Result<Needed, StoreError> {
+        self.check_live()?;
+        let place = number as usize;
+        if place != self.next_to_add || place >= self.slots.len() {
+            return Err(StoreError::out_of_place(format!("range {number} is not the next to come")));
+        }
+        self.check_pending_bytes()?;
+        let wire_hash = self.slots[place].wire_hash;
+        let entries = decode_wire_range(number, &wire_hash, bytes)?;
+        let (first, last) = (&entries[0].path, &entries[entries.len() - 1].path);
+        self.check_order(place, first, last)?;
+        self.check_roots(&entries)?;
+        self.slots[place].state = SlotState::Added { first: first.clone(), last: last.clone() };
+        self.pass_known_slots();
+        let fates = entries.iter().map(|entry| self.fate_of(entry)).collect();
+        let range = PendingRange::new(number, wire_hash, bytes, &entries, fates);
+        let needed = range.needed();
+        self.pending.push_back(range);
+        self.finish_if_complete(number)?;
+        Ok(needed)
+    }
+
+    fn check_pending_bytes(&self) -> Result<(), StoreError> {
+        let pending: usize = self.pending.iter().map(PendingRange::encoded_bytes).sum();
+        match pending > RANGES_PENDING_BYTES_MAX {
+            true => Err(StoreError::out_of_place("the pending ranges are too large together")),
+            false => Ok(()),
+        }
+    }
+
+    /// Everything in the range at `place` comes after the range before it and before the one after it, as
+    /// far as those are known; each pair is checked when its second one becomes known.
+    fn check_order(&self, place: usize, first: &EntryPath, last: &EntryPath) -> Result<(), StoreError> {
+        let before = place.checked_sub(1).and_then(|before| self.slots[before].bounds());
+        let after = self.slots.get(place + 1).and_then(Slot::bounds);
+        let in_order = before.is_none_or(|(_, end)| end < first) && after.is_none_or(|(start, _)| last < start);
+        match in_order {
+            true => Ok(()),
+            false => Err(StoreError::out_of_place(format!(
+                "range {place} ({} to {}) is out of order",
+                first.display(),
+                last.display()
+            ))),
+        }
+    }
+
+    /// The entries are sorted and the roots are too, so both are gone through once.
+    fn check_roots(&self, entries: &[Entry]) -> Result<(), StoreError> {
+        let roots = &self.request.roots;
+        // No root means the whole file system.
+        if roots.is_empty() {
+            return Ok(());
+        }
+        let mut root = 0;
+        for entry in entries {
+            while root < roots.len() && !entry.path.is_within(&roots[root]) {
+                root += 1;
+            }
+            if root == roots.len() {
+                let path = entry.path.display();
+                return Err(StoreError::out_of_place(format!("{path} lies in none of the announced roots")));
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_known_slots(&mut self) {
+        let known = |slot: &Slot| !matches!(slot.state, SlotState::Offered);
+        while self.slots.get(self.next_to_add).is_some_and(known) {
+            self.next_to_add += 1;
+        }
+    }
+
+    fn fate_of(&mut self, entry: &Entry) -> Fate {
+        if !entry.has_content() {
+            return Fate::NoContent;
+        }
+        let stored = self.base.as_mut().and_then(|base| base.find(&entry.path));
+        match stored.map(|stored| (is_unchanged(stored, entry), stored.content.clone())) {
+            Some((true, Some(content))) => Fate::Stored { flags: 0, content },
+            Some((_, held)) => Fate::Awaited { held: held.map(Box::new), tries: 0 },
+            None => Fate::Awaited { held: None, tries: 0 },
+        }
+    }
+
+    /// Begins the content of an entry. Contents come in the order of (range, entry), except those that are
+    /// sent again.
+    /// A content that was begun and is begun again (its file changed meanwhile) starts anew.
+    pub fn begin_content(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
+        self.drop_unfinished(range, entry)?;
+        self.check_turn(range, entry)?;
+        let path = self.pending_range(range)?.entry(entry).path;
+        let PlacedFile { file, renamed } = self.staging().create_content(&path)?;
+        self.writing = Some(Writing { range, entry, writer: ContentWriter::new(file), path, renamed });
+        Ok(())
+    }
+
+    /// Appends to the content that was begun.
+    pub fn write_content(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let Some(writing) = &mut self.writing else { return Err(no_content_begun()) };
+        match writing.writer.write(bytes) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error).at("write a file below", self.staging().path()),
+        }
+    }
+
+    /// Ends the content with what the client knows of it; `flags` are [`RECHECK`] and [`CHANGED_WHILE_READ`].
+    pub fn end_content(&mut self, claimed: ContentSums, flags: u8) -> Result<ContentVerdict, StoreError> {
+        self.check_live()?;
+        check_client_flags(flags)?;
+        let Writing { range, entry, writer, path, renamed } = self.writing.take().ok_or_else(no_content_begun)?;
+        let sums = writer.finish();
+        if sums != claimed {
+            return self.take_back(range, entry, renamed.as_ref().unwrap_or(&path), &path);
+        }
+        let snapshot = self.snapshot;
+        let location = match renamed {
+            None => Location::OwnPath { snapshot },
+            Some(path) => Location::StoredPath { snapshot, path },
+        };
+        self.new_bytes += sums.size;
+        self.settle(range, entry, Fate::Stored { flags, content: StoredContent { sums, location } })?;
+        Ok(ContentVerdict::Stored)
+    }
+
+    /// Removes a content that arrived damaged, and says whether it may come again.
+    fn take_back(
+        &mut self,
+        range: u32,
+        entry: u32,
+        stored: &EntryPath,
+        path: &EntryPath,
+    ) -> Result<ContentVerdict, StoreError> {
+        self.staging().remove_content(stored)?;
+        let tries = self.pending_range(range)?.note_damaged(entry);
+        match tries < CONTENT_TRIES_MAX {
+            true => Ok(ContentVerdict::Repeat),
+            false => Err(StoreError::Mismatch { what: format!("{} in {tries} tries", path.display()) }),
+        }
+    }
+
+    /// The client could not read the file, or not to its end: the entry is kept, without content.
+    pub fn skip_content(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
+        self.drop_unfinished(range, entry)?;
+        self.check_turn(range, entry)?;
+        self.settle(range, entry, Fate::Unreadable)
+    }
+
+    /// The file has the content that the base holds for its path, whose BLAKE3 came with "needed".
+    pub fn same_content(&mut self, range: u32, entry: u32, flags: u8) -> Result<(), StoreError> {
+        check_client_flags(flags)?;
+        self.check_turn(range, entry)?;
+        let held = self.pending_range(range)?.held(entry).cloned();
+        let content = held.ok_or_else(|| StoreError::out_of_place("no content is held for this path"))?;
+        self.settle(range, entry, Fate::Stored { flags, content })
+    }
+
+    /// Removes what has arrived of this very content, if it is the one under way.
+    fn drop_unfinished(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
+        let same = |writing: &mut Writing| (writing.range, writing.entry) == (range, entry);
+        match self.writing.take_if(same) {
+            Some(Writing { path, renamed, .. }) => self.staging().remove_content(renamed.as_ref().unwrap_or(&path)),
+            None => Ok(()),
+        }
+    }
+
+    /// The entry must be the next in order, or one whose content arrived damaged.
+    fn check_turn(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
+        self.check_live()?;
+        if self.writing.is_some() {
+            return Err(StoreError::out_of_place("a content is begun inside another"));
+        }
+        let next = self.pending.iter().find_map(|range| Some((range.number, range.next_awaited()?)));
+        let tries = self.pending_range(range)?.tries(entry)?;
+        match tries > 0 || next == Some((range, entry)) {
+            true => Ok(()),
+            false => Err(StoreError::out_of_place(format!("content ({range}, {entry}) is out of order"))),
+        }
+    }
+
+    fn settle(&mut self, range: u32, entry: u32, fate: Fate) -> Result<(), StoreError> {
+        self.pending_range(range)?.settle(entry, fate);
+        self.finish_if_complete(range)
+    }
+
+    fn finish_if_complete(&mut self, number: u32) -> Result<(), StoreError> {
+        let Some(place) = self.pending.iter().position(|range| range.number == number) else { return Ok(()) };
+        if !self.pending[place].is_complete() {
+            return Ok(());
+        }
+        let finished = self.pending[place].finish();
+        self.count_index_bytes(finished.record.encoded_bytes())?;
+        self.staging().write_range(&finished.record.file, &finished.bytes)?;
+        self.range_bytes += finished.bytes.len() as u64;
+        self.slots[number as usize].state = SlotState::Finished(finished.record);
+        self.pending.remove(place);
+        Ok(())
+    }
+
+    fn count_index_bytes(&mut self, bytes: u64) -> Result<(), StoreError> {
+        self.index_bytes += bytes;
+        match self.index_bytes > INDEX_BYTES_MAX - 1_024 || self.slots.len() >= u32::MAX as usize {
+            true => Err(StoreError::out_of_place("the index of the snapshot would become too large")),
+            false => Ok(()),
+        }
+    }
+
+    fn pending_range(&mut self, number: u32) -> Result<&mut PendingRange, StoreError> {
+        let found = self.pending.iter_mut().find(|range| range.number == number);
+        found.ok_or_else(|| StoreError::out_of_place(format!("range {number} waits for no content")))
+    }
+
+    pub(super) fn staging(&mut self) -> &mut Staging {
+        self.staging.as_mut().expect("there until the upload is dropped")
+    }
+
+    pub(super) fn check_live(&self) -> Result<(), StoreError> {
+        match self.ticket.superseded.load(Ordering::Relaxed) {
+            true => Err(StoreError::Superseded { upload: self.request.upload }),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Drop for Upload {
+    /// Takes back whatever a commit that failed midway has put into place, then removes the staging folder.
+    /// What cannot be removed now is recovered at the next start.
+    fn drop(&mut self) {
+        self.state.close_upload(self.request.upload, &self.ticket);
+        let Some(staging) = self.staging.take() else { return };
+        let (shared, folder) = (&self.shared, &self.state.record.folder);
+        let removed = match self.committed {
+            true => Ok(()),
+            false => recovery::take_back(&shared.disk, &shared.layout, folder, staging.path(), self.snapshot),
+        };
+        if let Err(error) = removed.and_then(|()| staging.remove()) {
+            log::warn!("an upload's folder is left for the next start: {error}");
+        }
+    }
+}
+
+fn decode_wire_range(number: u32, wire_hash: &[u8; HASH_BYTES], bytes: &[u8]) -> Result<Vec<Entry>, StoreError> {
+    if bytes.len() > RANGE_BYTES_MAX {
+        return Err(StoreError::out_of_place(format!("range {number} is larger than {RANGE_BYTES_MAX} bytes")));
+    }
+    if hash(bytes) != *wire_hash {
+        return Err(StoreError::Mismatch { what: format!("range {number}") });
+    }
+    decode_entries(bytes).map_err(|source| StoreError::Malformed { what: format!("range {number}"), source })
+}
+
+fn check_client_flags(flags: u8) -> Result<(), StoreError> {
+    match flags & !(RECHECK | CHANGED_WHILE_READ) {
+        0 => Ok(()),
+        _ => Err(StoreError::out_of_place(format!("content flags {flags:#04x} are unknown"))),
+    }
+}
+
+fn no_content_begun() -> StoreError {
+    StoreError::out_of_place("no content was begun")
+}
