@@ -1,1 +1,12 @@
+//! The program as its users meet it: the real binary, over real sockets, against real files.
+//!
+//! One test binary; a module for each behaviour. `cargo test --release demo_scenarios` runs the end-to-end
+//! ones alone.
+
+mod client;
+mod demo_scenarios;
 mod encryption;
+mod progress_reporting;
+mod server;
+mod support;
+mod tidy;

@@ -1,0 +1,283 @@
+//! What every test needs: a work folder, a server on a free port, runs of the client, and trees to compare.
+//! Everything ends by itself: processes are killed by id when their owner is dropped.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+pub mod tree;
+
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_cyberbackup");
+/// How long any single run may take before it counts as hanging.
+pub const RUN_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// A folder of a test's own, with runs of the program in it.
+pub struct Workplace {
+    folder: tempfile::TempDir,
+}
+
+impl Workplace {
+    pub fn new() -> Workplace {
+        Workplace { folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// A command of the program, run in this folder, with no settings from outside.
+    pub fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command.args(words).current_dir(self.path()).env_clear().env("HOME", self.path()).env("USER", "tester");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program and takes what it printed.
+    pub fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Run {
+        Run::of(self.command(words))
+    }
+}
+
+/// A finished run of the program.
+#[derive(Debug)]
+pub struct Run {
+    pub code: i32,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+}
+
+impl Run {
+    /// Runs the command to its end; a run that hangs is killed and fails the test.
+    pub fn of(mut command: Command) -> Run {
+        let shown = format!("{command:?}");
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let id = child.id();
+        let (done, finished) = std::sync::mpsc::channel::<()>();
+        let watch = thread::spawn(move || {
+            if finished.recv_timeout(RUN_TIMEOUT).is_err() {
+                kill(id, "KILL");
+                return true;
+            }
+            false
+        });
+        let Output { status, stdout, stderr } = child.wait_with_output().expect("the program can be waited for");
+        drop(done);
+        let code = code_of(status);
+        let run = Run { code, stdout, stderr };
+        let hung = watch.join().unwrap() && run.code == 128 + 9;
+        assert!(!hung, "{shown} did not end in {RUN_TIMEOUT:?}:\n{}", run.err());
+        run
+    }
+
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+
+    /// Fails the test unless the run ended with this code.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Run {
+        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.out(), self.err());
+        self
+    }
+
+    /// The JSON events it printed.
+    pub fn events(&self) -> Vec<Event> {
+        let line = |line: &str| {
+            let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+            Event { name: value["event"].as_str().expect("an event has a name").into(), data: value["data"].clone() }
+        };
+        self.out().lines().map(line).collect()
+    }
+
+    /// The data of the last event with this name.
+    #[track_caller]
+    pub fn event(&self, name: &str) -> Value {
+        let found = self.events().into_iter().rev().find(|event| event.name == name);
+        found.unwrap_or_else(|| panic!("no event {name} in:\n{}\n{}", self.out(), self.err())).data
+    }
+}
+
+/// One line of `--json`.
+#[derive(Debug, Clone)]
+pub struct Event {
+    pub name: String,
+    pub data: Value,
+}
+
+/// The exit code; 128 and the signal where one ended it.
+fn code_of(status: ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// Sends a signal to a process that this test started.
+pub fn kill(id: u32, signal: &str) {
+    let pid = rustix::process::Pid::from_raw(id as i32).expect("a child has a process id");
+    let signal = match signal {
+        "KILL" => rustix::process::Signal::KILL,
+        "INT" => rustix::process::Signal::INT,
+        "TERM" => rustix::process::Signal::TERM,
+        "STOP" => rustix::process::Signal::STOP,
+        "CONT" => rustix::process::Signal::CONT,
+        other => panic!("no signal {other} here"),
+    };
+    let _ = rustix::process::kill_process(pid, signal);
+}
+
+/// A running server on a port of its own.
+pub struct TestServer {
+    child: Child,
+    pub address: String,
+    pub fingerprint: String,
+    pub data: PathBuf,
+    log: PathBuf,
+}
+
+impl TestServer {
+    /// Starts a server with its data in `data/` of the workplace, and small keys unless told otherwise.
+    pub fn start(workplace: &Workplace) -> TestServer {
+        TestServer::start_with(workplace, "data", &["--rsa-bits", "2048"])
+    }
+
+    pub fn start_with(workplace: &Workplace, data: &str, flags: &[&str]) -> TestServer {
+        let data = workplace.join(data);
+        let log = data.with_extension("log");
+        let mut words: Vec<OsString> = ["server", "--bind", "127.0.0.1", "--port", "0", "--data"].map(Into::into).into();
+        words.push(data.clone().into());
+        words.extend(flags.iter().map(OsString::from));
+        let mut command = workplace.command(&words);
+        let errors = std::fs::File::options().create(true).append(true).open(&log).expect("a log file");
+        let mut child = command.stdout(Stdio::piped()).stderr(errors).spawn().expect("the server starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
+        let mut line = |prefix: &str| {
+            let text = lines.next().and_then(Result::ok).unwrap_or_default();
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
+            text.strip_prefix(prefix).unwrap_or_else(|| panic!("not {prefix:?}: {text:?}\n{log}")).to_string()
+        };
+        let (address, fingerprint) = (line("listening on "), line("key "));
+        TestServer { child, address, fingerprint, data, log }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Waits until the log holds `text`.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        wait_until(|| self.log().contains(text), &format!("{text:?} in the server's log:\n{}", self.log()));
+    }
+
+    /// The most memory it ever had resident, in KiB.
+    pub fn peak_memory_kib(&self) -> u64 {
+        peak_memory_kib(self.id())
+    }
+
+    /// Ends it at once, as a power cut would.
+    pub fn kill(mut self) {
+        kill(self.id(), "KILL");
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to end, and gives its exit code.
+    pub fn stop(mut self) -> i32 {
+        kill(self.id(), "TERM");
+        code_of(self.child.wait().expect("the server can be waited for"))
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        kill(self.id(), "KILL");
+        let _ = self.child.wait();
+    }
+}
+
+/// The most memory a process ever had resident, in KiB.
+pub fn peak_memory_kib(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a running process");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells the peak");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number of KiB")
+}
+
+/// Waits for a condition that another process brings about.
+#[track_caller]
+pub fn wait_until(mut condition: impl FnMut() -> bool, what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A client of a test: its state folder and its server.
+pub struct TestClient<'a> {
+    pub workplace: &'a Workplace,
+    pub flags: Vec<OsString>,
+}
+
+impl<'a> TestClient<'a> {
+    /// A client named `user` with a state folder of its own.
+    pub fn new(workplace: &'a Workplace, address: &str, user: &str) -> TestClient<'a> {
+        let state = workplace.join(format!("state-{user}"));
+        let mut flags: Vec<OsString> = ["--server", address, "--user", user, "--rsa-bits", "2048"].map(Into::into).into();
+        flags.extend(["--state".into(), state.into_os_string()]);
+        TestClient { workplace, flags }
+    }
+
+    pub fn state(&self) -> PathBuf {
+        PathBuf::from(self.flags.last().expect("the state folder comes last"))
+    }
+
+    pub fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
+        let mut words: Vec<OsString> = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        let flags = self.flags.iter().cloned();
+        words.splice(1..1, flags);
+        self.workplace.command(words)
+    }
+
+    pub fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Run {
+        Run::of(self.command(words))
+    }
+
+    /// Backs `path` up and gives the snapshot's id.
+    #[track_caller]
+    pub fn backup(&self, path: &Path) -> String {
+        let run = self.run([OsStr::new("backup"), "--json".as_ref(), "--quiet".as_ref(), path.as_os_str()]).expect(0);
+        run.event("summary")["snapshot"].as_str().expect("a stored snapshot").to_string()
+    }
+
+    /// Restores everything of the newest snapshot and gives where `original` lies in it.
+    #[track_caller]
+    pub fn restore(&self, original: &Path, to: &str) -> PathBuf {
+        let to = self.workplace.join(to);
+        self.run([OsStr::new("restore"), "--to".as_ref(), to.as_os_str()]).expect(0);
+        to.join(original.strip_prefix("/").expect("an absolute path"))
+    }
+}
+
+/// Reads a stream to its end, or fails the test.
+pub fn read_all(mut stream: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("a readable stream");
+    bytes
+}

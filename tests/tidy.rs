@@ -1,0 +1,1 @@
+//! What keeps the tree, its pages and its tests in step.
