@@ -5,6 +5,7 @@ pub mod codec;
 pub mod durable;
 pub mod entry;
 pub mod folder;
+pub mod host;
 pub mod ids;
 pub mod limits;
 pub mod path;

@@ -80,6 +80,8 @@ pub const COMMANDS: &[Command] = &[
                 switch("dry-run", "say what would be sent; store nothing"),
                 switch("full", "compare with no earlier snapshot: send everything"),
                 valued("parent", "ID", "compare with this snapshot instead of the newest"),
+                switch("ignore-inode", "another inode alone is no change"),
+                switch("ignore-ctime", "another ctime alone is no change"),
                 valued("label", "TEXT", "a note kept with the snapshot"),
                 valued("tag", "TEXT", "a tag kept with the snapshot; may be given several times"),
             ],

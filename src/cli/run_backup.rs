@@ -47,6 +47,8 @@ fn options(arguments: &Arguments, setup: &Setup) -> Result<BackupOptions, CliErr
     options.label = arguments.text("label")?.unwrap_or_default();
     options.tags = tags(arguments)?;
     options.full = arguments.is_on("full");
+    options.ignore_inode = arguments.is_on("ignore-inode");
+    options.ignore_ctime = arguments.is_on("ignore-ctime");
     options.parent = arguments.parsed("parent")?;
     options.dry_run = arguments.is_on("dry-run");
     if options.full && options.parent.is_some() {
@@ -125,6 +127,7 @@ fn summary_json(summary: &BackupSummary, code: ExitCode) -> Value {
         "bytes": summary.scanned.bytes,
         "files_sent": summary.files_sent,
         "bytes_sent": summary.bytes_sent,
+        "files_same": summary.files_same,
         "wire_bytes": summary.wire_bytes,
         "unreadable": summary.unreadable,
         "skipped": summary.scanned.skipped,

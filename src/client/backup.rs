@@ -1,41 +1,35 @@
 //! A backup: the walk, the reading and the sending run side by side; the server is asked about ranges of
 //! entries ahead of the contents it wants.
 //!
-//! ## What bounds what
-//! The walk stops while [`RANGES_PENDING_MAX`] ranges are with the server (or their entries pass
-//! [`RANGES_PENDING_BYTES_MAX`]); the reading stops while [`BATCHES_QUEUED_MAX`] batches wait to be sealed.
-//! The server answers each range with a message of fixed bound, so all answers outstanding fit its ring and
-//! our inbox: it never waits for us to read while we wait for it to read.
+//! Here are the threads and the tries; [`super::uploading`] is the thread that owns the channel.
 
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 
 use super::connect::{Client, Session};
 use super::error::ClientError;
 use super::ranges::{ScanTotals, ScannedRange};
 use super::roots::{ResolvedRoots, Root};
 use super::scan::{FolderIdentity, ScanEnd, ScanOptions, ScanReport, ScanSink, scan};
-use super::sender::{Batch, ContentSender, Order};
+use super::sender::ContentSender;
 use super::source::SourceReader;
+use super::uploading::{Queues, Sent, Stopped, Uploaded, Uploading, Walked};
+use crate::base::host::boot_name;
 use crate::base::ids::{SnapshotId, UploadId};
-use crate::base::limits::{RANGES_PENDING_BYTES_MAX, RANGES_PENDING_MAX};
-use crate::base::progress::{Event, Phase, ProgressSink, Totals};
+use crate::base::limits::CONTENT_CHUNK_BYTES;
+use crate::base::progress::{Event, Phase, ProgressSink};
 use crate::base::time::Timestamp;
-use crate::base::waker::{WakeSource, Waker, waker};
-use crate::channel::{Activity, Channel, ChannelError};
-use crate::protocol::message::{Begin, SnapshotRow, ToClient, ToServer};
+use crate::base::waker::{Waker, waker};
+use crate::channel::ChannelError;
+use crate::protocol::message::{Begin, HostFolder, SnapshotRow, ToClient, ToServer, begin_flag};
 
 /// Ranges that the walk may have ready before the server is asked about them.
 const RANGES_READY_MAX: usize = 2;
 /// Batches of contents that wait to be sealed.
 const BATCHES_QUEUED_MAX: usize = 3;
-/// How often progress is told.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What to back up, and how.
 #[derive(Debug, Default)]
@@ -50,6 +44,8 @@ pub struct BackupOptions {
     pub tags: Vec<String>,
     /// Compare with nothing.
     pub full: bool,
+    pub ignore_inode: bool,
+    pub ignore_ctime: bool,
     pub parent: Option<SnapshotId>,
     pub dry_run: bool,
 }
@@ -69,6 +65,8 @@ pub struct BackupSummary {
     /// Files whose contents were sent (or would be), and their bytes.
     pub files_sent: u64,
     pub bytes_sent: u64,
+    /// Files whose properties changed and whose content the server held already.
+    pub files_same: u64,
     /// Names that could not be read: the backup is partial.
     pub unreadable: u64,
     /// On the wire in both directions, everything included.
@@ -115,120 +113,146 @@ fn attempt(
     options: &BackupOptions,
     upload: UploadId,
 ) -> Result<BackupSummary, ClientError> {
-    let sink = client.sink;
-    let begin = ToServer::Begin(Begin {
-        upload,
-        started: Timestamp::now(),
-        full: options.full,
-        parent: options.parent,
-        host: options.host.clone(),
-        label: options.label.clone(),
-        tags: options.tags.clone(),
-        roots: options.roots.iter().filter_map(|root| root.path().cloned()).collect(),
-    });
-    session.send(&begin)?;
-    sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "backing up" });
+    client.sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "backing up" });
+    let data = match begin(session, options, upload)? {
+        Answer::Open(data) => data,
+        Answer::Stored(row) => return Ok(BackupSummary::of_stored(row)),
+    };
+    let mut excluded = options.excluded.clone();
+    // A server on this very host: its data is no part of any backup.
+    if !data.boot.is_empty() && data.boot == boot_name() {
+        excluded.push(FolderIdentity { device: data.device, inode: data.inode });
+    }
     let (waker, wakes) = waker().map_err(|error| session.error(ChannelError::Io(error)))?;
-    let (range_sender, ranges) = bounded(RANGES_READY_MAX);
+    let (walk_sender, walked) = bounded(RANGES_READY_MAX);
     let (orders, order_receiver) = unbounded();
     let (batch_sender, batches) = bounded(BATCHES_QUEUED_MAX);
     let (used, used_receiver) = unbounded();
-    let scan_options = ScanOptions { excluded: options.excluded.clone(), shutdown: client.shutdown.clone() };
+    let scan_options = ScanOptions { excluded, shutdown: client.shutdown.clone() };
     let content_sender = ContentSender {
         source: SourceReader::new(&options.roots),
         orders: order_receiver,
         batches: batch_sender,
         used: used_receiver,
         waker: waker.clone(),
-        sink,
+        sink: client.sink,
+        scratch: vec![0; CONTENT_CHUNK_BYTES],
         dry_run: options.dry_run,
     };
-    thread::scope(|scope| {
-        let mut walk = WalkSink { ranges: Some(range_sender), waker, sink };
-        let walker = thread::Builder::new().name("walk".into()).spawn_scoped(scope, move || {
+    let upload = Uploading::new(
+        &mut session.channel,
+        client.sink,
+        Queues { wakes, walked, orders, batches, used },
+        options.dry_run,
+    );
+    let result = thread::scope(|scope| {
+        let mut walk = WalkSink { walked: walk_sender, waker, sink: client.sink };
+        let walker = move || {
             let end = scan(&options.roots, &scan_options, &mut walk);
-            walk.finish();
-            end
-        });
-        let reader = thread::Builder::new().name("read".into()).spawn_scoped(scope, move || content_sender.run());
-        let (walker, _reader) = match (walker, reader) {
-            (Ok(walker), Ok(reader)) => (walker, reader),
-            (Err(error), _) | (_, Err(error)) => {
-                return Err(ClientError::Io { doing: "start a thread".into(), source: error });
-            }
+            walk.finish(end);
         };
-        let mut upload = Uploading {
-            channel: &mut session.channel,
-            sink,
-            wakes,
-            ranges: Some(ranges),
-            orders: Some(orders),
-            batches,
-            used,
-            pending: VecDeque::new(),
-            pending_bytes: 0,
-            offered: 0,
-            entries: 0,
-            begun: false,
-            commit: CommitState::NotYet,
-            dry_run: options.dry_run,
-            totals: Totals::default(),
-            sent: Sent::default(),
-            told: Instant::now(),
-            spoke: Instant::now(),
-        };
-        let result = upload.run();
-        let sent = std::mem::take(&mut upload.sent);
-        // Dropping the queues ends the other threads, whatever happened.
-        drop(upload);
-        let scanned = walker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let snapshot = result.map_err(|error| match error {
-            Stopped::Channel(error) => session.error(error),
-            Stopped::Client(error) => error,
-        })?;
-        summary(client, snapshot, scanned, sent)
-    })
+        let started = thread::Builder::new()
+            .name("walk".into())
+            .spawn_scoped(scope, walker)
+            .and_then(|_| thread::Builder::new().name("read".into()).spawn_scoped(scope, || content_sender.run()));
+        // Where one did not start, leaving drops the queues, which ends the other.
+        started.map_err(|source| Stopped::Client(ClientError::Io { doing: "start a thread".into(), source }))?;
+        // `run` owns the queues: when it returns, the other threads find nobody at their ends and return too.
+        upload.run()
+    });
+    match result {
+        Ok(uploaded) => Ok(BackupSummary::of(uploaded)),
+        Err(Stopped::Channel(error)) => Err(session.error(error)),
+        Err(Stopped::Client(error)) => Err(error),
+    }
 }
 
-fn summary(
-    client: &Client<'_>,
-    snapshot: Option<SnapshotRow>,
-    scanned: ScanEnd,
-    sent: Sent,
-) -> Result<BackupSummary, ClientError> {
-    if client.shutdown.is_requested() && !scanned.complete {
-        return Err(ClientError::Interrupted);
+enum Answer {
+    Open(HostFolder),
+    /// This upload was committed before: its answer was lost.
+    Stored(SnapshotRow),
+}
+
+/// Asks for the upload to be opened, and waits for the answer.
+fn begin(session: &mut Session, options: &BackupOptions, upload: UploadId) -> Result<Answer, ClientError> {
+    session.send(&ToServer::Begin(Begin {
+        upload,
+        started: Timestamp::now(),
+        flags: begin_flags(options),
+        parent: options.parent,
+        host: options.host.clone(),
+        label: options.label.clone(),
+        tags: options.tags.clone(),
+        roots: options.roots.iter().filter_map(|root| root.path().cloned()).collect(),
+    }))?;
+    let answer = match session.channel.receive() {
+        Ok(Some(message)) => match ToClient::decode(message.kind, message.body) {
+            Ok(ToClient::Begun { data, .. }) => Ok(Answer::Open(data)),
+            Ok(ToClient::Stored(row)) => Ok(Answer::Stored(row)),
+            Ok(ToClient::Busy { seconds }) => Err(ChannelError::Busy { seconds }),
+            Ok(ToClient::Failure { code, text }) => return Err(ClientError::Failure { code, text }),
+            Ok(_) => Err(ChannelError::Violation("that answer does not open an upload")),
+            Err(error) => Err(ChannelError::Malformed(error)),
+        },
+        Ok(None) => Err(ChannelError::Lost),
+        Err(error) => Err(error),
+    };
+    answer.map_err(|error| session.error(error))
+}
+
+fn begin_flags(options: &BackupOptions) -> u8 {
+    let bit = |on: bool, flag: u8| if on { flag } else { 0 };
+    bit(options.full, begin_flag::FULL)
+        | bit(options.ignore_inode, begin_flag::IGNORE_INODE)
+        | bit(options.ignore_ctime, begin_flag::IGNORE_CTIME)
+}
+
+impl BackupSummary {
+    fn of(uploaded: Uploaded) -> BackupSummary {
+        let Uploaded { snapshot, scanned, sent } = uploaded;
+        BackupSummary {
+            snapshot,
+            scanned,
+            files_sent: sent.files,
+            bytes_sent: sent.bytes,
+            files_same: sent.files_same,
+            unreadable: scanned.unreadable + sent.unreadable,
+            wire_bytes: 0,
+            elapsed: Duration::ZERO,
+        }
     }
-    Ok(BackupSummary {
-        snapshot,
-        scanned: scanned.totals,
-        files_sent: sent.files,
-        bytes_sent: sent.bytes,
-        unreadable: scanned.totals.unreadable + sent.unreadable,
-        wire_bytes: 0,
-        elapsed: Duration::ZERO,
-    })
+
+    /// What is left to say about an upload whose answer came late: the snapshot itself.
+    fn of_stored(row: SnapshotRow) -> BackupSummary {
+        let scanned = ScanTotals { files: row.files, bytes: row.bytes, ..ScanTotals::default() };
+        let sent = Sent { unreadable: row.unreadable, ..Sent::default() };
+        BackupSummary::of(Uploaded { snapshot: Some(row), scanned, sent })
+    }
 }
 
 /// What the walk gives its ranges to.
 struct WalkSink<'a> {
-    ranges: Option<Sender<ScannedRange>>,
+    walked: Sender<Walked>,
     waker: Waker,
     sink: &'a dyn ProgressSink,
 }
 
 impl WalkSink<'_> {
-    /// Says that no more ranges come.
-    fn finish(&mut self) {
-        self.ranges = None;
-        self.waker.wake();
+    /// Says that no more ranges come. A walk that was cut short says nothing: its queue just closes, and
+    /// nobody takes what it found for everything.
+    fn finish(self, end: ScanEnd) {
+        let WalkSink { walked, waker, .. } = self;
+        if end.complete {
+            let _ = walked.send(Walked::End(end.totals));
+        }
+        drop(walked);
+        waker.wake();
     }
 }
 
 impl ScanSink for WalkSink<'_> {
     fn range(&mut self, range: ScannedRange) -> ControlFlow<()> {
-        let Some(ranges) = &self.ranges else { return ControlFlow::Break(()) };
-        if ranges.send(range).is_err() {
+        if self.walked.send(Walked::Range(range)).is_err() {
             return ControlFlow::Break(());
         }
         self.waker.wake();
@@ -237,261 +261,5 @@ impl ScanSink for WalkSink<'_> {
 
     fn report(&mut self, report: ScanReport<'_>) {
         self.sink.event(Event::FileError { path: report.path(), reason: &report.reason() });
-    }
-}
-
-/// What has been sent.
-#[derive(Debug, Default, Clone, Copy)]
-struct Sent {
-    files: u64,
-    bytes: u64,
-    unreadable: u64,
-}
-
-/// A range that the server has been asked about.
-struct Pending {
-    number: u32,
-    range: Arc<ScannedRange>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum CommitState {
-    NotYet,
-    Asked,
-}
-
-enum Stopped {
-    Channel(ChannelError),
-    Client(ClientError),
-}
-
-impl From<ChannelError> for Stopped {
-    fn from(error: ChannelError) -> Stopped {
-        Stopped::Channel(error)
-    }
-}
-
-impl From<ClientError> for Stopped {
-    fn from(error: ClientError) -> Stopped {
-        Stopped::Client(error)
-    }
-}
-
-/// The thread that owns the channel.
-struct Uploading<'a> {
-    channel: &'a mut Channel,
-    sink: &'a dyn ProgressSink,
-    wakes: WakeSource,
-    /// None once the walk has ended.
-    ranges: Option<Receiver<ScannedRange>>,
-    orders: Option<Sender<Order>>,
-    batches: Receiver<Batch>,
-    used: Sender<Vec<u8>>,
-    pending: VecDeque<Pending>,
-    pending_bytes: usize,
-    offered: u32,
-    entries: u64,
-    begun: bool,
-    commit: CommitState,
-    dry_run: bool,
-    totals: Totals,
-    sent: Sent,
-    told: Instant,
-    spoke: Instant,
-}
-
-impl Uploading<'_> {
-    /// Runs until the snapshot is stored; none for a dry run.
-    fn run(&mut self) -> Result<Option<SnapshotRow>, Stopped> {
-        loop {
-            if let Some(row) = self.take_answers()? {
-                return Ok(Some(row));
-            }
-            let mut busy = self.send_contents()?;
-            busy |= self.offer_next()?;
-            self.tell_progress(false);
-            if self.is_all_sent() {
-                if self.dry_run {
-                    self.channel.send_to_server(&ToServer::Cancel)?;
-                    return Ok(None);
-                }
-                self.ask_for_commit()?;
-            }
-            if !busy {
-                self.rest()?;
-            }
-        }
-    }
-
-    /// Writes what is staged and sleeps until something happens on any side.
-    fn rest(&mut self) -> Result<(), Stopped> {
-        self.channel.push()?;
-        if self.spoke.elapsed() >= Channel::PING_INTERVAL {
-            self.channel.ping()?;
-            self.spoke = Instant::now();
-        }
-        let limit = PROGRESS_INTERVAL.max(Duration::from_millis(1));
-        let limit = if self.commit == CommitState::Asked { Channel::PING_INTERVAL } else { limit * 10 };
-        if self.is_waiting_for_server() {
-            self.channel.wait_for(&self.wakes, limit)?;
-        } else {
-            self.channel.idle(&self.wakes, limit)?;
-        }
-        Ok(())
-    }
-
-    fn is_waiting_for_server(&self) -> bool {
-        !self.begun || self.commit == CommitState::Asked
-    }
-
-    /// Works through the answers that are here; gives the stored snapshot when it is among them.
-    fn take_answers(&mut self) -> Result<Option<SnapshotRow>, Stopped> {
-        loop {
-            let message = match self.channel.poll()? {
-                Activity::Nothing => return Ok(None),
-                Activity::Closed => return Err(ChannelError::Lost.into()),
-                Activity::Message(message) => ToClient::decode(message.kind, message.body),
-            };
-            match message.map_err(ChannelError::Malformed)? {
-                ToClient::Begun { .. } => self.begun = true,
-                ToClient::Stored(row) => return Ok(Some(row)),
-                ToClient::RangeHeld { number } => self.held(number)?,
-                ToClient::RangeLacking { number } => self.lacking(number)?,
-                ToClient::Needed { number, bits } => {
-                    let bits = bits.to_vec();
-                    self.needed(number, bits)?;
-                }
-                // The content is read again from its file; the server waits for it before the commit.
-                ToClient::ContentRepeat { range, entry } => {
-                    let text =
-                        format!("content {entry} of range {range} arrived with other sums than it was read with");
-                    return Err(ClientError::Integrity(text).into());
-                }
-                ToClient::Busy { seconds } => return Err(ChannelError::Busy { seconds }.into()),
-                ToClient::Failure { code, text } => return Err(ClientError::Failure { code, text }.into()),
-                _ => return Err(ChannelError::Violation("that answer does not belong to an upload").into()),
-            }
-        }
-    }
-
-    fn find(&self, number: u32) -> Result<Arc<ScannedRange>, Stopped> {
-        let found = self.pending.iter().find(|pending| pending.number == number);
-        found
-            .map(|pending| pending.range.clone())
-            .ok_or(ChannelError::Violation("it answers for a range that was not offered").into())
-    }
-
-    fn held(&mut self, number: u32) -> Result<(), Stopped> {
-        let range = self.find(number)?;
-        self.totals.files_done += range.items.len() as u64;
-        self.totals.bytes_done += range.items.iter().map(|item| item.size).sum::<u64>();
-        self.finish_range(number);
-        Ok(())
-    }
-
-    fn lacking(&mut self, number: u32) -> Result<(), Stopped> {
-        let range = self.find(number)?;
-        self.channel.send_to_server(&ToServer::RangeEntries { number, entries: &range.bytes })?;
-        self.spoke = Instant::now();
-        Ok(())
-    }
-
-    fn needed(&mut self, number: u32, bits: Vec<u8>) -> Result<(), Stopped> {
-        let range = self.find(number)?;
-        if bits.len() != (range.entries as usize).div_ceil(8) {
-            return Err(ChannelError::Violation("its answer does not fit the range").into());
-        }
-        for item in &range.items {
-            let wanted = bits[item.index as usize / 8] >> (item.index % 8) & 1 == 1;
-            if !wanted {
-                self.totals.files_done += 1;
-                self.totals.bytes_done += item.size;
-            }
-        }
-        if let Some(orders) = &self.orders {
-            // The reader is there as long as the order queue is; it ends only with it.
-            let _ = orders.send(Order { number, range, bits });
-        }
-        Ok(())
-    }
-
-    fn finish_range(&mut self, number: u32) {
-        if let Some(index) = self.pending.iter().position(|pending| pending.number == number)
-            && let Some(pending) = self.pending.remove(index)
-        {
-            self.pending_bytes -= pending.range.bytes.len();
-        }
-    }
-
-    /// Seals and sends the contents that are ready. Answers are looked at after each batch.
-    fn send_contents(&mut self) -> Result<bool, Stopped> {
-        let Ok(batch) = self.batches.try_recv() else { return Ok(false) };
-        self.channel.send_encoded(&batch.bytes)?;
-        self.spoke = Instant::now();
-        self.sent.files += batch.files;
-        self.sent.bytes += batch.content_bytes;
-        self.sent.unreadable += batch.unreadable;
-        self.totals.files_done += batch.files + batch.unreadable;
-        self.totals.bytes_done += batch.content_bytes;
-        if !batch.last_path.is_empty() {
-            self.told_path(&batch.last_path);
-        }
-        if let Some(number) = batch.finished_range {
-            self.finish_range(number);
-        }
-        let _ = self.used.send(batch.bytes);
-        Ok(true)
-    }
-
-    fn told_path(&mut self, path: &[u8]) {
-        if self.told.elapsed() >= PROGRESS_INTERVAL {
-            self.told = Instant::now();
-            self.sink.event(Event::Progress { totals: self.totals, current_file: path });
-        }
-    }
-
-    /// Asks about the next range, while there is room for its answer.
-    fn offer_next(&mut self) -> Result<bool, Stopped> {
-        let room = self.pending.is_empty()
-            || (self.pending.len() < RANGES_PENDING_MAX && self.pending_bytes < RANGES_PENDING_BYTES_MAX);
-        let Some(ranges) = self.ranges.as_ref().filter(|_| room && self.begun) else { return Ok(false) };
-        let range = match ranges.try_recv() {
-            Ok(range) => range,
-            Err(TryRecvError::Empty) => return Ok(false),
-            Err(TryRecvError::Disconnected) => {
-                self.ranges = None;
-                self.totals.counted = true;
-                return Ok(true);
-            }
-        };
-        self.channel.send_to_server(&ToServer::RangeOffer { hash: range.hash })?;
-        self.spoke = Instant::now();
-        self.totals.files_total = range.totals.files;
-        self.totals.bytes_total = range.totals.bytes;
-        self.entries += u64::from(range.entries);
-        self.pending_bytes += range.bytes.len();
-        self.pending.push_back(Pending { number: self.offered, range: Arc::new(range) });
-        self.offered += 1;
-        Ok(true)
-    }
-
-    fn is_all_sent(&self) -> bool {
-        self.begun && self.ranges.is_none() && self.pending.is_empty() && self.commit == CommitState::NotYet
-    }
-
-    fn ask_for_commit(&mut self) -> Result<(), Stopped> {
-        self.tell_progress(true);
-        self.sink.event(Event::Phase { phase: Phase::Cleanup, message: "the server is making it durable" });
-        self.channel.send_to_server(&ToServer::Commit { ranges: self.offered, entries: self.entries })?;
-        self.commit = CommitState::Asked;
-        self.orders = None;
-        Ok(())
-    }
-
-    fn tell_progress(&mut self, now: bool) {
-        if now || self.told.elapsed() >= PROGRESS_INTERVAL {
-            self.told = Instant::now();
-            self.sink.event(Event::Progress { totals: self.totals, current_file: &[] });
-        }
     }
 }

@@ -20,6 +20,7 @@ pub mod source;
 pub mod state;
 pub mod target;
 mod target_error;
+mod uploading;
 
 #[cfg(test)]
 mod test_tree;

@@ -63,8 +63,8 @@ impl ScanReport<'_> {
 /// A folder by what it is, not by what it is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FolderIdentity {
-    device: u64,
-    inode: u64,
+    pub device: u64,
+    pub inode: u64,
 }
 
 impl FolderIdentity {

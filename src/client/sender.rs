@@ -8,12 +8,14 @@ use crossbeam_channel::{Receiver, Sender};
 use super::ranges::{ScannedItem, ScannedRange};
 use super::source::{SourceError, SourceFile, SourceReader};
 use crate::base::entry::Entry;
-use crate::base::limits::CONTENT_CHUNK_BYTES;
+use crate::base::limits::{CONTENT_CHUNK_BYTES, LARGE_FILE_BYTES};
 use crate::base::progress::{Event, ProgressSink};
 use crate::base::waker::Waker;
 use crate::channel::worker::Gone;
 use crate::crypto::{ContentHasher, ContentSums};
-use crate::protocol::message::{ContentEnd, MESSAGE_HEADER_BYTES, ToServer, content_flag, message_kind};
+use crate::protocol::message::{
+    ContentEnd, HeldContent, MESSAGE_HEADER_BYTES, ToServer, content_flag, message_kind,
+};
 
 /// How much is gathered before it is handed to the sealing thread.
 const BATCH_BYTES: usize = CONTENT_CHUNK_BYTES;
@@ -23,6 +25,8 @@ pub struct Order {
     pub number: u32,
     pub range: Arc<ScannedRange>,
     pub bits: Vec<u8>,
+    /// What the server holds for some of them, by entry, rising.
+    pub held: Vec<HeldContent>,
 }
 
 /// Messages on their way to the channel, and what they are about.
@@ -34,6 +38,9 @@ pub struct Batch {
     /// Contents that end in this batch, and all content bytes in it.
     pub files: u64,
     pub content_bytes: u64,
+    /// Files whose content the server holds already, though their properties changed.
+    pub files_same: u64,
+    pub bytes_same: u64,
     /// Files that could not be read.
     pub unreadable: u64,
     pub last_path: Vec<u8>,
@@ -47,6 +54,8 @@ pub struct ContentSender<'a> {
     pub used: Receiver<Vec<u8>>,
     pub waker: Waker,
     pub sink: &'a dyn ProgressSink,
+    /// For contents that are compared and not sent.
+    pub scratch: Vec<u8>,
     /// Read nothing, only say what would be sent.
     pub dry_run: bool,
 }
@@ -99,6 +108,16 @@ impl ContentSender<'_> {
             skip(batch, place);
             return Ok(());
         }
+        let held = order.held.binary_search_by_key(&item.index, |held| held.entry).ok();
+        let held = held.map(|index| order.held[index].blake3);
+        if let (Some(held), true) = (held, item.size < LARGE_FILE_BYTES)
+            && let Some(flags) = self.read_same(&entry, &held)
+        {
+            ToServer::ContentSame { range: place.0, entry: place.1, flags }.encode(&mut batch.bytes);
+            batch.files_same += 1;
+            batch.bytes_same += item.size;
+            return Ok(());
+        }
         match self.read(&entry, place, batch)? {
             Ok((sums, flags)) => {
                 end(batch, sums, flags);
@@ -118,6 +137,22 @@ impl ContentSender<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Reads a small file without sending it: flags for its end if it is whole, stable and has the content
+    /// that the server holds. Anything else is left to the ordinary way.
+    fn read_same(&mut self, entry: &Entry, held: &[u8; 32]) -> Option<u8> {
+        let mut file = self.source.open(&entry.path).ok()?;
+        let mut hasher = ContentHasher::new();
+        loop {
+            match file.read_into(&mut self.scratch).ok()? {
+                0 => break,
+                count => hasher.update(&self.scratch[..count]),
+            }
+        }
+        let seen = file.check().ok()?;
+        let same = !seen.changed && hasher.finish().blake3 == *held;
+        same.then_some(if seen.recheck { content_flag::RECHECK } else { 0 })
     }
 
     /// Sends a content from its start; where the file changed meanwhile, once more from its start.

@@ -67,14 +67,41 @@ pub struct Begin {
     /// Chosen by the client; the same id again means the same upload.
     pub upload: UploadId,
     pub started: Timestamp,
-    /// Compare with no earlier snapshot: send everything.
-    pub full: bool,
+    /// Bits of [`begin_flag`].
+    pub flags: u8,
     /// Compare with this snapshot instead of the newest.
     pub parent: Option<SnapshotId>,
     pub host: String,
     pub label: String,
     pub tags: Vec<String>,
     pub roots: Vec<EntryPath>,
+}
+
+/// How a backup compares with what is stored.
+pub mod begin_flag {
+    /// With no earlier snapshot: everything is sent.
+    pub const FULL: u8 = 1;
+    /// Another inode alone is no change.
+    pub const IGNORE_INODE: u8 = 2;
+    /// Another ctime alone is no change.
+    pub const IGNORE_CTIME: u8 = 4;
+    pub const ALL: u8 = FULL | IGNORE_INODE | IGNORE_CTIME;
+}
+
+/// A folder by its place in a running system: so that a client on the same host leaves it out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFolder {
+    /// Names one boot of one kernel; empty where the system has no such name.
+    pub boot: String,
+    pub device: u64,
+    pub inode: u64,
+}
+
+/// An entry that is needed and for whose path the server holds a content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldContent {
+    pub entry: u32,
+    pub blake3: [u8; 32],
 }
 
 /// The size and the two checksums of a content.
@@ -132,6 +159,12 @@ pub enum ToServer<'a> {
     ContentSkip {
         range: u32,
         entry: u32,
+    },
+    /// The file has the content whose BLAKE3 came with "needed"; flags as in a content's end.
+    ContentSame {
+        range: u32,
+        entry: u32,
+        flags: u8,
     },
     Commit {
         ranges: u32,
@@ -193,9 +226,10 @@ pub enum ToClient<'a> {
     Busy {
         seconds: u16,
     },
-    /// The upload is open; it is compared with this snapshot.
+    /// The upload is open; it is compared with this snapshot. The server's data lies in this folder.
     Begun {
         base: Option<SnapshotId>,
+        data: HostFolder,
     },
     /// This upload was committed before.
     Stored(SnapshotRow),
@@ -205,10 +239,12 @@ pub enum ToClient<'a> {
     RangeLacking {
         number: u32,
     },
-    /// A bit for each entry of the range, lowest first: its content is wanted.
+    /// A bit for each entry of the range, lowest first: its content is wanted. For some of them the server
+    /// holds a content of the same path.
     Needed {
         number: u32,
         bits: &'a [u8],
+        held: Vec<HeldContent>,
     },
     /// The content arrived with other sums than it was sent with: send it again.
     ContentRepeat {
@@ -252,6 +288,7 @@ pub(crate) mod message_kind {
     pub const CONTENT_END: u8 = 21;
     pub const CONTENT_SKIP: u8 = 22;
     pub const COMMIT: u8 = 23;
+    pub const CONTENT_SAME: u8 = 24;
     pub const LIST_SNAPSHOTS: u8 = 32;
     pub const LIST_ENTRIES: u8 = 33;
     pub const RESTORE: u8 = 34;
@@ -280,6 +317,11 @@ pub(crate) mod message_kind {
     pub const END: u8 = 168;
 }
 
+/// The longest answer about a range of so many entries: how much of the server's ring it can take.
+pub const fn needed_bytes_max(entries: usize) -> usize {
+    4 + 2 + entries.div_ceil(8) + entries * HELD_BYTES
+}
+
 /// The longest body that a message of this kind may have; none for an unknown kind.
 pub fn body_bytes_max(kind: u8) -> Option<usize> {
     use message_kind::*;
@@ -292,8 +334,9 @@ pub fn body_bytes_max(kind: u8) -> Option<usize> {
         VERIFIED => 16,
         RANGE_OFFER => 32,
         CONTENT_END | SERVER_CONTENT_END => CONTENT_END_BYTES,
-        BEGUN => 1 + SnapshotId::LENGTH,
-        NEEDED => 4 + RANGE_ENTRIES_MAX / 8,
+        CONTENT_SAME => 9,
+        BEGUN => 1 + SnapshotId::LENGTH + 2 + BOOT_BYTES_MAX + 16,
+        NEEDED => needed_bytes_max(RANGE_ENTRIES_MAX),
         CONTENT_DATA | SERVER_CONTENT_DATA => CONTENT_CHUNK_BYTES,
         RANGE_ENTRIES => RANGE_MESSAGE_BYTES_MAX,
         FAILURE | CONTENT_FAILED => 4 + TEXT_BYTES_MAX,
@@ -336,6 +379,10 @@ impl ToServer<'_> {
             ToServer::ContentSkip { range, entry } => {
                 put_message(out, message_kind::CONTENT_SKIP, |out| put_pair(out, *range, *entry));
             }
+            ToServer::ContentSame { range, entry, flags } => put_message(out, message_kind::CONTENT_SAME, |out| {
+                put_pair(out, *range, *entry);
+                out.put_u8(*flags);
+            }),
             ToServer::Commit { ranges, entries } => put_message(out, message_kind::COMMIT, |out| {
                 out.put_u32(*ranges);
                 out.put_u64(*entries);
@@ -375,6 +422,10 @@ impl ToServer<'_> {
                 let (range, entry) = read_pair(&mut reader)?;
                 ToServer::ContentSkip { range, entry }
             }
+            message_kind::CONTENT_SAME => {
+                let (range, entry) = read_pair(&mut reader)?;
+                ToServer::ContentSame { range, entry, flags: reader.u8("content flags")? }
+            }
             message_kind::COMMIT => {
                 ToServer::Commit { ranges: reader.u32("range count")?, entries: reader.u64("entry count")? }
             }
@@ -406,9 +457,10 @@ impl ToClient<'_> {
                 put_text(out, text);
             }),
             ToClient::Busy { seconds } => put_message(out, message_kind::BUSY, |out| out.put_u16(*seconds)),
-            ToClient::Begun { base } => {
-                put_message(out, message_kind::BEGUN, |out| put_snapshot_option(out, *base))
-            }
+            ToClient::Begun { base, data } => put_message(out, message_kind::BEGUN, |out| {
+                put_snapshot_option(out, *base);
+                data.encode(out);
+            }),
             ToClient::Stored(row) => put_message(out, message_kind::STORED, |out| row.encode(out)),
             ToClient::RangeHeld { number } => {
                 put_message(out, message_kind::RANGE_HELD, |out| out.put_u32(*number))
@@ -416,9 +468,13 @@ impl ToClient<'_> {
             ToClient::RangeLacking { number } => {
                 put_message(out, message_kind::RANGE_LACKING, |out| out.put_u32(*number));
             }
-            ToClient::Needed { number, bits } => put_message(out, message_kind::NEEDED, |out| {
+            ToClient::Needed { number, bits, held } => put_message(out, message_kind::NEEDED, |out| {
                 out.put_u32(*number);
-                out.put_bytes(bits);
+                out.put_bytes16(bits);
+                for content in held {
+                    out.put_u32(content.entry);
+                    out.put_bytes(&content.blake3);
+                }
             }),
             ToClient::ContentRepeat { range, entry } => {
                 put_message(out, message_kind::CONTENT_REPEAT, |out| put_pair(out, *range, *entry));
@@ -457,11 +513,17 @@ impl ToClient<'_> {
                 text: reader.text16(TEXT_BYTES_MAX, "failure text")?,
             },
             message_kind::BUSY => ToClient::Busy { seconds: reader.u16("busy seconds")? },
-            message_kind::BEGUN => ToClient::Begun { base: read_snapshot_option(&mut reader)? },
+            message_kind::BEGUN => {
+                ToClient::Begun { base: read_snapshot_option(&mut reader)?, data: HostFolder::decode(&mut reader)? }
+            }
             message_kind::STORED => ToClient::Stored(SnapshotRow::decode(&mut reader)?),
             message_kind::RANGE_HELD => ToClient::RangeHeld { number: reader.u32("range number")? },
             message_kind::RANGE_LACKING => ToClient::RangeLacking { number: reader.u32("range number")? },
-            message_kind::NEEDED => ToClient::Needed { number: reader.u32("range number")?, bits: reader.rest() },
+            message_kind::NEEDED => ToClient::Needed {
+                number: reader.u32("range number")?,
+                bits: reader.bytes16(RANGE_ENTRIES_MAX / 8, "needed bits")?,
+                held: read_held(&mut reader)?,
+            },
             message_kind::CONTENT_REPEAT => {
                 let (range, entry) = read_pair(&mut reader)?;
                 ToClient::ContentRepeat { range, entry }
@@ -497,7 +559,7 @@ impl Begin {
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_bytes(self.upload.as_bytes());
         self.started.encode(out);
-        out.put_flag(self.full);
+        out.put_u8(self.flags);
         put_snapshot_option(out, self.parent);
         put_text(out, &self.host);
         put_text(out, &self.label);
@@ -509,7 +571,10 @@ impl Begin {
         Ok(Begin {
             upload: UploadId::from_bytes(reader.array("upload id")?),
             started: Timestamp::decode(reader)?,
-            full: reader.flag("full")?,
+            flags: match reader.u8("begin flags")? {
+                flags if flags & !begin_flag::ALL == 0 => flags,
+                _ => return Err(DecodeError::Invalid { what: "begin flags" }),
+            },
             parent: read_snapshot_option(reader)?,
             host: reader.text16(TEXT_BYTES_MAX, "host")?,
             label: reader.text16(TEXT_BYTES_MAX, "label")?,
@@ -520,6 +585,10 @@ impl Begin {
 }
 
 const CONTENT_END_BYTES: usize = 8 + 4 + 32 + 1;
+/// Entry number and BLAKE3.
+const HELD_BYTES: usize = 4 + 32;
+/// Longest name of a boot.
+const BOOT_BYTES_MAX: usize = 64;
 
 impl ContentEnd {
     fn encode(&self, out: &mut Vec<u8>) {
@@ -537,6 +606,31 @@ impl ContentEnd {
             flags: reader.u8("content flags")?,
         })
     }
+}
+
+impl HostFolder {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_bytes16(&self.boot.as_bytes()[..self.boot.floor_char_boundary(BOOT_BYTES_MAX)]);
+        out.put_u64(self.device);
+        out.put_u64(self.inode);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<HostFolder, DecodeError> {
+        Ok(HostFolder {
+            boot: reader.text16(BOOT_BYTES_MAX, "boot")?,
+            device: reader.u64("device")?,
+            inode: reader.u64("inode")?,
+        })
+    }
+}
+
+/// What is held, to the end of the message.
+fn read_held(reader: &mut Reader<'_>) -> Result<Vec<HeldContent>, DecodeError> {
+    let mut held = Vec::with_capacity(reader.remaining() / HELD_BYTES);
+    while !reader.is_empty() {
+        held.push(HeldContent { entry: reader.u32("held entry")?, blake3: reader.array("held BLAKE3")? });
+    }
+    Ok(held)
 }
 
 impl Selection {
@@ -708,13 +802,17 @@ mod tests {
         Selection { snapshot: "latest".into(), root: Some(path("r")), paths: vec![path("a"), path("b/c")] }
     }
 
+    fn data() -> HostFolder {
+        HostFolder { boot: "b".into(), device: 1, inode: 2 }
+    }
+
     fn to_server() -> Vec<ToServer<'static>> {
         vec![
             ToServer::Finished,
             ToServer::Begin(Begin {
                 upload: UploadId::from_bytes([1; 16]),
                 started: Timestamp { seconds: 2, nanoseconds: 3 },
-                full: true,
+                flags: begin_flag::FULL | begin_flag::IGNORE_INODE,
                 parent: Some(id()),
                 host: "h".into(),
                 label: String::new(),
@@ -727,6 +825,7 @@ mod tests {
             ToServer::ContentData(b"content"),
             ToServer::ContentEnd(end()),
             ToServer::ContentSkip { range: 1, entry: 2 },
+            ToServer::ContentSame { range: 1, entry: 2, flags: content_flag::RECHECK },
             ToServer::Commit { ranges: 1, entries: 2 },
             ToServer::ListSnapshots,
             ToServer::ListEntries(selection()),
@@ -743,12 +842,12 @@ mod tests {
             ToClient::Finished,
             ToClient::Failure { code: FailureCode::DiskFull, text: "full".into() },
             ToClient::Busy { seconds: 3 },
-            ToClient::Begun { base: None },
-            ToClient::Begun { base: Some(id()) },
+            ToClient::Begun { base: None, data: data() },
+            ToClient::Begun { base: Some(id()), data: data() },
             ToClient::Stored(row()),
             ToClient::RangeHeld { number: 1 },
             ToClient::RangeLacking { number: 1 },
-            ToClient::Needed { number: 1, bits: &[5] },
+            ToClient::Needed { number: 1, bits: &[5], held: vec![HeldContent { entry: 2, blake3: [8; 32] }] },
             ToClient::ContentRepeat { range: 1, entry: 2 },
             ToClient::Snapshot(row()),
             ToClient::Entry(EntryRow { content: Some(end()), entry: b"entry" }),
@@ -823,7 +922,7 @@ mod tests {
         }
 
         #[test]
-        fn every_shortened_message_is_refused_or_is_bulk(index in 0usize..16, cut in any::<prop::sample::Index>()) {
+        fn every_shortened_message_is_refused_or_is_bulk(index in 0usize..17, cut in any::<prop::sample::Index>()) {
             let message = &to_server()[index];
             let mut bytes = Vec::new();
             message.encode(&mut bytes);

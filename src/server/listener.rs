@@ -25,6 +25,7 @@ use super::session::Session;
 use super::statistics::{Count, Report, Statistics};
 use super::waiting_room::WaitingRoom;
 use crate::base::durable::Disk;
+use crate::base::host::raise_descriptor_limit;
 use crate::base::limits::HANDSHAKE_TIMEOUT;
 use crate::base::shutdown::Shutdown;
 use crate::base::waker::waker;
@@ -83,6 +84,7 @@ impl Server {
     /// Opens the store, reads or makes the key, listens, and begins to accept. The wish on `shutdown` ends
     /// it.
     pub fn start(config: ServerConfig, shutdown: Shutdown) -> Result<Server, ServerError> {
+        raise_descriptor_limit();
         let store = Store::open(&config.data, Disk::real())?;
         for line in &store.recovery().lines {
             log::info!("{line}");

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use super::listener::Shared;
 use super::session::{End, Ended, Failure};
 use super::statistics::Count;
+use crate::base::host::boot_name;
 use crate::base::ids::ClientId;
 use crate::channel::Channel;
 use crate::channel::worker::{self, Intake, Outbox};
 use crate::crypto::ContentSums;
-use crate::protocol::message::{Begin, ToClient, ToServer};
+use crate::protocol::message::{Begin, HeldContent, HostFolder, ToClient, ToServer, begin_flag};
 use crate::storage::{
-    Begun, ClientRecord, CommitCounts, ContentVerdict, Head, RangeAnswer, Store, Upload, UploadRequest,
+    Begun, ChangeRule, ClientRecord, CommitCounts, ContentVerdict, Head, RangeAnswer, Store, Upload, UploadRequest,
 };
 
 use super::answers::snapshot_row;
@@ -51,7 +52,11 @@ fn receive(
         label: begin.label,
         host: begin.host,
         tags: begin.tags,
-        full: begin.full,
+        full: begin.flags & begin_flag::FULL != 0,
+        changes: ChangeRule {
+            ignore_inode: begin.flags & begin_flag::IGNORE_INODE != 0,
+            ignore_ctime: begin.flags & begin_flag::IGNORE_CTIME != 0,
+        },
         parent: begin.parent,
         started: begin.started,
     };
@@ -62,12 +67,18 @@ fn receive(
         }
         Begun::Open(upload) => upload,
     };
-    outbox.send_to_client(&ToClient::Begun { base: upload.base().map(|head| head.id) })?;
+    let (device, inode) = store.place()?;
+    let data = HostFolder { boot: boot_name(), device, inode };
+    outbox.send_to_client(&ToClient::Begun { base: upload.base().map(|head| head.id), data })?;
     outbox.flush()?;
     while let Some(batch) = intake.next() {
         for (kind, body) in worker::messages(&batch) {
             let message = ToServer::decode(kind, body)
                 .map_err(|error| Failure::out_of_place(format!("a malformed message: {error}")))?;
+            // With a repeat outstanding the client asks again once it has sent it.
+            if matches!(message, ToServer::Commit { .. }) && upload.awaits_repeat() {
+                continue;
+            }
             if let ToServer::Commit { ranges, entries } = message {
                 let head = upload.commit(CommitCounts { ranges, entries })?;
                 outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
@@ -96,7 +107,9 @@ fn apply(upload: &mut Upload, message: ToServer<'_>, outbox: &mut Outbox) -> Res
         }
         ToServer::RangeEntries { number, entries } => {
             let needed = upload.add_range(number, entries)?;
-            outbox.send_to_client(&ToClient::Needed { number, bits: &needed.bitmap })?;
+            let held = needed.held.iter().map(|(entry, blake3)| HeldContent { entry: *entry, blake3: *blake3 });
+            let held = held.collect();
+            outbox.send_to_client(&ToClient::Needed { number, bits: &needed.bitmap, held })?;
         }
         ToServer::ContentStart { range, entry } => upload.begin_content(range, entry)?,
         ToServer::ContentData(bytes) => upload.write_content(bytes)?,
@@ -109,6 +122,7 @@ fn apply(upload: &mut Upload, message: ToServer<'_>, outbox: &mut Outbox) -> Res
             }
         }
         ToServer::ContentSkip { range, entry } => upload.skip_content(range, entry)?,
+        ToServer::ContentSame { range, entry, flags } => upload.same_content(range, entry, flags)?,
         _ => return Err(Failure::out_of_place("that message does not belong inside an upload").into()),
     }
     Ok(())

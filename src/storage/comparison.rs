@@ -92,10 +92,23 @@ impl Base {
     }
 }
 
-/// Whether a file is the one that was stored, by everything that changes when its content does.
-pub fn is_unchanged(stored: &StoredEntry, entry: &Entry) -> bool {
-    let old = &stored.entry;
-    !stored.is_unsettled()
-        && stored.content.is_some()
-        && (old.size, old.mtime, old.ctime, old.inode) == (entry.size, entry.mtime, entry.ctime, entry.inode)
+/// What counts as a change of a file beside its size and mtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChangeRule {
+    /// Another inode alone is none: for file systems that number anew at each mount.
+    pub ignore_inode: bool,
+    /// Another ctime alone is none: for trees that are linked or re-permitted without being changed.
+    pub ignore_ctime: bool,
+}
+
+impl ChangeRule {
+    /// Whether a file is the one that was stored, by everything that changes when its content does.
+    pub fn is_unchanged(&self, stored: &StoredEntry, entry: &Entry) -> bool {
+        let old = &stored.entry;
+        !stored.is_unsettled()
+            && stored.content.is_some()
+            && (old.size, old.mtime) == (entry.size, entry.mtime)
+            && (self.ignore_ctime || old.ctime == entry.ctime)
+            && (self.ignore_inode || old.inode == entry.inode)
+    }
 }

@@ -34,6 +34,7 @@ mod tests;
 pub const STORE_VERSION: u32 = 1;
 
 pub use clients::ClientRecord;
+pub use comparison::ChangeRule;
 pub use content::{ContentProblem, ContentReader};
 pub use entries::Entries;
 pub use error::StoreError;

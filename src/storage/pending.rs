@@ -105,6 +105,11 @@ impl PendingRange {
         }
     }
 
+    /// Whether a content arrived damaged and has not come again yet.
+    pub fn awaits_repeat(&self) -> bool {
+        self.fates.iter().any(|fate| matches!(fate, Fate::Awaited { tries: 1.., .. }))
+    }
+
     /// What the base holds for an awaited entry.
     pub fn held(&self, entry: u32) -> Option<&StoredContent> {
         match self.fates.get(entry as usize) {

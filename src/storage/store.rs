@@ -110,6 +110,13 @@ impl Store {
         &self.shared.disk
     }
 
+    /// Device and inode of the data folder.
+    pub fn place(&self) -> Result<(u64, u64), StoreError> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = std::fs::metadata(self.path()).at("look at", self.path())?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
     pub fn space(&self) -> Result<Space, StoreError> {
         let found = rustix::fs::statvfs(self.path()).map_err(std::io::Error::from).at("look at", self.path())?;
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);

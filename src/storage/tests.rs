@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::comparison::ChangeRule;
 use super::*;
 use crate::base::durable::{Disk, OperationKind};
 use crate::base::entry::{Entry, EntryKind, RangeCutter};
@@ -99,6 +100,7 @@ fn request(upload: UploadId) -> UploadRequest {
         host: "host".into(),
         tags: vec!["tag".into()],
         full: false,
+        changes: ChangeRule::default(),
         parent: None,
         started: Timestamp { seconds: 5, nanoseconds: 6 },
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::catalog::{ClientState, OpenUpload};
-use super::comparison::{Base, is_unchanged};
+use super::comparison::{Base, ChangeRule};
 use super::content::ContentWriter;
 use super::error::{At, StoreError};
 use super::head::Head;
@@ -38,6 +38,8 @@ pub struct UploadRequest {
     pub tags: Vec<String>,
     /// Everything is sent, whatever the store holds.
     pub full: bool,
+    /// What counts as a change.
+    pub changes: ChangeRule,
     /// Compare with this snapshot instead of the newest fitting one.
     pub parent: Option<SnapshotId>,
     /// By the client's clock.
@@ -184,6 +186,11 @@ impl Upload {
         u32::try_from(self.slots.len()).expect("count_index_bytes keeps it below 2^32")
     }
 
+    /// Whether a content arrived damaged and has not come again yet.
+    pub fn awaits_repeat(&self) -> bool {
+        self.pending.iter().any(PendingRange::awaits_repeat)
+    }
+
     /// Range and entry of the content that is arriving.
     pub fn current_content(&self) -> Option<(u32, u32)> {
         self.writing.as_ref().map(|writing| (writing.range, writing.entry))
@@ -289,8 +296,9 @@ impl Upload {
         if !entry.has_content() {
             return Fate::NoContent;
         }
+        let rule = self.request.changes;
         let stored = self.base.as_mut().and_then(|base| base.find(&entry.path));
-        match stored.map(|stored| (is_unchanged(stored, entry), stored.content.clone())) {
+        match stored.map(|stored| (rule.is_unchanged(stored, entry), stored.content.clone())) {
             Some((true, Some(content))) => Fate::Stored { flags: 0, content },
             Some((_, held)) => Fate::Awaited { held: held.map(Box::new), tries: 0 },
             None => Fate::Awaited { held: None, tries: 0 },

@@ -99,7 +99,10 @@ impl Run {
     pub fn events(&self) -> Vec<Event> {
         let line = |line: &str| {
             let value: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-            Event { name: value["event"].as_str().expect("an event has a name").into(), data: value["data"].clone() }
+            Event {
+                name: value["event"].as_str().expect("an event has a name").into(),
+                data: value["data"].clone(),
+            }
         };
         self.out().lines().map(line).collect()
     }
@@ -157,7 +160,8 @@ impl TestServer {
     pub fn start_with(workplace: &Workplace, data: &str, flags: &[&str]) -> TestServer {
         let data = workplace.join(data);
         let log = data.with_extension("log");
-        let mut words: Vec<OsString> = ["server", "--bind", "127.0.0.1", "--port", "0", "--data"].map(Into::into).into();
+        let mut words: Vec<OsString> =
+            ["server", "--bind", "127.0.0.1", "--port", "0", "--data"].map(Into::into).into();
         words.push(data.clone().into());
         words.extend(flags.iter().map(OsString::from));
         let mut command = workplace.command(&words);
@@ -239,7 +243,8 @@ impl<'a> TestClient<'a> {
     /// A client named `user` with a state folder of its own.
     pub fn new(workplace: &'a Workplace, address: &str, user: &str) -> TestClient<'a> {
         let state = workplace.join(format!("state-{user}"));
-        let mut flags: Vec<OsString> = ["--server", address, "--user", user, "--rsa-bits", "2048"].map(Into::into).into();
+        let mut flags: Vec<OsString> =
+            ["--server", address, "--user", user, "--rsa-bits", "2048"].map(Into::into).into();
         flags.extend(["--state".into(), state.into_os_string()]);
         TestClient { workplace, flags }
     }
@@ -262,7 +267,8 @@ impl<'a> TestClient<'a> {
     /// Backs `path` up and gives the snapshot's id.
     #[track_caller]
     pub fn backup(&self, path: &Path) -> String {
-        let run = self.run([OsStr::new("backup"), "--json".as_ref(), "--quiet".as_ref(), path.as_os_str()]).expect(0);
+        let run =
+            self.run([OsStr::new("backup"), "--json".as_ref(), "--quiet".as_ref(), path.as_os_str()]).expect(0);
         run.event("summary")["snapshot"].as_str().expect("a stored snapshot").to_string()
     }
 

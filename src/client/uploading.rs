@@ -1,0 +1,377 @@
+//! The thread of a backup that owns the channel: it asks about ranges, sends the contents that the server
+//! wants, and in the end asks for the commit.
+//!
+//! ## What bounds what
+//! The walk stops while [`RANGES_PENDING_MAX`] ranges are with the server, or their entries pass
+//! [`RANGES_PENDING_BYTES_MAX`], or their answers could pass [`ANSWER_BYTES_MAX`]; the reading stops while a
+//! few batches wait to be sealed. So all answers outstanding fit the server's ring: it never waits for us to
+//! read while we wait for it to read.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+
+use super::error::ClientError;
+use super::ranges::{ScanTotals, ScannedRange};
+use super::sender::{Batch, Order};
+use crate::base::limits::{RANGES_PENDING_BYTES_MAX, RANGES_PENDING_MAX};
+use crate::base::progress::{Event, Phase, ProgressSink, Totals};
+use crate::base::waker::WakeSource;
+use crate::channel::{Activity, Channel, ChannelError};
+use crate::protocol::message::{HeldContent, SnapshotRow, ToClient, ToServer, needed_bytes_max};
+
+/// How often progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Above this no further range is asked about before an answer has come. With the longest answer on top it
+/// is still below the server's ring.
+const ANSWER_BYTES_MAX: usize = 96 * 1024;
+
+fn answer_bytes(range: &ScannedRange) -> usize {
+    needed_bytes_max(range.entries as usize)
+}
+
+/// What has been sent.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Sent {
+    pub files: u64,
+    pub bytes: u64,
+    /// Files whose content the server held already.
+    pub files_same: u64,
+    pub unreadable: u64,
+}
+
+/// A range that the server has been asked about.
+struct Pending {
+    number: u32,
+    range: Arc<ScannedRange>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum CommitState {
+    NotYet,
+    Asked,
+}
+
+/// Why an upload ended before its time.
+pub enum Stopped {
+    Channel(ChannelError),
+    Client(ClientError),
+}
+
+impl From<ChannelError> for Stopped {
+    fn from(error: ChannelError) -> Stopped {
+        Stopped::Channel(error)
+    }
+}
+
+impl From<ClientError> for Stopped {
+    fn from(error: ClientError) -> Stopped {
+        Stopped::Client(error)
+    }
+}
+
+/// What the walk hands over.
+pub enum Walked {
+    Range(ScannedRange),
+    /// Everything was walked; this is what was found in all.
+    End(ScanTotals),
+}
+
+/// How the threads of a backup are joined.
+pub struct Queues {
+    pub wakes: WakeSource,
+    pub walked: Receiver<Walked>,
+    pub orders: Sender<Order>,
+    pub batches: Receiver<Batch>,
+    pub used: Sender<Vec<u8>>,
+}
+
+/// How an upload ended well.
+pub struct Uploaded {
+    /// None after a dry run.
+    pub snapshot: Option<SnapshotRow>,
+    pub scanned: ScanTotals,
+    pub sent: Sent,
+}
+
+/// The thread that owns the channel.
+pub struct Uploading<'a> {
+    channel: &'a mut Channel,
+    sink: &'a dyn ProgressSink,
+    queues: Queues,
+    /// Ranges whose contents have not all been sent, oldest first.
+    pending: VecDeque<Pending>,
+    pending_bytes: usize,
+    /// Ranges that are done, kept a little in case a content has to come again.
+    recent: VecDeque<Pending>,
+    /// Contents that are to be sent again and have not been.
+    repeats: u32,
+    /// What the answers still to come can take of the server's ring, in bytes.
+    answer_bytes: usize,
+    offered: u32,
+    entries: u64,
+    /// What the walk found in all, once it has ended.
+    walked: Option<ScanTotals>,
+    commit: CommitState,
+    dry_run: bool,
+    totals: Totals,
+    sent: Sent,
+    told: Instant,
+    spoke: Instant,
+}
+
+impl<'a> Uploading<'a> {
+    pub fn new(
+        channel: &'a mut Channel,
+        sink: &'a dyn ProgressSink,
+        queues: Queues,
+        dry_run: bool,
+    ) -> Uploading<'a> {
+        Uploading {
+            channel,
+            sink,
+            queues,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            recent: VecDeque::new(),
+            repeats: 0,
+            answer_bytes: 0,
+            offered: 0,
+            entries: 0,
+            walked: None,
+            commit: CommitState::NotYet,
+            dry_run,
+            totals: Totals::default(),
+            sent: Sent::default(),
+            told: Instant::now(),
+            spoke: Instant::now(),
+        }
+    }
+
+    /// Runs until the snapshot is stored, or a dry run has seen everything.
+    pub fn run(mut self) -> Result<Uploaded, Stopped> {
+        loop {
+            if let Some(row) = self.take_answers()? {
+                return Ok(self.uploaded(Some(row)));
+            }
+            let mut busy = self.send_contents()?;
+            busy |= self.offer_next()?;
+            self.tell_progress(false);
+            if self.is_all_sent() {
+                if self.dry_run {
+                    self.channel.send_to_server(&ToServer::Cancel)?;
+                    return Ok(self.uploaded(None));
+                }
+                self.ask_for_commit()?;
+            }
+            if !busy {
+                self.rest()?;
+            }
+        }
+    }
+
+    fn uploaded(&self, snapshot: Option<SnapshotRow>) -> Uploaded {
+        Uploaded { snapshot, scanned: self.walked.unwrap_or_default(), sent: self.sent }
+    }
+
+    /// Writes what is staged and sleeps until something happens on any side.
+    fn rest(&mut self) -> Result<(), Stopped> {
+        self.channel.push()?;
+        if self.spoke.elapsed() >= Channel::PING_INTERVAL {
+            self.channel.ping()?;
+            self.spoke = Instant::now();
+        }
+        let limit = Channel::PING_INTERVAL.saturating_sub(self.spoke.elapsed());
+        if self.is_waiting_for_server() {
+            self.channel.wait_for(&self.queues.wakes, limit)?;
+        } else {
+            self.channel.idle(&self.queues.wakes, limit)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the server owes an answer; otherwise it is our own disk that is awaited.
+    fn is_waiting_for_server(&self) -> bool {
+        self.answer_bytes > 0 || self.commit == CommitState::Asked
+    }
+
+    /// Works through the answers that are here; gives the stored snapshot when it is among them.
+    fn take_answers(&mut self) -> Result<Option<SnapshotRow>, Stopped> {
+        loop {
+            let message = match self.channel.poll()? {
+                Activity::Nothing => return Ok(None),
+                Activity::Closed => return Err(ChannelError::Lost.into()),
+                Activity::Message(message) => ToClient::decode(message.kind, message.body),
+            };
+            match message.map_err(ChannelError::Malformed)? {
+                ToClient::Stored(row) => return Ok(Some(row)),
+                ToClient::RangeHeld { number } => self.held(number)?,
+                ToClient::RangeLacking { number } => self.lacking(number)?,
+                ToClient::Needed { number, bits, held } => {
+                    let bits = bits.to_vec();
+                    self.needed(number, bits, held)?;
+                }
+                ToClient::ContentRepeat { range, entry } => self.repeat(range, entry)?,
+                ToClient::Busy { seconds } => return Err(ChannelError::Busy { seconds }.into()),
+                ToClient::Failure { code, text } => return Err(ClientError::Failure { code, text }.into()),
+                _ => return Err(ChannelError::Violation("that answer does not belong to an upload").into()),
+            }
+        }
+    }
+
+    fn find(&self, number: u32) -> Result<Arc<ScannedRange>, Stopped> {
+        let found = self.pending.iter().find(|pending| pending.number == number);
+        found
+            .map(|pending| pending.range.clone())
+            .ok_or(ChannelError::Violation("it answers for a range that was not offered").into())
+    }
+
+    fn held(&mut self, number: u32) -> Result<(), Stopped> {
+        let range = self.find(number)?;
+        self.totals.files_done += range.items.len() as u64;
+        self.totals.bytes_done += range.items.iter().map(|item| item.size).sum::<u64>();
+        self.answer_bytes = self.answer_bytes.saturating_sub(answer_bytes(&range));
+        self.finish_range(number);
+        Ok(())
+    }
+
+    fn lacking(&mut self, number: u32) -> Result<(), Stopped> {
+        let range = self.find(number)?;
+        self.channel.send_to_server(&ToServer::RangeEntries { number, entries: &range.bytes })?;
+        self.spoke = Instant::now();
+        Ok(())
+    }
+
+    fn needed(&mut self, number: u32, bits: Vec<u8>, held: Vec<HeldContent>) -> Result<(), Stopped> {
+        let range = self.find(number)?;
+        self.answer_bytes = self.answer_bytes.saturating_sub(answer_bytes(&range));
+        if bits.len() != (range.entries as usize).div_ceil(8) {
+            return Err(ChannelError::Violation("its answer does not fit the range").into());
+        }
+        for item in &range.items {
+            let wanted = bits[item.index as usize / 8] >> (item.index % 8) & 1 == 1;
+            if !wanted {
+                self.totals.files_done += 1;
+                self.totals.bytes_done += item.size;
+            }
+        }
+        self.order(Order { number, range, bits, held })
+    }
+
+    /// The server got a content with other sums than it was read with: it is read and sent again.
+    fn repeat(&mut self, number: u32, entry: u32) -> Result<(), Stopped> {
+        let known = self.pending.iter().chain(&self.recent).find(|pending| pending.number == number);
+        let Some(range) = known.map(|pending| pending.range.clone()).filter(|range| entry < range.entries) else {
+            let text = "a file arrived at the server other than it was read, and can no longer be sent again: run \
+                        this again";
+            return Err(ClientError::Integrity(text.into()).into());
+        };
+        let mut bits = vec![0; (range.entries as usize).div_ceil(8)];
+        bits[entry as usize / 8] |= 1 << (entry % 8);
+        self.repeats += 1;
+        self.commit = CommitState::NotYet;
+        self.order(Order { number, range, bits, held: Vec::new() })
+    }
+
+    fn order(&self, order: Order) -> Result<(), Stopped> {
+        let gone =
+            |_| ClientError::Impossible("the reading thread has ended: this is a fault in the program".into());
+        Ok(self.queues.orders.send(order).map_err(gone)?)
+    }
+
+    fn finish_range(&mut self, number: u32) {
+        if let Some(index) = self.pending.iter().position(|pending| pending.number == number)
+            && let Some(pending) = self.pending.remove(index)
+        {
+            self.pending_bytes -= pending.range.bytes.len();
+            self.recent.push_back(pending);
+            if self.recent.len() > RANGES_PENDING_MAX {
+                self.recent.pop_front();
+            }
+        } else if self.recent.iter().any(|pending| pending.number == number) {
+            self.repeats = self.repeats.saturating_sub(1);
+        }
+    }
+
+    /// Seals and sends the contents that are ready. Answers are looked at after each batch.
+    fn send_contents(&mut self) -> Result<bool, Stopped> {
+        let Ok(batch) = self.queues.batches.try_recv() else { return Ok(false) };
+        self.channel.send_encoded(&batch.bytes)?;
+        self.spoke = Instant::now();
+        self.sent.files += batch.files;
+        self.sent.bytes += batch.content_bytes;
+        self.sent.files_same += batch.files_same;
+        self.sent.unreadable += batch.unreadable;
+        self.totals.files_done += batch.files + batch.files_same + batch.unreadable;
+        self.totals.bytes_done += batch.content_bytes + batch.bytes_same;
+        if !batch.last_path.is_empty() {
+            self.told_path(&batch.last_path);
+        }
+        if let Some(number) = batch.finished_range {
+            self.finish_range(number);
+        }
+        let _ = self.queues.used.send(batch.bytes);
+        Ok(true)
+    }
+
+    fn told_path(&mut self, path: &[u8]) {
+        if self.told.elapsed() >= PROGRESS_INTERVAL {
+            self.told = Instant::now();
+            self.sink.event(Event::Progress { totals: self.totals, current_file: path });
+        }
+    }
+
+    /// Asks about the next range, while there is room for its answer.
+    fn offer_next(&mut self) -> Result<bool, Stopped> {
+        let room = self.pending.is_empty()
+            || (self.pending.len() < RANGES_PENDING_MAX
+                && self.pending_bytes < RANGES_PENDING_BYTES_MAX
+                && self.answer_bytes < ANSWER_BYTES_MAX);
+        if !room || self.walked.is_some() {
+            return Ok(false);
+        }
+        let range = match self.queues.walked.try_recv() {
+            Ok(Walked::Range(range)) => range,
+            Ok(Walked::End(totals)) => {
+                self.walked = Some(totals);
+                self.totals.counted = true;
+                return Ok(true);
+            }
+            Err(TryRecvError::Empty) => return Ok(false),
+            // Nobody but the wish to stop cuts a walk short.
+            Err(TryRecvError::Disconnected) => return Err(ClientError::Interrupted.into()),
+        };
+        self.channel.send_to_server(&ToServer::RangeOffer { hash: range.hash })?;
+        self.spoke = Instant::now();
+        self.totals.files_total = range.totals.files;
+        self.totals.bytes_total = range.totals.bytes;
+        self.entries += u64::from(range.entries);
+        self.pending_bytes += range.bytes.len();
+        self.answer_bytes += answer_bytes(&range);
+        self.pending.push_back(Pending { number: self.offered, range: Arc::new(range) });
+        self.offered += 1;
+        Ok(true)
+    }
+
+    fn is_all_sent(&self) -> bool {
+        let nothing_pending = self.pending.is_empty() && self.repeats == 0;
+        self.walked.is_some() && nothing_pending && self.commit == CommitState::NotYet
+    }
+
+    fn ask_for_commit(&mut self) -> Result<(), Stopped> {
+        self.tell_progress(true);
+        self.sink.event(Event::Phase { phase: Phase::Cleanup, message: "the server is making it durable" });
+        self.channel.send_to_server(&ToServer::Commit { ranges: self.offered, entries: self.entries })?;
+        self.commit = CommitState::Asked;
+        Ok(())
+    }
+
+    fn tell_progress(&mut self, now: bool) {
+        if now || self.told.elapsed() >= PROGRESS_INTERVAL {
+            self.told = Instant::now();
+            self.sink.event(Event::Progress { totals: self.totals, current_file: &[] });
+        }
+    }
+}
