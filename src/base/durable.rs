@@ -136,6 +136,15 @@ impl Disk {
         Ok(NewFile { disk: self.clone(), file: File::from(file), name: name.into(), written: 0, in_writeback: 0 })
     }
 
+    /// Opens a file of ours again to append to it, cut off behind its first `length` bytes.
+    pub fn reopen_file(&self, folder: BorrowedFd<'_>, name: &[u8], length: u64) -> io::Result<NewFile> {
+        self.begin(OperationKind::CreateFile, name)?;
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::openat(folder, name, flags, Mode::empty())?);
+        file.set_len(length)?;
+        Ok(NewFile { disk: self.clone(), file, name: name.into(), written: length, in_writeback: length })
+    }
+
     /// Makes a folder, 0700.
     pub fn make_folder(&self, folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         self.begin(OperationKind::MakeFolder, name)?;

@@ -7,8 +7,8 @@ use super::session::{End, Ended, Failure};
 use super::statistics::Count;
 use crate::base::host::boot_name;
 use crate::base::ids::ClientId;
-use crate::channel::Channel;
 use crate::channel::worker::{self, Intake, Outbox};
+use crate::channel::{Channel, Closer};
 use crate::crypto::ContentSums;
 use crate::protocol::message::{Begin, HeldContent, HostFolder, ToClient, ToServer, begin_flag};
 use crate::storage::{
@@ -20,7 +20,8 @@ use super::answers::snapshot_row;
 /// Serves one upload from its beginning to its commit.
 pub fn run(shared: &Arc<Shared>, client: &ClientRecord, channel: &mut Channel, begin: Begin) -> Result<(), End> {
     let (store, id) = (&shared.store, client.id);
-    let result = worker::converse(channel, |intake, outbox| receive(store, id, begin, intake, outbox))?;
+    let closer = channel.closer();
+    let result = worker::converse(channel, |intake, outbox| receive(store, id, begin, closer, intake, outbox))?;
     match result {
         Ok(Some(head)) => {
             let files = head.totals.files;
@@ -43,6 +44,7 @@ fn receive(
     store: &Store,
     client: ClientId,
     begin: Begin,
+    closer: Closer,
     intake: &Intake,
     outbox: &mut Outbox,
 ) -> Result<Option<Arc<Head>>, Ended> {
@@ -60,7 +62,7 @@ fn receive(
         parent: begin.parent,
         started: begin.started,
     };
-    let mut upload = match store.begin_upload(client, request)? {
+    let mut upload = match store.begin_upload(client, request, move || closer.close())? {
         Begun::AlreadyStored(head) => {
             outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
             return Ok(None);
@@ -84,8 +86,9 @@ fn receive(
                 outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
                 return Ok(Some(head));
             }
-            // The client wanted to know, not to store: dropping the upload sweeps it.
+            // The client wanted to know, not to store.
             if message == ToServer::Cancel {
+                upload.abandon();
                 return Ok(None);
             }
             apply(&mut upload, message, outbox)?;

@@ -8,7 +8,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::clients::ClientRecord;
 use super::error::StoreError;
@@ -32,15 +33,26 @@ pub struct ClientState {
     pub commit: Mutex<()>,
     catalog: Mutex<Option<Catalog>>,
     uploads: Mutex<HashMap<UploadId, Arc<OpenUpload>>>,
+    closed: Condvar,
     /// Whether the client's folders have been made and flushed by this process.
     pub folders_ready: Mutex<bool>,
 }
 
 /// What other sessions see of an upload under way.
-#[derive(Debug)]
 pub struct OpenUpload {
     pub superseded: AtomicBool,
+    /// Ends the session that has it.
+    end: Box<dyn Fn() + Send + Sync>,
 }
+
+impl std::fmt::Debug for OpenUpload {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("OpenUpload").field("superseded", &self.superseded).finish_non_exhaustive()
+    }
+}
+
+/// How long a newer session waits for the older one to let go.
+const TAKE_OVER_WAIT_MAX: Duration = Duration::from_secs(30);
 
 impl ClientState {
     pub fn new(record: Arc<ClientRecord>) -> ClientState {
@@ -49,6 +61,7 @@ impl ClientState {
             commit: Mutex::default(),
             catalog: Mutex::default(),
             uploads: Mutex::default(),
+            closed: Condvar::new(),
             folders_ready: Mutex::default(),
         }
     }
@@ -62,13 +75,35 @@ impl ClientState {
         Ok(look(catalog.as_mut().expect("loaded just now")))
     }
 
-    /// Notes that an upload is under way; an older session of the same upload is over.
-    pub fn open_upload(&self, id: UploadId) -> Arc<OpenUpload> {
-        let ticket = Arc::new(OpenUpload { superseded: AtomicBool::new(false) });
-        if let Some(older) = locked(&self.uploads).insert(id, ticket.clone()) {
+    /// Notes that an upload is under way, and `end` as the way to end its session. An older session of the
+    /// same upload is ended and waited for.
+    ///
+    /// # Errors
+    /// `StillOpen` where the older one does not let go in time.
+    pub fn open_upload(
+        &self,
+        id: UploadId,
+        end: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<Arc<OpenUpload>, StoreError> {
+        let deadline = Instant::now() + TAKE_OVER_WAIT_MAX;
+        let mut uploads = locked(&self.uploads);
+        while let Some(older) = uploads.get(&id) {
             older.superseded.store(true, Ordering::Relaxed);
+            (older.end)();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(StoreError::StillOpen { upload: id });
+            }
+            uploads = self.closed.wait_timeout(uploads, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        ticket
+        let ticket = Arc::new(OpenUpload { superseded: AtomicBool::new(false), end });
+        uploads.insert(id, ticket.clone());
+        Ok(ticket)
+    }
+
+    /// Whether a session has this upload open.
+    pub fn is_open(&self, id: UploadId) -> bool {
+        locked(&self.uploads).contains_key(&id)
     }
 
     pub fn close_upload(&self, id: UploadId, ticket: &Arc<OpenUpload>) {
@@ -76,6 +111,7 @@ impl ClientState {
         if uploads.get(&id).is_some_and(|open| Arc::ptr_eq(open, ticket)) {
             uploads.remove(&id);
         }
+        self.closed.notify_all();
     }
 }
 

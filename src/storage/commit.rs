@@ -24,7 +24,7 @@ use super::layout::{head_name, index_name};
 use super::range::HASH_BYTES;
 use super::recovery::Intent;
 use super::staging::{FILES, FLUSHED_SINGLY_MAX, HEAD, INDEX, INTENT};
-use super::upload::{CommitCounts, SlotState, Upload};
+use super::upload::{CommitCounts, Slot, SlotState, Upload};
 use crate::base::folder::open_folder;
 use crate::base::ids::hex;
 use crate::base::time::Timestamp;
@@ -45,6 +45,8 @@ impl Upload {
             return Ok(head);
         }
         self.check_unused()?;
+        self.sweep_unused()?;
+        self.committing = true;
         let sequence = state.with_catalog(&shared.layout, |catalog| catalog.next_sequence())?;
         let head = Arc::new(self.write_plan(sequence)?);
         self.flush()?;
@@ -92,13 +94,18 @@ impl Upload {
         })
     }
 
-    /// The range files that this upload wrote.
-    fn new_ranges(&self) -> Vec<[u8; HASH_BYTES]> {
-        let finished = |state: &SlotState| match state {
-            SlotState::Finished(record) => Some(record.file),
+    /// The ranges that this upload wrote.
+    pub(super) fn new_records(&self) -> Vec<IndexRecord> {
+        let finished = |slot: &Slot| match &slot.state {
+            SlotState::Finished(record) => Some(record.clone()),
             _ => None,
         };
-        let names: BTreeSet<_> = self.slots.iter().filter_map(|slot| finished(&slot.state)).collect();
+        self.slots.iter().filter_map(finished).collect()
+    }
+
+    /// The range files that this upload wrote.
+    fn new_ranges(&self) -> Vec<[u8; HASH_BYTES]> {
+        let names: BTreeSet<_> = self.new_records().iter().map(|record| record.file).collect();
         names.into_iter().collect()
     }
 

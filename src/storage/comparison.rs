@@ -28,38 +28,36 @@ pub fn read_range(ranges: &std::path::Path, record: &IndexRecord) -> Result<Vec<
     decode_range(&bytes, &record.file).map_err(|error| StoreError::damaged(&path, error))
 }
 
-/// One snapshot, made ready to be compared with. Holds its index and one range at a time.
+/// Range files in one folder, found by hash or by path. Holds their records and one range at a time.
 #[derive(Debug)]
-pub struct Base {
-    head: Arc<Head>,
-    ranges: PathBuf,
+pub struct RangeSet {
+    folder: PathBuf,
     records: Vec<IndexRecord>,
     by_wire_hash: HashMap<[u8; HASH_BYTES], usize>,
     loaded: Option<(usize, Vec<StoredEntry>)>,
 }
 
-impl Base {
-    pub fn open(layout: &Layout, client: &ClientFolder, head: Arc<Head>) -> Result<Base, StoreError> {
-        let records = read_index(layout, client, &head)?;
+impl RangeSet {
+    /// `records` are sorted and do not overlap.
+    pub fn new(folder: PathBuf, records: Vec<IndexRecord>) -> RangeSet {
         let by_wire_hash = records.iter().enumerate().map(|(place, record)| (record.wire_hash, place)).collect();
-        Ok(Base { head, ranges: layout.ranges(client), records, by_wire_hash, loaded: None })
+        RangeSet { folder, records, by_wire_hash, loaded: None }
     }
 
-    pub fn head(&self) -> &Arc<Head> {
-        &self.head
+    pub fn records(&self) -> &[IndexRecord] {
+        &self.records
     }
 
-    /// The range with this hash, if it may be shared: nothing in it must be looked at again, its file is
-    /// there in its full length, and it lies within one of `roots` (or the base has the same ones).
-    pub fn shareable_range(&self, wire_hash: &[u8; HASH_BYTES], roots: &[EntryPath]) -> Option<&IndexRecord> {
-        let record = &self.records[*self.by_wire_hash.get(wire_hash)?];
-        let within = |root: &EntryPath| record.first.is_within(root) && record.last.is_within(root);
-        let fits = !record.unsettled && (self.head.roots == roots || roots.iter().any(within));
-        (fits && self.is_there(record)).then_some(record)
+    /// The place of the range with this hash, if nothing in it must be looked at again and its file is there
+    /// in its full length.
+    pub fn settled_range(&self, wire_hash: &[u8; HASH_BYTES]) -> Option<usize> {
+        let place = *self.by_wire_hash.get(wire_hash)?;
+        let record = &self.records[place];
+        (!record.unsettled && self.is_there(record)).then_some(place)
     }
 
     fn is_there(&self, record: &IndexRecord) -> bool {
-        let path = self.ranges.join(hex(&record.file));
+        let path = self.folder.join(hex(&record.file));
         match std::fs::metadata(&path).at("look at", &path) {
             Ok(metadata) => metadata.len() == u64::from(record.file_bytes),
             Err(error) => {
@@ -69,7 +67,7 @@ impl Base {
         }
     }
 
-    /// What the base holds at this path.
+    /// What is held at this path.
     pub fn find(&mut self, path: &EntryPath) -> Option<&StoredEntry> {
         let place = self.records.partition_point(|record| record.first <= *path).checked_sub(1)?;
         if self.records[place].last < *path {
@@ -80,15 +78,47 @@ impl Base {
         Some(&entries[found])
     }
 
-    fn load(&mut self, place: usize) -> &[StoredEntry] {
+    /// The entries of one range; none where it is damaged.
+    pub fn load(&mut self, place: usize) -> &[StoredEntry] {
         if self.loaded.as_ref().is_none_or(|(loaded, _)| *loaded != place) {
-            let entries = read_range(&self.ranges, &self.records[place]).unwrap_or_else(|error| {
+            let entries = read_range(&self.folder, &self.records[place]).unwrap_or_else(|error| {
                 log::warn!("files are sent again: {error}");
                 Vec::new()
             });
             self.loaded = Some((place, entries));
         }
         self.loaded.as_ref().map_or(&[], |(_, entries)| entries)
+    }
+}
+
+/// One snapshot, made ready to be compared with.
+#[derive(Debug)]
+pub struct Base {
+    head: Arc<Head>,
+    ranges: RangeSet,
+}
+
+impl Base {
+    pub fn open(layout: &Layout, client: &ClientFolder, head: Arc<Head>) -> Result<Base, StoreError> {
+        let records = read_index(layout, client, &head)?;
+        Ok(Base { head, ranges: RangeSet::new(layout.ranges(client), records) })
+    }
+
+    pub fn head(&self) -> &Arc<Head> {
+        &self.head
+    }
+
+    /// The range with this hash, if it may be shared: it is settled, and it lies within one of `roots` (or
+    /// the base has the same ones).
+    pub fn shareable_range(&self, wire_hash: &[u8; HASH_BYTES], roots: &[EntryPath]) -> Option<&IndexRecord> {
+        let record = &self.ranges.records()[self.ranges.settled_range(wire_hash)?];
+        let within = |root: &EntryPath| record.first.is_within(root) && record.last.is_within(root);
+        (self.head.roots == roots || roots.iter().any(within)).then_some(record)
+    }
+
+    /// What the base holds at this path.
+    pub fn find(&mut self, path: &EntryPath) -> Option<&StoredEntry> {
+        self.ranges.find(path)
     }
 }
 

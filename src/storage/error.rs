@@ -19,6 +19,8 @@ pub enum StoreError {
     Mismatch { what: String },
     /// A newer session took the upload over.
     Superseded { upload: UploadId },
+    /// An older session of the upload does not let go of it.
+    StillOpen { upload: UploadId },
     /// The disk, or the quota of the account the server runs under, is full.
     DiskFull { path: PathBuf, source: io::Error },
     /// Something kept fails its checksum or its format.
@@ -80,6 +82,9 @@ impl fmt::Display for StoreError {
             StoreError::Malformed { what, source } => write!(f, "the peer sent a malformed {what}: {source}"),
             StoreError::Mismatch { what } => write!(f, "{what} arrived other than announced"),
             StoreError::Superseded { upload } => write!(f, "a newer session took upload {upload} over"),
+            StoreError::StillOpen { upload } => {
+                write!(f, "an older session of upload {upload} is still ending: try again")
+            }
             StoreError::DiskFull { path, .. } => {
                 write!(f, "the disk is full at {}: free some space, then run the backup again", path.display())
             }

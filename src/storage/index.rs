@@ -57,7 +57,7 @@ impl IndexRecord {
         (1 + 2 * HASH_BYTES + 4 * 4 + 8 + 4 + self.first.as_bytes().len() + self.last.as_bytes().len()) as u64
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<IndexRecord, DecodeError> {
+    pub fn decode(reader: &mut Reader<'_>) -> Result<IndexRecord, DecodeError> {
         let flags = reader.u8("index flags")?;
         if flags & !FLAG_UNSETTLED != 0 {
             return Err(DecodeError::Invalid { what: "index flags" });

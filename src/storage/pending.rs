@@ -6,6 +6,7 @@ use super::index::IndexRecord;
 use super::range::{HASH_BYTES, RangeEncoder, StoredContent, UNREADABLE};
 use crate::base::codec::Reader;
 use crate::base::entry::{Entry, EntryKind};
+use crate::base::ids::SnapshotId;
 
 /// What is known of the content of one entry.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct PendingRange {
 pub struct FinishedRange {
     pub bytes: Vec<u8>,
     pub record: IndexRecord,
+    /// Content bytes in it that this upload's own snapshot brought.
+    pub new_bytes: u64,
 }
 
 impl PendingRange {
@@ -145,10 +148,10 @@ impl PendingRange {
         }
     }
 
-    /// The range file and its index record.
-    pub fn finish(&self) -> FinishedRange {
+    /// The range file and its index record, in the snapshot that is being made.
+    pub fn finish(&self, snapshot: SnapshotId) -> FinishedRange {
         let mut encoder = RangeEncoder::new(self.ends.len() as u32, &self.wire_hash);
-        let (mut unreadable, mut content_bytes, mut unsettled) = (0, 0u64, false);
+        let (mut unreadable, mut content_bytes, mut new_bytes, mut unsettled) = (0, 0u64, 0u64, false);
         for (place, fate) in self.fates.iter().enumerate() {
             let (flags, content) = match fate {
                 Fate::Stored { flags, content } => (*flags, Some(content)),
@@ -158,6 +161,8 @@ impl PendingRange {
             unreadable += u32::from(flags & UNREADABLE != 0);
             unsettled |= flags != 0;
             content_bytes = content_bytes.saturating_add(content.map_or(0, |content| content.sums.size));
+            let new = content.filter(|content| content.snapshot() == snapshot);
+            new_bytes = new_bytes.saturating_add(new.map_or(0, |content| content.sums.size));
             encoder.add(self.wire_bytes(place), flags, content);
         }
         let (bytes, file) = encoder.finish();
@@ -173,7 +178,7 @@ impl PendingRange {
             content_bytes,
             unsettled,
         };
-        FinishedRange { bytes, record }
+        FinishedRange { bytes, record, new_bytes }
     }
 
     fn wire_bytes(&self, place: usize) -> &[u8] {

@@ -71,7 +71,13 @@ impl StoredEntry {
         self.flags != 0
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<StoredEntry, DecodeError> {
+    /// The entry and what is known of its content, as in a range file.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        self.entry.encode(out);
+        encode_rest(self.flags, self.content.as_ref(), out);
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<StoredEntry, DecodeError> {
         let entry = Entry::decode(reader)?;
         let flags = reader.u8("entry flags")?;
         let content = decode_content(reader)?;

@@ -1,17 +1,20 @@
 //! What a start does about what the last run left behind, before anybody is served: an interrupted commit is
-//! finished where its head is there and taken back where it is not; uploads that were never committed and
-//! temporary files are swept. Contents that nothing explains are reported and left alone.
+//! finished where its head is there and taken back where it is not; uploads that were never committed wait to
+//! be resumed, for a day; older ones and temporary files are swept. Contents that nothing explains are reported and left alone.
 //!
 //! Every step may be cut short and done again: the intent is the last thing to go.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::catalog::ClientState;
 use super::error::{At, StoreError};
 use super::layout::{ClientFolder, Layout, head_name, index_name, names_in, read_small_file};
 use super::staging::{FILES, INTENT, sweep};
+use super::store::Shared;
 use crate::base::durable::{Disk, TEMPORARY_PREFIX, exists};
 use crate::base::folder::open_folder;
 use crate::base::ids::{SnapshotId, UploadId};
@@ -78,11 +81,51 @@ fn settle_uploads(
     for upload in names_in(&incoming)? {
         let staging = incoming.join(&upload);
         let done = match Intent::read(&staging) {
+            None if is_resumable(&staging) => {
+                report.lines.push(format!("{client}: an unfinished upload waits to be resumed"));
+                continue;
+            }
             None => "an unfinished upload was swept".to_string(),
             Some(intent) => settle_commit(disk, layout, client, &staging, intent.snapshot)?,
         };
         sweep(disk, folder.as_fd(), &upload).at("remove", &staging)?;
         report.lines.push(format!("{client}: {done}"));
+    }
+    Ok(())
+}
+
+/// How long an unfinished upload waits for a later session.
+pub const PARTIAL_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+/// Unfinished uploads that one client may leave behind; the oldest goes for a newer one.
+const LEFT_BEHIND_MAX: usize = 4;
+
+/// Whether the upload has a journal that was written to not too long ago.
+fn is_resumable(staging: &Path) -> bool {
+    journal_age(staging).is_some_and(|age| age < PARTIAL_TIMEOUT)
+}
+
+/// None where there is no journal. A clock that went back counts as no time at all.
+fn journal_age(staging: &Path) -> Option<Duration> {
+    let modified = staging.join("journal").symlink_metadata().and_then(|metadata| metadata.modified()).ok()?;
+    Some(SystemTime::now().duration_since(modified).unwrap_or_default())
+}
+
+/// Sweeps a client's unfinished uploads that nobody has open and that are too old or too many; never `keep`.
+pub fn sweep_left_behind(shared: &Shared, state: &ClientState, keep: UploadId) -> Result<(), StoreError> {
+    let incoming = shared.layout.incoming(&state.record.folder);
+    let folder = open_folder(&incoming).at("open", &incoming)?;
+    let mut left: Vec<(Duration, String)> = Vec::new();
+    for name in names_in(&incoming)? {
+        let open = name.parse().is_ok_and(|id: UploadId| id == keep || state.is_open(id));
+        if !open {
+            left.push((journal_age(&incoming.join(&name)).unwrap_or(PARTIAL_TIMEOUT), name));
+        }
+    }
+    left.sort();
+    for (place, (age, name)) in left.iter().enumerate() {
+        if *age >= PARTIAL_TIMEOUT || place >= LEFT_BEHIND_MAX {
+            sweep(&shared.disk, folder.as_fd(), name).at("remove", &incoming.join(name))?;
+        }
     }
     Ok(())
 }

@@ -13,10 +13,10 @@ use rustix::io::Errno;
 
 use super::error::{At, StoreError};
 use super::range::HASH_BYTES;
-use super::tree::{flush_below, flush_tree, remove_tree};
-use crate::base::durable::{Disk, NewFile};
+use super::tree::{flush_below, flush_tree, remove_tree, sweep_files};
+use crate::base::durable::{Disk, NewFile, exists};
 use crate::base::folder::{FolderStack, Missing, open_below, open_folder};
-use crate::base::ids::{UploadId, hex, random_array};
+use crate::base::ids::{UploadId, hex};
 use crate::base::path::EntryPath;
 
 pub const FILES: &[u8] = b"files";
@@ -24,6 +24,7 @@ pub const RANGES: &[u8] = b"ranges";
 pub const INDEX: &[u8] = b"index";
 pub const HEAD: &[u8] = b"head";
 pub const INTENT: &[u8] = b"commit";
+pub const JOURNAL: &[u8] = b"journal";
 const RENAMED: &[u8] = b".renamed";
 
 /// Up to so many new contents, and so many new ranges, are flushed one by one.
@@ -54,16 +55,12 @@ pub struct PlacedFile {
 }
 
 impl Staging {
-    /// Makes the folder `<upload>` below `incoming`, or one named after it while an older session of the
-    /// same upload still holds that one.
-    pub fn create(disk: &Disk, incoming: &Path, upload: UploadId) -> Result<Staging, StoreError> {
+    /// Opens the folder `<upload>` below `incoming`, made where missing. No other session may have it open.
+    pub fn open(disk: &Disk, incoming: &Path, upload: UploadId) -> Result<Staging, StoreError> {
         let parent = open_folder(incoming).at("open", incoming)?;
-        let mut name = upload.to_string();
-        if disk.make_folder(parent.as_fd(), name.as_bytes()).is_err() {
-            name = format!("{upload}-{}", hex(&random_array::<4>()));
-            disk.make_folder(parent.as_fd(), name.as_bytes()).at("create", &incoming.join(&name))?;
-        }
+        let name = upload.to_string();
         let path = incoming.join(&name);
+        disk.make_folder_if_missing(parent.as_fd(), name.as_bytes()).at("create", &path)?;
         let folder = open_below(parent.as_fd(), name.as_bytes(), Missing::Fail).at("open", &path)?;
         Ok(Staging {
             disk: disk.clone(),
@@ -77,6 +74,59 @@ impl Staging {
             few_contents: Vec::new(),
             many_contents: false,
         })
+    }
+
+    /// Goes on with what an earlier session has staged: everything that `keeps` does not want is removed.
+    /// From now on all of it is flushed, not only what this session adds.
+    pub fn take_over(&mut self, keeps: &dyn Fn(&[u8]) -> bool) -> Result<(), StoreError> {
+        self.many_contents = true;
+        let path = self.path.clone();
+        self.try_take_over(keeps).at("go on with", &path)
+    }
+
+    fn try_take_over(&mut self, keeps: &dyn Fn(&[u8]) -> bool) -> io::Result<()> {
+        if exists(self.folder.as_fd(), RANGES)? {
+            self.ranges = Some(open_below(self.folder.as_fd(), RANGES, Missing::Fail)?);
+        }
+        if !exists(self.folder.as_fd(), FILES)? {
+            return Ok(());
+        }
+        self.sweep_files(keeps)?;
+        let files = open_below(self.folder.as_fd(), FILES, Missing::Fail)?;
+        if let Ok(renamed) = open_below(files.as_fd(), RENAMED, Missing::Fail) {
+            for item in rustix::fs::Dir::read_from(&renamed)? {
+                let number = item?.file_name().to_str().ok().and_then(|name| name.parse::<u64>().ok());
+                self.next_renamed = self.next_renamed.max(number.map_or(0, |number| number + 1));
+            }
+        }
+        self.files = Some(FolderStack::below(files));
+        Ok(())
+    }
+
+    /// Removes every staged content whose stored path `keeps` does not want.
+    pub fn sweep_files(&self, keeps: &dyn Fn(&[u8]) -> bool) -> io::Result<()> {
+        match exists(self.folder.as_fd(), FILES)? {
+            true => sweep_files(&self.disk, open_below(self.folder.as_fd(), FILES, Missing::Fail)?, keeps),
+            false => Ok(()),
+        }
+    }
+
+    /// Empties the folder: what an earlier session left in it is of no use.
+    pub fn clear(&mut self) -> Result<(), StoreError> {
+        for item in [FILES, RANGES, JOURNAL, INDEX, HEAD, INTENT] {
+            remove_tree(&self.disk, self.folder.as_fd(), item).at("empty", &self.path)?;
+        }
+        Ok(())
+    }
+
+    /// The journal, new or cut off behind its first `length` bytes.
+    pub fn open_journal(&self, length: u64) -> Result<NewFile, StoreError> {
+        let opened = match length {
+            0 => remove_tree(&self.disk, self.folder.as_fd(), JOURNAL)
+                .and_then(|()| self.disk.create_file(self.folder.as_fd(), JOURNAL)),
+            length => self.disk.reopen_file(self.folder.as_fd(), JOURNAL, length),
+        };
+        opened.at("open the journal below", &self.path)
     }
 
     pub fn path(&self) -> &Path {
@@ -166,7 +216,14 @@ impl Staging {
             self.ranges = Some(open_below(self.folder.as_fd(), RANGES, Missing::Fail)?);
         }
         let folder = self.ranges.as_ref().expect("opened just now").as_fd();
-        self.disk.create_file(folder, name)?.write(bytes)
+        match self.disk.create_file(folder, name) {
+            // Left by an earlier session, perhaps not whole.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.disk.remove_file(folder, name)?;
+                self.disk.create_file(folder, name)?.write(bytes)
+            }
+            created => created?.write(bytes),
+        }
     }
 
     /// Writes one of the files a commit needs.
@@ -298,7 +355,7 @@ mod tests {
     #[test]
     fn a_hundred_levels_of_the_longest_names_are_stored_under_their_path() {
         let temporary = tempfile::tempdir().unwrap();
-        let mut staging = Staging::create(&Disk::real(), temporary.path(), UploadId::random()).unwrap();
+        let mut staging = Staging::open(&Disk::real(), temporary.path(), UploadId::random()).unwrap();
         let deep = path(&vec!["x".repeat(255); 100].join("/"));
         assert_eq!(staging.create_content(&deep).unwrap().renamed, None);
         let sibling = deep.parent().unwrap().join(b"y").unwrap();
@@ -311,22 +368,11 @@ mod tests {
     #[test]
     fn a_name_the_file_system_refuses_is_stored_under_a_number() {
         let temporary = tempfile::tempdir().unwrap();
-        let mut staging = Staging::create(&Disk::real(), temporary.path(), UploadId::random()).unwrap();
+        let mut staging = Staging::open(&Disk::real(), temporary.path(), UploadId::random()).unwrap();
         assert_eq!(staging.create_content(&path("a")).unwrap().renamed, None);
         for (number, refused) in ["a", "a/below", &"n".repeat(256), ".renamed/0", ".RENAMED"].iter().enumerate() {
             let placed = staging.create_content(&path(refused)).unwrap();
             assert_eq!(placed.renamed, Some(path(&format!(".renamed/{number}"))), "{refused}");
         }
-    }
-
-    #[test]
-    fn a_second_staging_of_one_upload_has_its_own_folder() {
-        let temporary = tempfile::tempdir().unwrap();
-        let upload = UploadId::random();
-        let first = Staging::create(&Disk::real(), temporary.path(), upload).unwrap();
-        let second = Staging::create(&Disk::real(), temporary.path(), upload).unwrap();
-        assert_ne!(first.path(), second.path());
-        first.remove().unwrap();
-        assert!(second.path().exists());
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::catalog::{ClientState, locked};
+use super::catalog::{ClientState, OpenUpload, locked};
 use super::clients::{ClientRecord, Clients};
 use super::comparison::{Base, read_index};
 use super::content::{ContentProblem, ContentReader};
@@ -23,7 +23,7 @@ use super::upload::{Begun, Upload, UploadRequest};
 use crate::base::durable::{Disk, FILE_MODE};
 use crate::base::entry::merge_roots;
 use crate::base::folder::open_folder;
-use crate::base::ids::{ClientId, UserName};
+use crate::base::ids::{ClientId, UserName, random_array};
 use crate::base::limits::ROOTS_MAX;
 use crate::base::path::EntryPath;
 use std::os::fd::AsFd;
@@ -51,6 +51,8 @@ pub(super) struct Shared {
     pub disk: Disk,
     /// Whether one flush of the whole file system can be trusted.
     pub can_flush_all: bool,
+    /// Random for each opening: tells this process's journals from others'.
+    pub run: [u8; 16],
     _lock: StoreLock,
 }
 
@@ -89,7 +91,7 @@ impl Store {
         let clients = Clients::load(&layout.clients(), &mut recovery.lines)?;
         let can_flush_all = reports_failed_writes(data);
         Ok(Store {
-            shared: Arc::new(Shared { layout, disk, can_flush_all, _lock: lock }),
+            shared: Arc::new(Shared { layout, disk, can_flush_all, run: random_array(), _lock: lock }),
             clients: Mutex::new(clients),
             states: Mutex::default(),
             recovery,
@@ -216,17 +218,44 @@ impl Store {
     }
 
     /// Begins an upload, or names the snapshot that it became earlier.
-    pub fn begin_upload(&self, client: ClientId, mut request: UploadRequest) -> Result<Begun, StoreError> {
+    /// `end` ends the session that has the upload: it is called, perhaps more than once, when a newer session
+    /// of the same upload comes.
+    pub fn begin_upload(
+        &self,
+        client: ClientId,
+        mut request: UploadRequest,
+        end: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Begun, StoreError> {
         check_request(&request)?;
         request.roots = merge_roots(std::mem::take(&mut request.roots));
         let state = self.state(client)?;
-        let layout = &self.shared.layout;
+        let (layout, upload) = (&self.shared.layout, request.upload);
         if let Some(head) = state.with_catalog(layout, |catalog| catalog.of_upload(request.upload))? {
             return Ok(Begun::AlreadyStored(head));
         }
         self.make_client_folders(&state)?;
-        let base = self.choose_base(&state, &request)?;
-        Ok(Begun::Open(Box::new(Upload::open(self.shared.clone(), state, request, base)?)))
+        let ticket = state.open_upload(request.upload, Box::new(end))?;
+        let begun = self.open_upload(&state, request, ticket.clone());
+        if !matches!(begun, Ok(Begun::Open(_))) {
+            state.close_upload(upload, &ticket);
+        }
+        begun
+    }
+
+    fn open_upload(
+        &self,
+        state: &Arc<ClientState>,
+        request: UploadRequest,
+        ticket: Arc<OpenUpload>,
+    ) -> Result<Begun, StoreError> {
+        let layout = &self.shared.layout;
+        // The older session may have committed it while this one waited.
+        if let Some(head) = state.with_catalog(layout, |catalog| catalog.of_upload(request.upload))? {
+            return Ok(Begun::AlreadyStored(head));
+        }
+        recovery::sweep_left_behind(&self.shared, state, request.upload)?;
+        let base = self.choose_base(state, &request)?;
+        Ok(Begun::Open(Box::new(Upload::open(self.shared.clone(), state.clone(), request, base, ticket)?)))
     }
 
     fn choose_base(&self, state: &ClientState, request: &UploadRequest) -> Result<Option<Base>, StoreError> {

@@ -59,6 +59,10 @@ impl Model {
         model
     }
 
+    fn remove(&mut self, name: &str) {
+        self.files.remove(&path(name)).expect("a file of the model");
+    }
+
     fn put(&mut self, name: &str, bytes: &[u8], change: u64) {
         self.files.insert(path(name), (bytes.to_vec(), change));
     }
@@ -107,7 +111,7 @@ fn request(upload: UploadId) -> UploadRequest {
 }
 
 fn begin(store: &Store, client: ClientId) -> Box<Upload> {
-    match store.begin_upload(client, request(UploadId::random())).unwrap() {
+    match store.begin_upload(client, request(UploadId::random()), || {}).unwrap() {
         Begun::Open(upload) => upload,
         Begun::AlreadyStored(head) => panic!("{} is stored already", head.id),
     }
@@ -313,10 +317,10 @@ fn an_upload_asked_for_again_names_its_snapshot_also_after_a_restart() {
     let Fixture { store, client, folder } = fixture();
     let model = Model::with(&[("root/a", "one")]);
     let upload = UploadId::random();
-    let Begun::Open(mut open) = store.begin_upload(client, request(upload)).unwrap() else { panic!() };
+    let Begun::Open(mut open) = store.begin_upload(client, request(upload), || {}).unwrap() else { panic!() };
     send(&mut open, &model).unwrap();
     let head = open.commit(model.counts()).unwrap();
-    let stored_as = |store: &Store| match store.begin_upload(client, request(upload)).unwrap() {
+    let stored_as = |store: &Store| match store.begin_upload(client, request(upload), || {}).unwrap() {
         Begun::AlreadyStored(head) => head.id,
         Begun::Open(_) => panic!("forgotten"),
     };
@@ -332,10 +336,19 @@ fn a_newer_session_of_an_upload_ends_the_older() {
     let Fixture { store, client, folder } = fixture();
     let model = Model::with(&[("root/a", "one")]);
     let upload = UploadId::random();
-    let Begun::Open(mut older) = store.begin_upload(client, request(upload)).unwrap() else { panic!() };
-    let Begun::Open(mut newer) = store.begin_upload(client, request(upload)).unwrap() else { panic!() };
-    assert!(matches!(send(&mut older, &model), Err(StoreError::Superseded { .. })));
-    drop(older);
+    let (ended, end) = std::sync::mpsc::channel();
+    let end_older = move || {
+        let _ = ended.send(());
+    };
+    let Begun::Open(mut older) = store.begin_upload(client, request(upload), end_older).unwrap() else { panic!() };
+    let mut newer = std::thread::scope(|scope| {
+        let newer = scope.spawn(|| store.begin_upload(client, request(upload), || {}).unwrap());
+        end.recv().unwrap();
+        assert!(matches!(send(&mut older, &model), Err(StoreError::Superseded { .. })));
+        drop(older);
+        let Begun::Open(newer) = newer.join().unwrap() else { panic!() };
+        newer
+    });
     send(&mut newer, &model).unwrap();
     let head = newer.commit(model.counts()).unwrap();
     check_snapshot(&store, &head, &model);
@@ -343,14 +356,106 @@ fn a_newer_session_of_an_upload_ends_the_older() {
 }
 
 #[test]
-fn a_dropped_upload_leaves_nothing() {
+fn an_abandoned_upload_leaves_nothing() {
     let Fixture { store, client, folder } = fixture();
     let mut upload = begin(&store, client);
     send(&mut upload, &Model::many(100)).unwrap();
-    assert_eq!(files_below(&folder.path().join("incoming")), 101);
-    drop(upload);
+    assert!(files_below(&folder.path().join("incoming")) > 100);
+    upload.abandon();
     assert_eq!(files_below(&folder.path().join("incoming")), 0);
     assert!(store.snapshots(client).unwrap().is_empty());
+}
+
+/// Opens an upload that is to go on, and sends what is lacking.
+fn go_on(store: &Store, client: ClientId, upload: UploadId, model: &Model) -> (Box<Upload>, Sent) {
+    let Begun::Open(mut open) = store.begin_upload(client, request(upload), || {}).unwrap() else { panic!() };
+    let sent = send(&mut open, model).unwrap();
+    (open, sent)
+}
+
+#[test]
+fn a_dropped_upload_goes_on_where_it_was_in_the_same_process_and_after_a_restart() {
+    for restart in [false, true] {
+        let Fixture { mut store, client, folder } = fixture();
+        let model = Model::many(3_000);
+        let upload = UploadId::random();
+        drop(go_on(&store, client, upload, &model));
+        assert!(store.snapshots(client).unwrap().is_empty(), "nothing half is shown");
+        if restart {
+            drop(store);
+            store = Store::open(folder.path(), Disk::real()).unwrap();
+        }
+        let (open, sent) = go_on(&store, client, upload, &model);
+        assert_eq!(sent, Sent::default(), "restarted: {restart}");
+        let head = open.commit(model.counts()).unwrap();
+        check_snapshot(&store, &head, &model);
+        assert_eq!(head.totals.new_bytes, head.totals.bytes);
+        assert_eq!(files_below(&folder.path().join("incoming")), 0);
+    }
+}
+
+#[test]
+fn a_content_that_the_machine_lost_after_its_record_is_sent_again() {
+    let Fixture { store, client, folder } = fixture();
+    let model = Model::many(50);
+    let upload = UploadId::random();
+    drop(go_on(&store, client, upload, &model));
+    drop(store);
+    let files = folder.path().join(format!("incoming/{}", upload_folder(folder.path()))).join("files");
+    let (torn, gone) = (files.join("root/d01/f00001"), files.join("root/d02/f00002"));
+    std::fs::write(torn, b"not what was recorded").unwrap();
+    std::fs::remove_file(gone).unwrap();
+    let store = Store::open(folder.path(), Disk::real()).unwrap();
+    let (open, sent) = go_on(&store, client, upload, &model);
+    assert_eq!(sent.contents, 2);
+    check_snapshot(&store, &open.commit(model.counts()).unwrap(), &model);
+}
+
+/// The one unfinished upload below `incoming/`: `<client>/<upload>`.
+fn upload_folder(data: &Path) -> String {
+    let only = |path: &Path| std::fs::read_dir(path).unwrap().next().unwrap().unwrap().path();
+    let upload = only(&only(&data.join("incoming")));
+    upload.strip_prefix(data.join("incoming")).unwrap().to_str().unwrap().to_string()
+}
+
+#[test]
+fn what_changed_between_two_sessions_is_stored_as_it_is_now_and_nothing_else_is_kept() {
+    let Fixture { store, client, folder } = fixture();
+    let mut model = Model::many(200);
+    let upload = UploadId::random();
+    drop(go_on(&store, client, upload, &model));
+    model.put("root/d01/f00001", b"changed", 9);
+    model.remove("root/d02/f00002");
+    model.put("root/new", b"new", 9);
+    let (open, sent) = go_on(&store, client, upload, &model);
+    assert_eq!(sent.contents, 2);
+    let head = open.commit(model.counts()).unwrap();
+    check_snapshot(&store, &head, &model);
+    let received = folder.path().join("received_files");
+    assert_eq!(files_below(&received), model.files.len(), "a removed file is no part of what was received");
+}
+
+#[test]
+fn other_roots_make_another_upload_of_it() {
+    let Fixture { store, client, folder: _folder } = fixture();
+    let model = Model::many(20);
+    let upload = UploadId::random();
+    drop(go_on(&store, client, upload, &model));
+    let roots = vec![EntryPath::parse(b"root").unwrap(), EntryPath::parse(b"zoo").unwrap()];
+    let other = UploadRequest { roots, ..request(upload) };
+    let Begun::Open(mut open) = store.begin_upload(client, other, || {}).unwrap() else { panic!() };
+    assert_eq!(send(&mut open, &model).unwrap().contents, 20);
+}
+
+#[test]
+fn only_the_newest_few_unfinished_uploads_are_kept() {
+    let Fixture { store, client, folder } = fixture();
+    for _ in 0..8 {
+        drop(go_on(&store, client, UploadId::random(), &Model::many(3)));
+    }
+    let incoming = folder.path().join("incoming");
+    let clients = std::fs::read_dir(&incoming).unwrap().next().unwrap().unwrap().path();
+    assert!(std::fs::read_dir(clients).unwrap().count() <= 5);
 }
 
 fn out_of_place<T: std::fmt::Debug>(result: Result<T, StoreError>) {
@@ -684,7 +789,7 @@ fn crash_case(files: usize) -> Crash {
 /// The upload that is cut short.
 fn run_until(crash: &Crash, upload: UploadId, disk: Disk) -> Result<Arc<Head>, StoreError> {
     let store = Store::open(crash.folder.path(), disk)?;
-    match store.begin_upload(crash.client, request(upload))? {
+    match store.begin_upload(crash.client, request(upload), || {})? {
         Begun::AlreadyStored(head) => Ok(head),
         Begun::Open(mut open) => {
             send(&mut open, &crash.after)?;
@@ -700,7 +805,6 @@ fn check_after_crash(crash: &Crash, upload: UploadId, acknowledged: bool, stop: 
     assert!(!acknowledged || heads.len() == 2, "an acknowledged snapshot is gone, stopped after {stop}");
     check_snapshot(&store, &heads[0], &crash.before);
     heads[1..].iter().for_each(|head| check_snapshot(&store, head, &crash.after));
-    assert_eq!(files_below(&crash.folder.path().join("incoming")), 0, "stopped after {stop}");
     let folder =
         crash.folder.path().join("received_files").join(store.client(crash.client).unwrap().folder.as_str());
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), heads.len(), "stopped after {stop}");
@@ -711,6 +815,7 @@ fn check_after_crash(crash: &Crash, upload: UploadId, acknowledged: bool, stop: 
     assert_eq!(store.snapshots(crash.client).unwrap().len(), 2, "stopped after {stop}");
     assert!(store.recovery().lines.is_empty(), "{:?}", store.recovery());
     check_snapshot(&store, &head, &crash.after);
+    assert_eq!(files_below(&crash.folder.path().join("incoming")), 0, "stopped after {stop}");
 }
 
 /// How many operations come before the commit of the upload, and how many there are in all.
@@ -749,7 +854,7 @@ fn after_one_failed_operation_the_same_process_can_store_the_upload() {
         let crash = crash_case(3);
         let upload = UploadId::random();
         let Ok(store) = Store::open(crash.folder.path(), Disk::failing_once_after(failing)) else { continue };
-        let store_it = || match store.begin_upload(crash.client, request(upload))? {
+        let store_it = || match store.begin_upload(crash.client, request(upload), || {})? {
             Begun::AlreadyStored(head) => Ok(head),
             Begun::Open(mut open) => {
                 send(&mut open, &crash.after)?;

@@ -15,22 +15,19 @@ enum Step<'a> {
     File {
         folder: BorrowedFd<'a>,
         name: &'a [u8],
+        /// The path of the folder below the root, with a `/` behind it; empty for the root.
+        prefix: &'a [u8],
     },
     /// All that is in this folder has been seen.
-    End {
-        folder: BorrowedFd<'a>,
-    },
+    End { folder: BorrowedFd<'a> },
     /// The walk has left the folder `name` and is back above it.
-    Left {
-        above: BorrowedFd<'a>,
-        name: &'a [u8],
-    },
+    Left { above: BorrowedFd<'a>, name: &'a [u8] },
 }
 
 /// Flushes every file and folder at and below `root`, the deepest first.
 pub fn flush_tree(disk: &Disk, root: OwnedFd) -> io::Result<()> {
     walk(root, &mut |step| match step {
-        Step::File { folder, name } => flush_below(disk, folder, name),
+        Step::File { folder, name, .. } => flush_below(disk, folder, name),
         Step::End { folder } => disk.flush_folder(folder, b"received folder"),
         Step::Left { .. } => Ok(()),
     })
@@ -48,7 +45,7 @@ pub fn remove_tree(disk: &Disk, parent: BorrowedFd<'_>, name: &[u8]) -> io::Resu
     match open_below(parent, name, Missing::Fail) {
         Ok(folder) => {
             walk(folder, &mut |step| match step {
-                Step::File { folder, name } => disk.remove_file(folder, name),
+                Step::File { folder, name, .. } => disk.remove_file(folder, name),
                 Step::End { .. } => Ok(()),
                 Step::Left { above, name } => disk.remove_folder(above, name),
             })?;
@@ -62,6 +59,20 @@ pub fn remove_tree(disk: &Disk, parent: BorrowedFd<'_>, name: &[u8]) -> io::Resu
     }
 }
 
+/// Removes the files below `root` whose path `keeps` does not want.
+pub fn sweep_files(disk: &Disk, root: OwnedFd, keeps: &dyn Fn(&[u8]) -> bool) -> io::Result<()> {
+    let mut path = Vec::new();
+    walk(root, &mut |step| match step {
+        Step::File { folder, name, prefix } => {
+            path.clear();
+            path.extend_from_slice(prefix);
+            path.extend_from_slice(name);
+            if keeps(&path) { Ok(()) } else { disk.remove_file(folder, name) }
+        }
+        _ => Ok(()),
+    })
+}
+
 /// A folder on the way down, and which of its subfolders are still to be entered.
 struct Level {
     name: Vec<u8>,
@@ -70,16 +81,20 @@ struct Level {
 
 fn walk(root: OwnedFd, visit: &mut dyn FnMut(Step<'_>) -> io::Result<()>) -> io::Result<()> {
     let mut stack = FolderStack::below(root);
-    let mut levels = vec![Level { name: Vec::new(), folders: visit_files(stack.top(), visit)? }];
+    let mut prefix = Vec::new();
+    let mut levels = vec![Level { name: Vec::new(), folders: visit_files(stack.top(), &prefix, visit)? }];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.folders.pop() {
-            let folders = visit_files(stack.push(&name, Missing::Fail)?, visit)?;
+            prefix.extend_from_slice(&name);
+            prefix.push(b'/');
+            let folders = visit_files(stack.push(&name, Missing::Fail)?, &prefix, visit)?;
             levels.push(Level { name, folders });
             continue;
         }
         visit(Step::End { folder: stack.top() })?;
         let name = levels.pop().map(|level| level.name).unwrap_or_default();
         if !levels.is_empty() {
+            prefix.truncate(prefix.len() - name.len() - 1);
             visit(Step::Left { above: stack.pop()?, name: &name })?;
         }
     }
@@ -89,6 +104,7 @@ fn walk(root: OwnedFd, visit: &mut dyn FnMut(Step<'_>) -> io::Result<()>) -> io:
 /// Visits the files directly in a folder; gives back the names of its subfolders.
 fn visit_files(
     folder: BorrowedFd<'_>,
+    prefix: &[u8],
     visit: &mut dyn FnMut(Step<'_>) -> io::Result<()>,
 ) -> io::Result<Vec<Vec<u8>>> {
     let mut folders = Vec::new();
@@ -106,7 +122,7 @@ fn visit_files(
         };
         match kind {
             FileType::Directory => folders.push(name.to_vec()),
-            _ => visit(Step::File { folder, name })?,
+            _ => visit(Step::File { folder, name, prefix })?,
         }
     }
     Ok(folders)

@@ -4,20 +4,22 @@
 //! The peer is not trusted: every call is checked against what this place of the conversation allows, and
 //! what is kept in memory is bounded: the index, and the few ranges whose contents are still on their way.
 
-use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::catalog::{ClientState, OpenUpload};
-use super::comparison::{Base, ChangeRule};
+use super::comparison::{Base, ChangeRule, RangeSet};
 use super::content::ContentWriter;
 use super::error::{At, StoreError};
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, IndexRecord};
+use super::left_behind::{LeftBehind, path_hash, staged_path};
 use super::pending::{Fate, Needed, PendingRange};
-use super::range::{CHANGED_WHILE_READ, HASH_BYTES, Location, RECHECK, StoredContent};
+use super::range::{CHANGED_WHILE_READ, HASH_BYTES, Location, RECHECK, StoredContent, StoredEntry};
 use super::recovery;
+use super::resume::{self, JournalWriter, Opened};
 use super::staging::{PlacedFile, Staging};
 use super::store::Shared;
 use crate::base::entry::{Entry, decode_entries};
@@ -76,7 +78,8 @@ pub struct CommitCounts {
     pub entries: u64,
 }
 
-/// An upload under way. Dropped uncommitted, it leaves nothing behind.
+/// An upload under way. Dropped uncommitted, it leaves what it has stored for a later session of the same
+/// upload, unless it was abandoned or a commit of it failed.
 #[derive(Debug)]
 pub struct Upload {
     pub(super) shared: Arc<Shared>,
@@ -95,9 +98,16 @@ pub struct Upload {
     index_bytes: u64,
     pending: VecDeque<PendingRange>,
     writing: Option<Writing>,
+    /// What an earlier session of this upload stored.
+    left: Option<LeftBehind>,
+    journal: JournalWriter,
     pub(super) new_bytes: u64,
     pub(super) range_bytes: u64,
     pub(super) committed: bool,
+    /// Whether a commit was begun: what is left then is taken back and not kept.
+    pub(super) committing: bool,
+    /// The client wants nothing of it kept.
+    abandoned: bool,
 }
 
 /// One range by its number.
@@ -145,14 +155,15 @@ impl Upload {
         state: Arc<ClientState>,
         request: UploadRequest,
         base: Option<Base>,
+        ticket: Arc<OpenUpload>,
     ) -> Result<Upload, StoreError> {
         let data = shared.layout.data();
         let anchor = shared.can_flush_all.then(|| open_folder(data)).transpose().at("open", data)?;
         let incoming = shared.layout.incoming(&state.record.folder);
-        let staging = Staging::create(&shared.disk, &incoming, request.upload)?;
-        let ticket = state.open_upload(request.upload);
+        let mut staging = Staging::open(&shared.disk, &incoming, request.upload)?;
+        let Opened { snapshot, left, journal } = resume::open(&mut staging, &shared.run, &request.roots)?;
         Ok(Upload {
-            snapshot: SnapshotId::create(Timestamp::now()),
+            snapshot,
             shared,
             state,
             ticket,
@@ -165,9 +176,13 @@ impl Upload {
             index_bytes: 0,
             pending: VecDeque::new(),
             writing: None,
+            left,
+            journal,
             new_bytes: 0,
             range_bytes: 0,
             committed: false,
+            committing: false,
+            abandoned: false,
         })
     }
 
@@ -199,6 +214,15 @@ impl Upload {
     /// Names the next range, in path order. A lacking one is to be followed by its entries.
     pub fn offer_range(&mut self, wire_hash: [u8; HASH_BYTES]) -> Result<RangeAnswer, StoreError> {
         self.check_live()?;
+        if let Some((record, new_bytes)) = self.left.as_mut().and_then(|left| left.range(&wire_hash)) {
+            self.check_order(self.slots.len(), &record.first, &record.last)?;
+            self.count_index_bytes(record.encoded_bytes())?;
+            self.new_bytes += new_bytes;
+            self.range_bytes += u64::from(record.file_bytes);
+            self.slots.push(Slot { wire_hash, state: SlotState::Finished(record) });
+            self.pass_known_slots();
+            return Ok(RangeAnswer::Held);
+        }
         let roots = &self.request.roots;
         if let Some(record) = self.base.as_ref().and_then(|base| base.shareable_range(&wire_hash, roots)) {
             let record = record.clone();
@@ -297,6 +321,13 @@ impl Upload {
             return Fate::NoContent;
         }
         let rule = self.request.changes;
+        let left = self.left.as_mut().and_then(|left| left.find(&entry.path));
+        if let Some(stored) = left {
+            return match (rule.is_unchanged(&stored, entry), stored.content) {
+                (true, Some(content)) => Fate::Stored { flags: 0, content },
+                (_, held) => Fate::Awaited { held: held.map(Box::new), tries: 0 },
+            };
+        }
         let stored = self.base.as_mut().and_then(|base| base.find(&entry.path));
         match stored.map(|stored| (rule.is_unchanged(stored, entry), stored.content.clone())) {
             Some((true, Some(content))) => Fate::Stored { flags: 0, content },
@@ -312,6 +343,10 @@ impl Upload {
         self.drop_unfinished(range, entry)?;
         self.check_turn(range, entry)?;
         let path = self.pending_range(range)?.entry(entry).path;
+        // An earlier session's content of this path makes room; whatever else has the name is another's.
+        if let Some(staged) = self.left.as_mut().and_then(|left| left.staged_path(&path)) {
+            let _ = self.staging().remove_content(&staged);
+        }
         let PlacedFile { file, renamed } = self.staging().create_content(&path)?;
         self.writing = Some(Writing { range, entry, writer: ContentWriter::new(file), path, renamed });
         Ok(())
@@ -340,8 +375,12 @@ impl Upload {
             None => Location::OwnPath { snapshot },
             Some(path) => Location::StoredPath { snapshot, path },
         };
-        self.new_bytes += sums.size;
-        self.settle(range, entry, Fate::Stored { flags, content: StoredContent { sums, location } })?;
+        let content = StoredContent { sums, location };
+        let stored =
+            StoredEntry { entry: self.pending_range(range)?.entry(entry), flags, content: Some(content.clone()) };
+        self.journal.content(&stored).at("write the journal below", self.staging.as_ref().expect("open").path())?;
+        self.settle(range, entry, Fate::Stored { flags, content })?;
+        self.checkpoint_when_due()?;
         Ok(ContentVerdict::Stored)
     }
 
@@ -410,9 +449,12 @@ impl Upload {
         if !self.pending[place].is_complete() {
             return Ok(());
         }
-        let finished = self.pending[place].finish();
+        let finished = self.pending[place].finish(self.snapshot);
         self.count_index_bytes(finished.record.encoded_bytes())?;
         self.staging().write_range(&finished.record.file, &finished.bytes)?;
+        let journaled = self.journal.range(&finished.record, finished.new_bytes);
+        journaled.at("write the journal below", self.staging.as_ref().expect("open").path())?;
+        self.new_bytes += finished.new_bytes;
         self.range_bytes += finished.bytes.len() as u64;
         self.slots[number as usize].state = SlotState::Finished(finished.record);
         self.pending.remove(place);
@@ -432,6 +474,38 @@ impl Upload {
         found.ok_or_else(|| StoreError::out_of_place(format!("range {number} waits for no content")))
     }
 
+    /// Gives the upload up for good: nothing of it is kept for a later session.
+    pub fn abandon(mut self) {
+        self.abandoned = true;
+    }
+
+    /// Removes staged contents that an earlier session stored and this one did not want again.
+    pub(super) fn sweep_unused(&mut self) -> Result<(), StoreError> {
+        if self.left.take().is_none() {
+            return Ok(());
+        }
+        let snapshot = self.snapshot;
+        let records = self.new_records();
+        let staging = self.staging();
+        let mut ranges = RangeSet::new(staging.path().join("ranges"), records);
+        let mut used = BTreeSet::new();
+        for place in 0..ranges.records().len() {
+            let paths = ranges.load(place).iter().filter_map(|stored| staged_path(snapshot, stored));
+            used.extend(paths.map(|path| path_hash(path.as_bytes())));
+        }
+        let path = staging.path().to_path_buf();
+        staging.sweep_files(&|path| used.contains(&path_hash(path))).at("sweep", &path)
+    }
+
+    /// Flushes what is staged and notes it, every so often: after a stop of the machine only what follows is
+    /// read back. Only where one flush serves for all; elsewhere everything is read back.
+    fn checkpoint_when_due(&mut self) -> Result<(), StoreError> {
+        let Some(anchor) = self.anchor.as_ref().filter(|_| self.journal.is_checkpoint_due()) else { return Ok(()) };
+        let data = self.shared.layout.data();
+        self.shared.disk.flush_all(anchor.as_fd()).at("flush", data)?;
+        self.journal.checkpoint().at("write a journal below", data)
+    }
+
     pub(super) fn staging(&mut self) -> &mut Staging {
         self.staging.as_mut().expect("there until the upload is dropped")
     }
@@ -445,12 +519,16 @@ impl Upload {
 }
 
 impl Drop for Upload {
-    /// Takes back whatever a commit that failed midway has put into place, then removes the staging folder.
-    /// What cannot be removed now is recovered at the next start.
+    /// Leaves the staging folder for a later session; or takes back whatever a commit that failed midway has
+    /// put into place, then removes the folder. What cannot be removed now is recovered at the next start.
     fn drop(&mut self) {
-        self.state.close_upload(self.request.upload, &self.ticket);
+        let _closed =
+            Closing { state: self.state.clone(), upload: self.request.upload, ticket: self.ticket.clone() };
         let Some(staging) = self.staging.take() else { return };
         let (shared, folder) = (&self.shared, &self.state.record.folder);
+        if !self.committing && !self.abandoned && self.journal.keep() {
+            return;
+        }
         let removed = match self.committed {
             true => Ok(()),
             false => recovery::take_back(&shared.disk, &shared.layout, folder, staging.path(), self.snapshot),
@@ -458,6 +536,19 @@ impl Drop for Upload {
         if let Err(error) = removed.and_then(|()| staging.remove()) {
             log::warn!("an upload's folder is left for the next start: {error}");
         }
+    }
+}
+
+/// Lets go of an upload when everything else about it has been settled.
+struct Closing {
+    state: Arc<ClientState>,
+    upload: UploadId,
+    ticket: Arc<OpenUpload>,
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.state.close_upload(self.upload, &self.ticket);
     }
 }
 

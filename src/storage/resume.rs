@@ -1,0 +1,151 @@
+//! An upload's folder opened to go on with, and its journal kept while it does.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::time::{Duration, Instant};
+
+use super::error::{At, StoreError};
+use super::index::IndexRecord;
+use super::journal::{self, Begin, Journaled};
+use super::left_behind::{LeftBehind, path_hash};
+use super::range::{HASH_BYTES, StoredEntry};
+use super::staging::{FILES, JOURNAL, RANGES, Staging};
+use crate::base::codec::Writer;
+use crate::base::durable::NewFile;
+use crate::base::ids::SnapshotId;
+use crate::base::path::EntryPath;
+use crate::base::time::Timestamp;
+use crate::crypto::blake3_hash;
+
+/// How much is stored between two checkpoints, and how long a lesser amount waits for one.
+const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
+/// Records are gathered to so many bytes before they are written.
+const JOURNAL_BUFFER_BYTES: usize = 16 * 1024;
+
+/// An upload's folder, ready to go on.
+pub struct Opened {
+    pub snapshot: SnapshotId,
+    pub left: Option<LeftBehind>,
+    pub journal: JournalWriter,
+}
+
+/// Reads what an earlier session left, if it is of any use, and begins this session's part of the journal.
+pub fn open(staging: &mut Staging, run: &[u8; 16], roots: &[EntryPath]) -> Result<Opened, StoreError> {
+    let roots = roots_hash(roots);
+    let mut journaled = read(staging, run)?;
+    let usable = journaled.begin.filter(|begin| begin.roots == roots);
+    if usable.is_none() {
+        staging.clear()?;
+        journaled = Journaled::default();
+    }
+    let snapshot = usable.map_or_else(|| SnapshotId::create(Timestamp::now()), |begin| begin.snapshot);
+    let begin = Begin { run: *run, snapshot, roots };
+    let journal = JournalWriter::begin(staging, journaled.valid_bytes, &begin)?;
+    let left = match usable {
+        None => None,
+        Some(_) => {
+            let (files, ranges) = (below(staging, FILES), below(staging, RANGES));
+            let mut left = LeftBehind::new(snapshot, files, ranges, journaled);
+            let known = left.staged_paths();
+            staging.take_over(&|path| known.contains(&path_hash(path)))?;
+            Some(left)
+        }
+    };
+    Ok(Opened { snapshot, left, journal })
+}
+
+fn below(staging: &Staging, name: &[u8]) -> std::path::PathBuf {
+    staging.path().join(std::str::from_utf8(name).expect("the names of the parts are ASCII"))
+}
+
+fn read(staging: &Staging, run: &[u8; 16]) -> Result<Journaled, StoreError> {
+    let path = below(staging, JOURNAL);
+    match File::open(&path) {
+        Ok(file) => journal::read(BufReader::with_capacity(64 * 1024, file), run).at("read", &path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Journaled::default()),
+        Err(error) => Err(error).at("open", &path),
+    }
+}
+
+/// An upload is of certain roots; with others it is another one.
+fn roots_hash(roots: &[EntryPath]) -> [u8; HASH_BYTES] {
+    let mut bytes = Vec::new();
+    roots.iter().for_each(|root| bytes.put_bytes16(root.as_bytes()));
+    blake3_hash(&bytes)
+}
+
+/// Appends to the journal.
+#[derive(Debug)]
+pub struct JournalWriter {
+    file: NewFile,
+    buffer: Vec<u8>,
+    /// Whether the journal tells of anything that is worth keeping.
+    tells: bool,
+    bytes_since_checkpoint: u64,
+    checkpointed: Instant,
+}
+
+impl JournalWriter {
+    fn begin(staging: &Staging, valid_bytes: u64, begin: &Begin) -> Result<JournalWriter, StoreError> {
+        let file = staging.open_journal(valid_bytes)?;
+        let mut buffer = Vec::new();
+        if valid_bytes == 0 {
+            journal::put_magic(&mut buffer);
+        }
+        journal::put_begin(&mut buffer, begin);
+        let tells = valid_bytes > 0;
+        Ok(JournalWriter { file, buffer, tells, bytes_since_checkpoint: 0, checkpointed: Instant::now() })
+    }
+
+    pub fn content(&mut self, stored: &StoredEntry) -> io::Result<()> {
+        self.bytes_since_checkpoint += stored.content.as_ref().map_or(0, |content| content.sums.size);
+        journal::put_content(&mut self.buffer, stored);
+        self.write_when_full()
+    }
+
+    pub fn range(&mut self, record: &IndexRecord, new_bytes: u64) -> io::Result<()> {
+        journal::put_range(&mut self.buffer, record, new_bytes);
+        self.write_when_full()
+    }
+
+    pub fn is_checkpoint_due(&self) -> bool {
+        self.bytes_since_checkpoint >= CHECKPOINT_BYTES
+            || (self.bytes_since_checkpoint > 0 && self.checkpointed.elapsed() >= CHECKPOINT_INTERVAL)
+    }
+
+    /// Notes that everything before has been flushed.
+    pub fn checkpoint(&mut self) -> io::Result<()> {
+        journal::put_checkpoint(&mut self.buffer);
+        self.write()?;
+        self.file.flush()?;
+        self.bytes_since_checkpoint = 0;
+        self.checkpointed = Instant::now();
+        Ok(())
+    }
+
+    /// At the end of a session: whether there is something to go on with, and its journal is written.
+    pub fn keep(&mut self) -> bool {
+        if !self.tells && self.buffer.is_empty() {
+            return false;
+        }
+        match self.write() {
+            Ok(()) => self.tells,
+            Err(error) => {
+                log::warn!("an upload cannot be kept for later: {error}");
+                false
+            }
+        }
+    }
+
+    fn write_when_full(&mut self) -> io::Result<()> {
+        self.tells = true;
+        if self.buffer.len() >= JOURNAL_BUFFER_BYTES { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.file.write(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
