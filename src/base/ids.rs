@@ -95,7 +95,7 @@ id16!(
     "upload id"
 );
 
-/// `YYYYMMDDTHHMMSSZ-xxxxxxxx`: when the server committed a snapshot, and eight random hex digits.
+/// `YYYYMMDDTHHMMSSZ-xxxxxxxx`: when its upload began by the server's clock, and eight random hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SnapshotId([u8; SnapshotId::LENGTH]);
