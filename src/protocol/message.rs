@@ -37,7 +37,7 @@ pub enum FailureCode {
     Quota = 5,
     /// Stored data did not pass its check.
     Damaged = 6,
-    /// Not allowed: see [`super::handshake::Refusal`], whose number stands in the text.
+    /// Not allowed; the text says why.
     Refused = 7,
     /// A newer session of the same client took this one's place.
     TakenOver = 8,
@@ -231,7 +231,7 @@ pub enum ToClient<'a> {
         base: Option<SnapshotId>,
         data: HostFolder,
     },
-    /// This upload was committed before.
+    /// This upload is committed and durable: now, or when it was begun before.
     Stored(SnapshotRow),
     RangeHeld {
         number: u32,

@@ -50,7 +50,7 @@ pub struct Report {
     pub busy_answers: u64,
     pub snapshots: u64,
     pub files_received: u64,
-    /// On the wire, everything included; of ended sessions.
+    /// On the wire, everything included; of commands that have ended.
     pub bytes_received: u64,
     pub bytes_sent: u64,
     /// Segments that arrived damaged and were asked for again.
