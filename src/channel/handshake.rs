@@ -9,7 +9,7 @@
 //! The server acts on nothing before `confirm` has returned: until then it has only computed.
 
 use std::num::NonZeroU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::error::ChannelError;
 use super::sealed::{Agreement, Channel, Role};
@@ -100,7 +100,7 @@ impl ClientHandshake {
     }
 
     /// Sends message 3, reads message 4 and the server's proof. The caller has accepted the server's key.
-    /// The client's own proof goes out with the first request.
+    /// The client's own proof goes out at once.
     pub fn login(mut self, login: &ClientLogin<'_>) -> Result<(Channel, ClientId), ChannelError> {
         let client_secret = Secret::random();
         let message = self.login_message(login, &client_secret)?;
@@ -132,6 +132,7 @@ impl ClientHandshake {
         );
         channel.prove_peer(self.timeout, message_kind::SERVER_FINISHED)?;
         channel.send_to_server(&ToServer::Finished)?;
+        channel.push()?;
         Ok((channel, answer.client))
     }
 
@@ -231,7 +232,6 @@ pub struct ServerHandshake {
     transcript: Transcript,
     hello: ClientHello,
     budget: WaitBudget,
-    allowance: Duration,
 }
 
 /// What a server offers everyone.
@@ -275,7 +275,7 @@ impl FirstRequest {
         };
         let mut transcript = Transcript::new();
         transcript.add(&bytes);
-        Ok(Some(FirstRequest::Native(ServerHandshake { transport, transcript, hello, budget, allowance })))
+        Ok(Some(FirstRequest::Native(ServerHandshake { transport, transcript, hello, budget })))
     }
 }
 
@@ -329,7 +329,6 @@ impl ServerHandshake {
             server_hello: hello,
             login,
             budget: self.budget,
-            allowance: self.allowance,
             timeout: terms.timeout,
         })
     }
@@ -359,7 +358,6 @@ pub struct LoginReceived {
     server_hello: ServerHello,
     login: Login,
     budget: WaitBudget,
-    allowance: Duration,
     timeout: Duration,
 }
 
@@ -420,7 +418,7 @@ impl LoginReceived {
             peer_window: self.client_hello.window,
             timeout: self.timeout,
         };
-        Ok(Agreed { transport: self.transport, message, agreement, budget: self.budget, allowance: self.allowance })
+        Ok(Agreed { transport: self.transport, message, agreement, budget: self.budget })
     }
 }
 
@@ -430,7 +428,6 @@ pub struct Agreed {
     message: Vec<u8>,
     agreement: Agreement,
     budget: WaitBudget,
-    allowance: Duration,
 }
 
 impl Agreed {
@@ -439,9 +436,9 @@ impl Agreed {
     pub fn confirm(mut self) -> Result<Channel, ChannelError> {
         self.transport.write_all(&self.message, &mut self.budget)?;
         let mut channel = Channel::new(self.transport, self.agreement);
-        channel.send_to_client(&ToClient::Finished)?;
-        channel.flush()?;
-        channel.prove_peer(self.allowance, message_kind::FINISHED)?;
+        let began = Instant::now();
+        channel.send_proof(&ToClient::Finished, self.budget.left())?;
+        channel.prove_peer(self.budget.left().saturating_sub(began.elapsed()), message_kind::FINISHED)?;
         Ok(channel)
     }
 }

@@ -42,6 +42,8 @@ const RECEIVE_BYTES: usize =
 const FAILURES_MAX: u32 = 3;
 /// How long a silent line is given before a repeat is asked for again, and a close sent again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How long a last word may take to be written.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a close is sent.
 const CLOSE_TRIES: u32 = 3;
 /// Sealed control segments that wait for the socket; a peer that reads nothing gets no more of them.
@@ -211,6 +213,10 @@ pub struct Channel {
     heard: Instant,
     peer_closed: bool,
     close_answered: bool,
+    /// The socket brings nothing more, or takes nothing more. What came before is still given out.
+    ended: bool,
+    /// What comes is dropped: this side has said its last word.
+    discarding: bool,
     counts: SegmentCounts,
 }
 
@@ -259,6 +265,8 @@ impl Channel {
             heard: Instant::now(),
             peer_closed: false,
             close_answered: false,
+            ended: false,
+            discarding: false,
             counts: SegmentCounts::default(),
         }
     }
@@ -335,6 +343,7 @@ impl Channel {
                 return self.closed_cleanly().map(|()| None);
             }
             if !self.read_some()? {
+                self.check_not_ended()?;
                 self.wait(None, self.receive_deadline(began))?;
             }
         };
@@ -352,7 +361,7 @@ impl Channel {
                 return self.closed_cleanly().map(|()| Activity::Closed);
             }
             if !self.read_some()? {
-                return Ok(Activity::Nothing);
+                return self.check_not_ended().map(|()| Activity::Nothing);
             }
         };
         Ok(Activity::Message(Message { kind: located.kind, body: self.inbox.take(located) }))
@@ -377,8 +386,13 @@ impl Channel {
     /// Acknowledgements stop meanwhile, so a peer that sends bulk stops too.
     pub fn idle_without_reading(&mut self, waker: &WakeSource, limit: Duration) -> Result<(), ChannelError> {
         self.write_some()?;
+        self.check_not_ended()?;
         let interest = Interest { read: false, write: self.has_unsent() };
         self.transport.wait(interest, Some(waker), limit)
+    }
+
+    fn check_not_ended(&self) -> Result<(), ChannelError> {
+        if self.ended { Err(ChannelError::Lost) } else { Ok(()) }
     }
 
     /// Tells the peer that this side is still there.
@@ -433,17 +447,31 @@ impl Channel {
         self.counts
     }
 
-    /// Ends the channel with whatever was sent still arriving: writes it out, then drains what comes.
+    /// Ends the channel with whatever was sent still arriving: writes it out, then drops what comes until
+    /// the peer has seen it and closes. A peer with a full ring on a slow line needs a while for that.
     pub fn end_after_failure(mut self) -> SegmentCounts {
+        self.discarding = true;
+        self.timeout = self.timeout.min(LAST_WORD_TIMEOUT);
         if self.flush().is_ok() {
-            self.transport.finish_writing(&mut WaitBudget::new(ASK_AGAIN));
+            let in_flight = self.acknowledge_every as u64 * 4 / SLOWEST_BYTES_PER_SECOND;
+            let budget = LAST_WORD_TIMEOUT + Duration::from_secs(in_flight);
+            self.transport.finish_writing(&mut WaitBudget::new(budget));
         }
         self.counts
     }
 
+    /// Sends the first message, which proves this side's keys, within what is left of the handshake's time.
+    pub(super) fn send_proof(&mut self, message: &ToClient<'_>, left: Duration) -> Result<(), ChannelError> {
+        let timeout = std::mem::replace(&mut self.timeout, left);
+        self.send_to_client(message)?;
+        self.flush()?;
+        self.timeout = timeout;
+        Ok(())
+    }
+
     /// Waits for the peer's first message, which proves that it has the keys: it must verify at once.
-    pub(super) fn prove_peer(&mut self, budget: Duration, finished: u8) -> Result<(), ChannelError> {
-        let timeout = std::mem::replace(&mut self.timeout, budget);
+    pub(super) fn prove_peer(&mut self, left: Duration, finished: u8) -> Result<(), ChannelError> {
+        let timeout = std::mem::replace(&mut self.timeout, left);
         let first = self.receive();
         let kind = match first {
             Ok(Some(message)) => Some(message.kind),
@@ -549,7 +577,15 @@ impl Channel {
             if bytes.is_empty() {
                 return Ok(());
             }
-            let Some(count) = self.transport.try_write(bytes)? else { return Ok(()) };
+            let count = match self.transport.try_write(bytes) {
+                Ok(Some(count)) => count,
+                Ok(None) => return Ok(()),
+                // What the peer said before it left may still be here to be read: that comes first.
+                Err(_) => {
+                    self.ended = true;
+                    return Ok(());
+                }
+            };
             self.counts.bytes_sent += count as u64;
             match control {
                 true => self.control_was_written(count),
@@ -568,6 +604,8 @@ impl Channel {
 
     fn resume_where_asked(&mut self) -> Result<(), ChannelError> {
         if let Some(sequence) = self.rewind_to.take() {
+            // What was acknowledged since it asked is not wanted any more, and may be gone.
+            let sequence = sequence.max(self.ring.acknowledged());
             self.put_control(Control::ResumedAt(sequence))?;
             self.counts.repeated += self.ring.rewind(sequence);
         }
@@ -629,6 +667,7 @@ impl Channel {
     }
 
     fn wait_quietly(&mut self, waker: Option<&WakeSource>, deadline: Instant) -> Result<(), ChannelError> {
+        self.check_not_ended()?;
         self.acknowledge_what_came()?;
         let wake = match self.repair {
             Repair::Asking { silent_since } => deadline.min(self.ask_again(silent_since)?),
@@ -676,9 +715,10 @@ impl Channel {
                 self.unread.end += count;
                 Ok(true)
             }
-            // A peer that has closed in due form may be gone.
-            Err(ChannelError::Lost) if self.close_answered => Ok(false),
-            Err(error) => Err(error),
+            Err(_) => {
+                self.ended = true;
+                Ok(false)
+            }
         }
     }
 
@@ -766,7 +806,9 @@ impl Channel {
         let Some(last) = self.opened.last() else { return Ok(()) };
         let acknowledged = last.acknowledged;
         for opened in &self.opened {
-            self.inbox.append(&self.received[opened.plaintext.clone()]);
+            if !self.discarding {
+                self.inbox.append(&self.received[opened.plaintext.clone()]);
+            }
             self.unacknowledged_bytes += opened.plaintext.len();
         }
         self.counts.received += self.opened.len() as u64;

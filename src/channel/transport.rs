@@ -5,7 +5,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,15 +28,19 @@ pub struct Transport {
 }
 
 /// Ends a connection from another thread: whoever waits on it finds it lost.
+///
+/// Holds no part of the connection: one that is over is closed, whoever still has a closer for it.
 #[derive(Debug, Clone)]
 pub struct Closer {
-    socket: Arc<OwnedFd>,
+    socket: Weak<OwnedFd>,
 }
 
 impl Closer {
     pub fn close(&self) {
         // A socket that is already gone is what was wanted.
-        let _ = rustix::net::shutdown(&*self.socket, ShutdownHow::Both);
+        if let Some(socket) = self.socket.upgrade() {
+            let _ = rustix::net::shutdown(&*socket, ShutdownHow::Both);
+        }
     }
 }
 
@@ -66,7 +70,7 @@ impl Transport {
     }
 
     pub fn closer(&self) -> Closer {
-        Closer { socket: self.socket.clone() }
+        Closer { socket: Arc::downgrade(&self.socket) }
     }
 
     /// Asks the system for buffers of about this size: for tests of back pressure.
@@ -105,16 +109,15 @@ impl Transport {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, interest.read);
         flags.set(PollFlags::OUT, interest.write);
-        let socket = PollFd::from_borrowed_fd(self.socket.as_fd(), flags);
+        // A socket without interest stays out: its end would be reported all the same, again and again.
+        let socket = (!flags.is_empty()).then(|| PollFd::from_borrowed_fd(self.socket.as_fd(), flags));
+        let wake = waker.map(|waker| PollFd::new(waker, PollFlags::IN));
+        let mut watched: Vec<PollFd<'_>> = socket.into_iter().chain(wake).collect();
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 });
-        let polled = match waker {
-            None => poll(&mut [socket], Some(&timeout)),
-            Some(waker) => {
-                let polled = poll(&mut [socket, PollFd::new(waker, PollFlags::IN)], Some(&timeout));
-                waker.clear();
-                polled
-            }
-        };
+        let polled = poll(&mut watched, Some(&timeout));
+        if let Some(waker) = waker {
+            waker.clear();
+        }
         match polled {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(ChannelError::Io(error.into())),
@@ -171,6 +174,11 @@ pub(super) struct WaitBudget {
 impl WaitBudget {
     pub fn new(whole: Duration) -> WaitBudget {
         WaitBudget { whole, left: whole }
+    }
+
+    /// What has not been waited yet.
+    pub fn left(&self) -> Duration {
+        self.left
     }
 
     fn wait(&mut self, transport: &Transport, interest: Interest) -> Result<(), ChannelError> {

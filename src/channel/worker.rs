@@ -97,11 +97,23 @@ pub fn messages(batch: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     })
 }
 
+/// How a command ended on both threads.
+#[derive(Debug)]
+pub struct Conversation<R> {
+    /// What the worker made of it. It has seen every message that came whole.
+    pub result: R,
+    /// Whether the channel is still good.
+    pub channel: Result<(), ChannelError>,
+}
+
 /// Runs `work` with the peer's further messages at hand.
+///
+/// # Errors
+/// Only where the worker could not be started.
 pub fn converse<R: Send>(
     channel: &mut Channel,
     work: impl FnOnce(&Intake, &mut Outbox) -> R + Send,
-) -> Result<R, ChannelError> {
+) -> Result<Conversation<R>, ChannelError> {
     let (waker, wakes) = waker().map_err(ChannelError::Io)?;
     let (batches, intake) = bounded(QUEUE_BATCHES);
     let (used, returned) = unbounded();
@@ -115,7 +127,8 @@ pub fn converse<R: Send>(
             result
         },
         |channel, outgoing| {
-            Exchange { channel, wakes, batches, returned, in_hand: 0, gathering: Vec::new() }.run(outgoing)
+            Exchange { channel, wakes, batches: Some(batches), returned, in_hand: 0, gathering: Vec::new() }
+                .run(outgoing)
         },
     )
 }
@@ -127,11 +140,11 @@ pub fn answer<R: Send>(
 ) -> Result<Option<R>, ChannelError> {
     let (waker, wakes) = waker().map_err(ChannelError::Io)?;
     let mut cancelled = false;
-    let result = with_worker(channel, &waker, work, |channel, outgoing| {
+    let Conversation { result, channel } = with_worker(channel, &waker, work, |channel, outgoing| {
         cancelled = stream(channel, &wakes, outgoing)?;
         Ok(())
     })?;
-    Ok((!cancelled).then_some(result))
+    channel.map(|()| (!cancelled).then_some(result))
 }
 
 fn with_worker<R: Send>(
@@ -139,7 +152,7 @@ fn with_worker<R: Send>(
     waker: &Waker,
     work: impl FnOnce(&mut Outbox) -> R + Send,
     carry: impl FnOnce(&mut Channel, Receiver<Vec<u8>>) -> Result<(), ChannelError>,
-) -> Result<R, ChannelError> {
+) -> Result<Conversation<R>, ChannelError> {
     let (batches, outgoing) = bounded(QUEUE_BATCHES);
     let mut outbox = Outbox { batches, waker: waker.clone(), filling: Vec::new() };
     let name = format!("{} worker", thread::current().name().unwrap_or("connection"));
@@ -155,32 +168,34 @@ fn with_worker<R: Send>(
         // The queues go with `carry`: where it fails, the worker finds nobody at their other end.
         let carried = carry(channel, outgoing);
         let result = worker.join().unwrap_or_else(|panic| resume_unwind(panic));
-        carried.map(|()| result)
+        Ok(Conversation { result, channel: carried })
     })
 }
 
-/// Whether the worker goes on after what it gave out was sent.
+/// Sends what the worker has given out, one queue full at most, so that the peer is looked at in between.
+/// Says whether the worker goes on.
 fn send_out(channel: &mut Channel, outgoing: &Receiver<Vec<u8>>) -> Result<bool, ChannelError> {
-    let mut sent = false;
-    loop {
+    for number in 0..QUEUE_BATCHES {
         match outgoing.try_recv() {
             Ok(batch) => channel.send_encoded(&batch)?,
             Err(error) => {
-                if sent {
+                if number > 0 {
                     channel.push()?;
                 }
                 return Ok(error == TryRecvError::Empty);
             }
         }
-        sent = true;
     }
+    channel.push()?;
+    Ok(true)
 }
 
 /// The connection's side of [`converse`].
 struct Exchange<'a> {
     channel: &'a mut Channel,
     wakes: WakeSource,
-    batches: Sender<Vec<u8>>,
+    /// None once the peer has closed: nothing more will come.
+    batches: Option<Sender<Vec<u8>>>,
     returned: Receiver<Vec<u8>>,
     /// Batches that the worker has and has not given back.
     in_hand: usize,
@@ -196,7 +211,7 @@ impl Exchange<'_> {
                 self.channel.ping()?;
                 pinged = Instant::now();
             }
-            if self.in_hand >= QUEUE_BATCHES {
+            if self.in_hand >= QUEUE_BATCHES || self.batches.is_none() {
                 self.channel.idle_without_reading(&self.wakes, Channel::PING_INTERVAL)?;
             } else if !self.gather()? {
                 match self.in_hand {
@@ -219,15 +234,22 @@ impl Exchange<'_> {
     /// Hands a batch of what has come to the worker; false if nothing has.
     fn gather(&mut self) -> Result<bool, ChannelError> {
         while self.gathering.len() < BATCH_BYTES {
-            match self.channel.poll()? {
-                Activity::Message(message) => {
+            match self.channel.poll() {
+                // What came whole before the end is still worked on; the end is met at the next look.
+                Err(_) if !self.gathering.is_empty() => break,
+                Err(error) => return Err(error),
+                Ok(Activity::Message(message)) => {
                     self.gathering.push(message.kind);
                     let length = u32::try_from(message.body.len()).expect("bodies are below 2 MiB");
                     self.gathering.extend_from_slice(&length.to_le_bytes());
                     self.gathering.extend_from_slice(message.body);
                 }
-                Activity::Closed => return Err(ChannelError::Violation("it closed in the middle of a command")),
-                Activity::Nothing => break,
+                // A worker that still waits for more finds its queue at an end.
+                Ok(Activity::Closed) if self.gathering.is_empty() => {
+                    self.batches = None;
+                    return Ok(true);
+                }
+                Ok(Activity::Closed | Activity::Nothing) => break,
             }
         }
         if self.gathering.is_empty() {
@@ -235,7 +257,7 @@ impl Exchange<'_> {
         }
         let batch = std::mem::take(&mut self.gathering);
         // A worker that has ended takes nothing more; the loop will see that it has.
-        if self.batches.send(batch).is_ok() {
+        if self.batches.as_ref().is_some_and(|batches| batches.send(batch).is_ok()) {
             self.in_hand += 1;
         }
         Ok(true)

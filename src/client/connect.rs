@@ -15,7 +15,7 @@ use crate::channel::{
     Channel, ChannelError, ClientHandshake, ClientLogin, Closer, SegmentCounts, ServerIdentity, Transport,
 };
 use crate::crypto::{EnrolToken, Fingerprint, PrivateKey};
-use crate::protocol::message::ToServer;
+use crate::protocol::message::{ToClient, ToServer};
 
 /// How long one attempt to reach one address may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -149,6 +149,8 @@ impl<'a> Client<'a> {
     fn try_connect(&mut self) -> Result<Session, ClientError> {
         let transport = Transport::tcp(self.open_socket()?).map_err(|error| self.channel_error(error.into()))?;
         let closer = transport.closer();
+        // Ctrl-C ends whatever waits on the connection, from the first byte on.
+        self.shutdown.close_on_request(move || closer.close());
         let (handshake, server) = ClientHandshake::begin(transport, self.options.window, self.options.timeout)
             .map_err(|error| self.channel_error(error))?;
         let moved = self.check_server(&server)?;
@@ -156,12 +158,26 @@ impl<'a> Client<'a> {
         // A token is shown only where it is needed, and never to a server other than its own.
         let token = self.options.token.as_ref().filter(|_| known.is_none()).map(|token| &token.secret);
         let login = ClientLogin { name, known, token, key: &self.key };
-        let (channel, client) = handshake.login(&login).map_err(|error| self.channel_error(error))?;
+        let (mut channel, client) = handshake.login(&login).map_err(|error| self.channel_error(error))?;
+        self.wait_for_welcome(&mut channel)?;
         self.remember(&server, client, moved)?;
-        let worker_closer = closer.clone();
-        // Ctrl-C ends whatever waits on the connection.
-        self.shutdown.close_on_request(move || worker_closer.close());
         Ok(Session { channel, address: self.address(), shutdown: self.shutdown.clone() })
+    }
+
+    /// The server has let us in, is full, or cannot register us.
+    fn wait_for_welcome(&self, channel: &mut Channel) -> Result<(), ClientError> {
+        let answer = match channel.receive() {
+            Ok(Some(message)) => match ToClient::decode(message.kind, message.body) {
+                Ok(ToClient::Welcome) => return Ok(()),
+                Ok(ToClient::Busy { seconds }) => ChannelError::Busy { seconds },
+                Ok(ToClient::Failure { code, text }) => return Err(ClientError::Failure { code, text }),
+                Ok(_) => ChannelError::Violation("that answer is no welcome"),
+                Err(error) => ChannelError::Malformed(error),
+            },
+            Ok(None) => ChannelError::Lost,
+            Err(error) => error,
+        };
+        Err(self.channel_error(answer))
     }
 
     fn open_socket(&self) -> Result<TcpStream, ClientError> {

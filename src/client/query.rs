@@ -58,9 +58,13 @@ impl Session {
         handler: impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError> + Send,
     ) -> Result<R, ClientError> {
         self.send(request)?;
-        let result = worker::converse(&mut self.channel, |intake, _| take_all(intake, handler));
-        match result {
-            Ok(result) => result,
+        let conversation = worker::converse(&mut self.channel, |intake, _| take_all(intake, handler));
+        match conversation {
+            // Whatever the worker was told is the better reason; a lost line is one only if nothing was told.
+            Ok(worker::Conversation { result: Err(ClientError::Channel { .. }), channel: Err(error) }) => {
+                Err(self.error(error))
+            }
+            Ok(conversation) => conversation.result,
             Err(error) => Err(self.error(error)),
         }
     }

@@ -28,6 +28,11 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// is still below the server's ring.
 const ANSWER_BYTES_MAX: usize = 96 * 1024;
 
+fn reader_gone() -> ClientError {
+    let source = std::io::Error::other("the thread that reads them has ended");
+    ClientError::Io { doing: "read the files to back up".into(), source }
+}
+
 fn answer_bytes(range: &ScannedRange) -> usize {
     needed_bytes_max(range.entries as usize)
 }
@@ -150,8 +155,28 @@ impl<'a> Uploading<'a> {
         }
     }
 
-    /// Runs until the snapshot is stored, or a dry run has seen everything.
+    /// Runs until the snapshot is stored, or a dry run has seen everything. Where the line ends, what the
+    /// server said before that is the reason.
     pub fn run(mut self) -> Result<Uploaded, Stopped> {
+        match self.upload() {
+            Err(Stopped::Channel(error)) => Err(self.last_word().unwrap_or(Stopped::Channel(error))),
+            other => other,
+        }
+    }
+
+    /// A failure that the server told and that was not looked at before the line ended.
+    fn last_word(&mut self) -> Option<Stopped> {
+        loop {
+            match self.take_answers() {
+                Err(Stopped::Client(error)) => return Some(Stopped::Client(error)),
+                Err(Stopped::Channel(error @ ChannelError::Busy { .. })) => return Some(Stopped::Channel(error)),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+
+    fn upload(&mut self) -> Result<Uploaded, Stopped> {
         loop {
             if let Some(row) = self.take_answers()? {
                 return Ok(self.uploaded(Some(row)));
@@ -184,17 +209,8 @@ impl<'a> Uploading<'a> {
             self.spoke = Instant::now();
         }
         let limit = Channel::PING_INTERVAL.saturating_sub(self.spoke.elapsed());
-        if self.is_waiting_for_server() {
-            self.channel.wait_for(&self.queues.wakes, limit)?;
-        } else {
-            self.channel.idle(&self.queues.wakes, limit)?;
-        }
-        Ok(())
-    }
-
-    /// Whether the server owes an answer; otherwise it is our own disk that is awaited.
-    fn is_waiting_for_server(&self) -> bool {
-        self.answer_bytes > 0 || self.commit == CommitState::Asked
+        // The server answers every ping, so it is never silent for long, whoever is waited for.
+        Ok(self.channel.wait_for(&self.queues.wakes, limit)?)
     }
 
     /// Works through the answers that are here; gives the stored snapshot when it is among them.
@@ -276,9 +292,7 @@ impl<'a> Uploading<'a> {
     }
 
     fn order(&self, order: Order) -> Result<(), Stopped> {
-        let gone =
-            |_| ClientError::Impossible("the reading thread has ended: this is a fault in the program".into());
-        Ok(self.queues.orders.send(order).map_err(gone)?)
+        Ok(self.queues.orders.send(order).map_err(|_| reader_gone())?)
     }
 
     fn finish_range(&mut self, number: u32) {
@@ -297,7 +311,12 @@ impl<'a> Uploading<'a> {
 
     /// Seals and sends the contents that are ready. Answers are looked at after each batch.
     fn send_contents(&mut self) -> Result<bool, Stopped> {
-        let Ok(batch) = self.queues.batches.try_recv() else { return Ok(false) };
+        let batch = match self.queues.batches.try_recv() {
+            Ok(batch) => batch,
+            Err(TryRecvError::Empty) => return Ok(false),
+            // It works as long as there is an order queue: only a fault of its own ends it sooner.
+            Err(TryRecvError::Disconnected) => return Err(reader_gone().into()),
+        };
         self.channel.send_encoded(&batch.bytes)?;
         self.spoke = Instant::now();
         self.sent.files += batch.files;

@@ -219,6 +219,8 @@ pub struct EntryRow<'a> {
 pub enum ToClient<'a> {
     /// The server's proof that it holds the session's keys.
     Finished,
+    /// The client is let in: it is registered and has a slot. Requests may come.
+    Welcome,
     Failure {
         code: FailureCode,
         text: String,
@@ -300,6 +302,7 @@ pub(crate) mod message_kind {
     pub const SERVER_FINISHED: u8 = 129;
     pub const FAILURE: u8 = 130;
     pub const BUSY: u8 = 131;
+    pub const WELCOME: u8 = 132;
     pub const BEGUN: u8 = 144;
     pub const STORED: u8 = 145;
     pub const RANGE_HELD: u8 = 146;
@@ -326,7 +329,7 @@ pub const fn needed_bytes_max(entries: usize) -> usize {
 pub fn body_bytes_max(kind: u8) -> Option<usize> {
     use message_kind::*;
     Some(match kind {
-        FINISHED | LIST_SNAPSHOTS | STATISTICS | CANCEL | SERVER_FINISHED => 0,
+        FINISHED | LIST_SNAPSHOTS | STATISTICS | CANCEL | SERVER_FINISHED | WELCOME => 0,
         BUSY => 2,
         RANGE_HELD | RANGE_LACKING => 4,
         CONTENT_START | CONTENT_SKIP | CONTENT_REPEAT | END => 8,
@@ -452,6 +455,7 @@ impl ToClient<'_> {
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             ToClient::Finished => put_message(out, message_kind::SERVER_FINISHED, |_| {}),
+            ToClient::Welcome => put_message(out, message_kind::WELCOME, |_| {}),
             ToClient::Failure { code, text } => put_message(out, message_kind::FAILURE, |out| {
                 out.put_u16(*code as u16);
                 put_text(out, text);
@@ -508,6 +512,7 @@ impl ToClient<'_> {
         let mut reader = Reader::new(body);
         let message = match kind {
             message_kind::SERVER_FINISHED => ToClient::Finished,
+            message_kind::WELCOME => ToClient::Welcome,
             message_kind::FAILURE => ToClient::Failure {
                 code: FailureCode::from_number(reader.u16("failure code")?),
                 text: reader.text16(TEXT_BYTES_MAX, "failure text")?,
@@ -840,6 +845,7 @@ mod tests {
     fn to_client() -> Vec<ToClient<'static>> {
         vec![
             ToClient::Finished,
+            ToClient::Welcome,
             ToClient::Failure { code: FailureCode::DiskFull, text: "full".into() },
             ToClient::Busy { seconds: 3 },
             ToClient::Begun { base: None, data: data() },

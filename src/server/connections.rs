@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::base::waker::Waker;
 use crate::channel::Closer;
 
 /// All connections that have a thread.
@@ -18,6 +19,8 @@ pub struct Connections {
 
 #[derive(Debug, Default)]
 struct Table {
+    /// Wakes the thread that joins.
+    waker: Option<Waker>,
     entries: HashMap<u64, Entry>,
     next_number: u64,
     finished: usize,
@@ -57,6 +60,9 @@ impl Drop for Connection {
             entry.finished = true;
             table.finished += 1;
         }
+        if let Some(waker) = &table.waker {
+            waker.wake();
+        }
         self.connections.gone.notify_all();
     }
 }
@@ -64,6 +70,11 @@ impl Drop for Connection {
 impl Connections {
     pub fn new() -> Arc<Connections> {
         Arc::new(Connections::default())
+    }
+
+    /// Wakes `waker` whenever a connection's thread is about to end, so that it is joined soon.
+    pub fn wake_when_one_ends(&self, waker: Waker) {
+        self.table().waker = Some(waker);
     }
 
     /// A place for a connection whose thread is about to be started.

@@ -173,7 +173,8 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
         Ok(pair) => pair,
         Err(error) => return log::error!("cannot make the accept thread's waker: {error}"),
     };
-    shared.shutdown.wake_on_request(waker);
+    shared.shutdown.wake_on_request(waker.clone());
+    shared.connections.wake_when_one_ends(waker);
     while !shared.shutdown.is_requested() {
         match listener.accept() {
             Ok((stream, peer)) => begin_connection(shared, stream, peer),
@@ -181,6 +182,7 @@ fn accept(shared: &Arc<Shared>, listener: &TcpListener) {
                 AcceptProblem::NothingThere => {
                     let _ =
                         poll(&mut [PollFd::new(listener, PollFlags::IN), PollFd::new(&wakes, PollFlags::IN)], None);
+                    wakes.clear();
                 }
                 AcceptProblem::Aborted => {}
                 AcceptProblem::Exhausted => {
@@ -348,6 +350,8 @@ fn begin_session<'a>(
     match admitted.register(&shared.store) {
         Ok(client) if client.id == admitted.client => {
             shared.statistics.count(Count::Session);
+            channel.send_to_client(&ToClient::Welcome)?;
+            channel.push()?;
             log::info!("{peer}: {} is here", client.name);
             Ok(Some(Session { shared, client, channel, connection }))
         }

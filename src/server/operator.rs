@@ -220,6 +220,10 @@ pub(super) fn listen(
                         log::warn!("an operator's command failed: {error}");
                     }
                 }
+                Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                    log::warn!("cannot take operator's commands for now: {error}");
+                    shutdown.wait(Duration::from_millis(100));
+                }
                 Err(_) => {
                     let _ = poll(
                         &mut [PollFd::new(&listener, PollFlags::IN), PollFd::new(&wakes, PollFlags::IN)],

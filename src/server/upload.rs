@@ -22,6 +22,7 @@ pub fn run(shared: &Arc<Shared>, client: &ClientRecord, channel: &mut Channel, b
     let (store, id) = (&shared.store, client.id);
     let closer = channel.closer();
     let result = worker::converse(channel, |intake, outbox| receive(store, id, begin, closer, intake, outbox))?;
+    let worker::Conversation { result, channel: carried } = result;
     match result {
         Ok(Some(head)) => {
             let files = head.totals.files;
@@ -34,7 +35,7 @@ pub fn run(shared: &Arc<Shared>, client: &ClientRecord, channel: &mut Channel, b
             );
             Ok(())
         }
-        Ok(None) | Err(Ended::Gone) => Ok(()),
+        Ok(None) | Err(Ended::Gone) => Ok(carried?),
         Err(Ended::Failed(failure)) => Err(failure.into()),
     }
 }
