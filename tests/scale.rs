@@ -1,6 +1,6 @@
 //! Many entries: memory stays flat on both sides, and a run costs what changed, not what there is.
 //!
-//! The million lies behind `--ignored`; it needs two million inodes where temporary files go.
+//! The million lies behind `--ignored`; it needs two million inodes in `/dev/shm`, or where temporary files go.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -20,7 +20,7 @@ const SETTLED_AFTER: Duration = Duration::from_millis(4_100);
 
 #[test]
 fn fifty_thousand_names_in_one_folder_take_flat_memory() {
-    let workplace = Workplace::new();
+    let workplace = Workplace::in_memory();
     let tree = workplace.join("tree");
     fill(&tree, 50_000);
     Scale { files: 50_000, unchanged_bytes_max: 64 * 1024 }.check(&workplace, &tree);
@@ -28,7 +28,7 @@ fn fifty_thousand_names_in_one_folder_take_flat_memory() {
 
 #[test]
 fn twenty_thousand_unchanged_files_cost_less_than_64_kib() {
-    let workplace = Workplace::new();
+    let workplace = Workplace::in_memory();
     let tree = workplace.join("tree");
     (0..100).for_each(|folder| fill(&tree.join(format!("folder-{folder:03}")), 200));
     Scale { files: 20_000, unchanged_bytes_max: 64 * 1024 }.check(&workplace, &tree);
@@ -37,7 +37,7 @@ fn twenty_thousand_unchanged_files_cost_less_than_64_kib() {
 #[test]
 #[ignore = "long: a million files"]
 fn a_million_names_in_one_folder_take_flat_memory() {
-    let workplace = Workplace::new();
+    let workplace = Workplace::in_memory();
     let tree = workplace.join("tree");
     fill(&tree, 1_000_000);
     Scale { files: 1_000_000, unchanged_bytes_max: 1024 * 1024 }.check(&workplace, &tree);
@@ -46,7 +46,7 @@ fn a_million_names_in_one_folder_take_flat_memory() {
 #[test]
 #[ignore = "long: a million files"]
 fn a_million_entries_in_twenty_thousand_folders_take_flat_memory() {
-    let workplace = Workplace::new();
+    let workplace = Workplace::in_memory();
     let tree = workplace.join("tree");
     (0..20_000).for_each(|folder| fill(&tree.join(format!("folder-{folder:05}")), 50));
     Scale { files: 1_000_000, unchanged_bytes_max: 1024 * 1024 }.check(&workplace, &tree);
