@@ -7,6 +7,7 @@ mod client;
 mod demo_scenarios;
 mod encryption;
 mod progress_reporting;
+mod scale;
 mod server;
 mod support;
 mod tidy;

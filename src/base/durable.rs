@@ -239,6 +239,32 @@ pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     Disk::real().replace_file(folder.as_fd(), name.as_bytes(), bytes, mode)
 }
 
+/// Makes a file without a name in `folder`, 0600, for reading and writing. It is gone when it is closed, and
+/// with the process; where the system knows no such file, one is made and its name removed at once.
+pub fn create_unnamed_file(folder: &Path) -> io::Result<File> {
+    let folder = open_folder(folder)?;
+    if let Some(file) = open_unnamed(folder.as_fd()) {
+        return Ok(file);
+    }
+    let name = temporary_name();
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&folder, &name, flags, Mode::from_raw_mode(FILE_MODE))?;
+    rustix::fs::unlinkat(&folder, &name, AtFlags::empty())?;
+    Ok(File::from(file))
+}
+
+/// None where the file system refuses; a disk that is full says so again when a name is tried.
+#[cfg(target_os = "linux")]
+fn open_unnamed(folder: BorrowedFd<'_>) -> Option<File> {
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::EXCL | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, ".", flags, Mode::from_raw_mode(FILE_MODE)).ok().map(File::from)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_unnamed(_folder: BorrowedFd<'_>) -> Option<File> {
+    None
+}
+
 /// A short random name, never built from the target's, which may be too long for an addition.
 fn temporary_name() -> Vec<u8> {
     format!("{TEMPORARY_PREFIX}{}", hex(&random_array::<6>())).into_bytes()
@@ -336,6 +362,16 @@ mod tests {
         assert_eq!(kinds, [CreateFile, Write, FlushFile, Rename, FlushFolder]);
         assert_eq!(disk.operations(), 5);
         assert_eq!(disk.count(Rename), 1);
+    }
+
+    #[test]
+    fn a_file_without_a_name_is_private_and_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = create_unnamed_file(folder.path()).unwrap();
+        file.write_all(b"x").unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(create_unnamed_file(&folder.path().join("none")).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use super::codec::{DecodeError, Reader, Writer};
 use super::limits::{
     ENTRY_FIELDS_BYTES_MAX, ENTRY_FIELDS_MAX, LINK_TARGET_BYTES_MAX, OWNER_NAME_BYTES_MAX, PATH_BYTES_MAX,
-    RANGE_BYTES_MAX, RANGE_ENTRIES_MAX, RANGE_MEAN_ENTRIES,
+    RANGE_BYTES_MAX, RANGE_ENTRIES_MAX, RANGE_LONG_BYTES, RANGE_LONG_MEAN_ENTRIES, RANGE_MEAN_ENTRIES,
 };
 use super::path::{EntryPath, compare_paths};
 use super::time::Timestamp;
@@ -196,8 +196,10 @@ pub fn decode_entries(bytes: &[u8]) -> Result<Vec<Entry>, DecodeError> {
     Ok(entries)
 }
 
-/// Cuts a sorted run of entries into ranges. The cut before a path depends on that path alone, so that an
-/// insertion or a deletion changes the ranges beside it and no others.
+/// Cuts a sorted run of entries into ranges. Most cuts depend on the path after them alone, so that an
+/// insertion or a deletion changes the range it is in and no others. A range that has become long is cut at
+/// the next of many more paths: one changed entry sends a whole range, which must not be much longer than
+/// most. An insertion there may change the ranges up to the next common cut.
 #[derive(Debug, Default)]
 pub struct RangeCutter {
     entries: usize,
@@ -208,7 +210,11 @@ impl RangeCutter {
     /// Whether an entry with this path and encoded length begins a new range; counts it either way.
     pub fn begins_new_range(&mut self, path: &[u8], encoded_bytes: usize) -> bool {
         let full = self.entries == RANGE_ENTRIES_MAX || self.bytes + encoded_bytes > RANGE_BYTES_MAX;
-        let begins = self.entries > 0 && (full || is_cut(path));
+        let mean_entries = match self.bytes < RANGE_LONG_BYTES {
+            true => RANGE_MEAN_ENTRIES,
+            false => RANGE_LONG_MEAN_ENTRIES,
+        };
+        let begins = self.entries > 0 && (full || is_cut(path, mean_entries));
         if begins {
             (self.entries, self.bytes) = (0, 0);
         }
@@ -218,11 +224,11 @@ impl RangeCutter {
     }
 }
 
-/// One path in 1,024 is a cut: where the first four bytes of its BLAKE3 are a multiple of that.
-fn is_cut(path: &[u8]) -> bool {
+/// One path in `mean_entries` is a cut: where the first four bytes of its BLAKE3 are a multiple of that.
+fn is_cut(path: &[u8], mean_entries: u32) -> bool {
     let hash = blake3::hash(path);
     let head: [u8; 4] = hash.as_bytes()[..4].try_into().expect("a hash has 32 bytes");
-    u32::from_le_bytes(head).is_multiple_of(RANGE_MEAN_ENTRIES)
+    u32::from_le_bytes(head).is_multiple_of(mean_entries)
 }
 
 /// Merges overlapping roots: a root that lies within another is dropped. The result is sorted.
@@ -320,6 +326,21 @@ mod tests {
         let mut cutter = RangeCutter::default();
         let cuts = (0..100_000).filter(|n| cutter.begins_new_range(format!("a/{n:06}").as_bytes(), 100)).count();
         assert!((60..150).contains(&cuts), "{cuts}");
+    }
+
+    #[test]
+    fn ranges_are_seldom_much_longer_than_a_long_one() {
+        let mut cutter = RangeCutter::default();
+        let mut lengths = vec![0];
+        for number in 0..1_000_000 {
+            match cutter.begins_new_range(format!("a/{number:06}").as_bytes(), 100) {
+                true => lengths.push(100),
+                false => *lengths.last_mut().unwrap() += 100,
+            }
+        }
+        assert!((900..1_300).contains(&lengths.len()), "{}", lengths.len());
+        let longest = lengths.into_iter().max().unwrap();
+        assert!(longest < RANGE_LONG_BYTES + 128 * 1024, "{longest}");
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub const RANGE_ENTRIES_MAX: usize = 8_192;
 pub const RANGE_BYTES_MAX: usize = 1024 * 1024;
 /// One path in so many begins a new range, by its hash.
 pub const RANGE_MEAN_ENTRIES: u32 = 1_024;
+/// From so many encoded bytes on, [`RANGE_LONG_MEAN_ENTRIES`] counts instead: a change sends a whole range.
+pub const RANGE_LONG_BYTES: usize = 256 * 1024;
+/// One path in so many begins a new range after a long one.
+pub const RANGE_LONG_MEAN_ENTRIES: u32 = 128;
 /// Most ranges that a client may have named without all their contents sent.
 pub const RANGES_PENDING_MAX: usize = 8;
 /// Most encoded bytes of such ranges, beside the newest of them.

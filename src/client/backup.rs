@@ -128,7 +128,8 @@ fn attempt(
     let (orders, order_receiver) = unbounded();
     let (batch_sender, batches) = bounded(BATCHES_QUEUED_MAX);
     let (used, used_receiver) = unbounded();
-    let scan_options = ScanOptions { excluded, shutdown: client.shutdown.clone() };
+    let state_folder = client.state.path().to_path_buf();
+    let scan_options = ScanOptions::new(excluded, client.shutdown.clone(), state_folder);
     let content_sender = ContentSender {
         source: SourceReader::new(&options.roots),
         orders: order_receiver,

@@ -7,6 +7,8 @@ mod connect;
 mod error;
 mod facts;
 mod listing;
+mod listing_spill;
+mod name_run;
 mod owners;
 mod properties;
 mod query;

@@ -2,19 +2,20 @@
 //!
 //! Names are looked up relative to the handle of their folder and never through a link, so the walk stays
 //! below its roots whatever is swapped meanwhile. A folder's names are sorted, and a folder is entered
-//! directly after its own entry: that is the order of paths, without sorting more than one folder. What
+//! directly after its own entry: that is the order of paths, without sorting more than one folder; a long
+//! one is sorted on the disk, so that memory does not grow with it. What
 //! cannot be read is named and the walk goes on; what vanishes under it is only counted, because a tree
 //! that is in use always loses names.
 
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Stat};
 
 use super::facts::{FileFacts, cause, file_type, kind_word};
-use super::listing::{FolderReader, Listing};
+use super::listing::{FolderReader, Listing, ListingLimits};
 use super::owners::OwnerNames;
 use super::ranges::RangeBuilder;
 pub use super::ranges::{ScanTotals, ScannedItem, ScannedRange};
@@ -85,6 +86,15 @@ pub struct ScanOptions {
     pub excluded: Vec<FolderIdentity>,
     /// Ends the walk at the next folder or range.
     pub shutdown: Shutdown,
+    /// Where the names of long folders are sorted.
+    pub state_folder: PathBuf,
+    pub(super) limits: ListingLimits,
+}
+
+impl ScanOptions {
+    pub fn new(excluded: Vec<FolderIdentity>, shutdown: Shutdown, state_folder: PathBuf) -> ScanOptions {
+        ScanOptions { excluded, shutdown, state_folder, limits: ListingLimits::default() }
+    }
 }
 
 /// How a walk ended.
@@ -101,7 +111,7 @@ pub fn scan(roots: &[Root], options: &ScanOptions, sink: &mut impl ScanSink) -> 
         sink,
         options,
         owners: OwnerNames::open(),
-        reader: FolderReader::default(),
+        reader: FolderReader::new(options.state_folder.clone(), options.limits),
         ranges: RangeBuilder::default(),
         scratch: blank_entry(),
         path: Vec::new(),
@@ -168,15 +178,24 @@ impl<S: ScanSink> Walk<'_, S> {
     fn descend(&mut self, descent: &mut Descent) -> ControlFlow<()> {
         while let Some(level) = descent.levels.last_mut() {
             self.path.truncate(level.path_length);
-            let Some(name) = level.listing.next_name() else {
-                self.leave(descent);
-                continue;
-            };
             if !self.path.is_empty() {
                 self.path.push(b'/');
             }
             let name_start = self.path.len();
-            self.path.extend_from_slice(name.to_bytes());
+            match self.reader.next_name(&mut level.listing, &mut self.path) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.leave(descent);
+                    continue;
+                }
+                // The names that are left are lost, those before them are not.
+                Err(error) => {
+                    self.path.truncate(level.path_length);
+                    self.unreadable(&error)?;
+                    self.leave(descent);
+                    continue;
+                }
+            }
             match self.stat(descent, name_start) {
                 Ok(stat) => self.visit(descent, name_start, &stat)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => self.totals.vanished += 1,
@@ -263,8 +282,14 @@ impl<S: ScanSink> Walk<'_, S> {
     }
 
     fn leave(&mut self, descent: &mut Descent) {
-        descent.levels.pop();
+        self.drop_level(descent);
         self.leave_stack(descent);
+    }
+
+    fn drop_level(&mut self, descent: &mut Descent) {
+        if let Some(level) = descent.levels.pop() {
+            self.reader.close(level.listing);
+        }
     }
 
     /// Goes back up to the folder of the last level. Its handle may have been given up, and the folder
@@ -279,12 +304,12 @@ impl<S: ScanSink> Walk<'_, S> {
             if descent.stack.enter(below.as_ref(), Missing::Fail).is_ok() {
                 return;
             }
-            if level.listing.remaining() > 0 {
+            if !level.listing.is_empty() {
                 self.totals.unreadable += 1;
                 let reason = "moved away while it was being read".to_string();
                 self.sink.report(ScanReport::Unreadable { path: folder, reason });
             }
-            descent.levels.pop();
+            self.drop_level(descent);
         }
     }
 
@@ -427,6 +452,42 @@ mod tests {
         assert_eq!(totals.bytes, entries.iter().map(|entry| entry.size).sum::<u64>());
         let early = entries.iter().find(|entry| entry.path.name() == b"a\nb").unwrap();
         assert_eq!(early.mtime, Timestamp { seconds: -400_000_000, nanoseconds: 123_456_789 });
+    }
+
+    #[test]
+    fn an_odd_tree_is_walked_alike_with_all_names_spilled() {
+        let folder = TestFolder::new();
+        let tree = folder.path().join("tree");
+        make_odd_tree(&tree);
+        let (_, in_memory) = walk_with(&tree, &ScanOptions::default(), |_| {});
+        let state = TestFolder::new();
+        let limits =
+            ListingLimits { run_names: 4, run_bytes: 300, held_bytes: 0, merged_runs: 2, window_bytes: 64 };
+        let options = ScanOptions { state_folder: state.path(), limits, ..ScanOptions::default() };
+        let (end, spilled) = walk_with(&tree, &options, |_| {});
+        assert!(end.complete);
+        assert_eq!((spilled.reports, spilled.ranges), (in_memory.reports, in_memory.ranges));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_sorted_is_named_and_the_walk_goes_on() {
+        let folder = TestFolder::new();
+        let path = folder.path();
+        for name in ["a", "b", "b/c"] {
+            std::fs::create_dir(path.join(name)).unwrap();
+        }
+        for number in 0..40 {
+            std::fs::write(path.join(format!("b/c/{number}")), "").unwrap();
+        }
+        std::fs::write(path.join("d"), "").unwrap();
+        let limits = ListingLimits { run_names: 30, ..ListingLimits::default() };
+        let options = ScanOptions { state_folder: path.join("d"), limits, ..ScanOptions::default() };
+        let (end, collected) = walk_with(&path, &options, |_| {});
+        assert_eq!(collected.paths(&path), [".", "a", "b", "b/c", "d"]);
+        assert_eq!((end.complete, end.totals.unreadable, collected.reports.len()), (true, 1, 1));
+        let (named, reason) = &collected.reports[0];
+        assert_eq!(below(named, &path), "b/c");
+        assert!(reason.starts_with("its names are too many for memory and cannot be sorted in "), "{reason}");
     }
 
     #[test]

@@ -27,6 +27,12 @@ impl Workplace {
         Workplace { folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
+    /// A folder in memory where there is a place for that: for many files that no disk has to see.
+    pub fn in_memory() -> Workplace {
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Workplace { folder: folder.expect("a temporary folder") }
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
