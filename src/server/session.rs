@@ -97,10 +97,7 @@ impl Session<'_> {
                     self.shared.statistics.add_segments(counted, counts);
                     return Ok(());
                 }
-                Err(error) => {
-                    self.shared.statistics.add_segments(counted, self.channel.counts());
-                    return Err(error);
-                }
+                Err(error) => return self.give_up(counted, error),
             };
             self.connection.set_working(true);
             let result = self.obey(command);
@@ -110,17 +107,34 @@ impl Session<'_> {
             counted = self.channel.counts();
             match result {
                 Ok(()) => {}
-                Err(End::Failed(failure)) => {
-                    self.shared.statistics.count(Count::Failure);
-                    log::warn!("{}: {}", self.client.name, failure.text);
-                    self.channel.send_to_client(&failure.to_message())?;
-                    let counts = self.channel.end_after_failure();
-                    self.shared.statistics.add_segments(counted, counts);
-                    return Ok(());
-                }
-                Err(End::Lost(error)) => return Err(error),
+                Err(End::Failed(failure)) => return self.fail(counted, &failure),
+                Err(End::Lost(error)) => return self.give_up(counted, error),
             }
         }
+    }
+
+    /// Ends after an error of the channel. Whose line failed hears nothing; whoever broke the protocol is
+    /// told how.
+    fn give_up(self, counted: SegmentCounts, error: ChannelError) -> Result<(), ChannelError> {
+        match error {
+            ChannelError::Malformed(_) | ChannelError::Violation(_) => {
+                self.fail(counted, &Failure::out_of_place(error.to_string()))
+            }
+            error => {
+                self.shared.statistics.add_segments(counted, self.channel.counts());
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells the client why its session is over. `counted` are the segments that are in the statistics.
+    fn fail(mut self, counted: SegmentCounts, failure: &Failure) -> Result<(), ChannelError> {
+        self.shared.statistics.count(Count::Failure);
+        log::warn!("{}: {}", self.client.name, failure.text);
+        self.channel.send_to_client(&failure.to_message())?;
+        let counts = self.channel.end_after_failure();
+        self.shared.statistics.add_segments(counted, counts);
+        Ok(())
     }
 
     fn report_damage(&self, before: SegmentCounts) {
