@@ -44,6 +44,12 @@ impl Inbox {
         self.bytes.extend_from_slice(plaintext);
     }
 
+    /// Puts whole messages before everything that waits: they were given out and not taken.
+    pub fn put_back(&mut self, messages: &[u8]) {
+        self.bytes.splice(..self.read, messages.iter().copied());
+        self.read = 0;
+    }
+
     /// Finds the next message, if it is here whole.
     ///
     /// # Errors

@@ -367,6 +367,11 @@ impl Channel {
         Ok(Activity::Message(Message { kind: located.kind, body: self.inbox.take(located) }))
     }
 
+    /// Takes encoded messages back that were given out: they are the next to be given out again.
+    pub(super) fn put_back(&mut self, messages: &[u8]) {
+        self.inbox.put_back(messages);
+    }
+
     /// Sleeps until the socket or `waker` has something, at most `limit`; fails when the peer has said
     /// nothing for the time it has.
     pub fn wait_for(&mut self, waker: &WakeSource, limit: Duration) -> Result<(), ChannelError> {
@@ -842,11 +847,15 @@ impl Channel {
     }
 
     fn open_control(&mut self, frame: Range<usize>) -> Result<(), ChannelError> {
+        // The proof comes first: whoever has not given it has nothing to say.
+        if self.proving {
+            return Err(ChannelError::Unproven);
+        }
         self.opened.clear();
         let result = self.control_opener.open_batch(&mut self.received, &[frame], &mut self.opened);
         let (Ok(()), Some(opened)) = (result, self.opened.first()) else {
             self.counts.control_damaged += 1;
-            return if self.proving { Err(ChannelError::Unproven) } else { Ok(()) };
+            return Ok(());
         };
         let acknowledged = opened.acknowledged;
         let control = Control::decode(&self.received[opened.plaintext.clone()])?;

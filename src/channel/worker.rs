@@ -7,6 +7,11 @@
 //! waits; a peer that is slow stops the sending, so the worker waits. When the channel ends, both queues
 //! are dropped: the worker's next send or receive fails and it returns. The scope joins it, and its panic
 //! goes on in the channel's thread.
+//!
+//! ## Why nothing is lost at the end
+//! The peer may have the last answer, and speak again, before the worker that gave it has returned. So what
+//! came meanwhile goes back to the channel, for whatever is next, and a close is a close of the session, not
+//! of the command.
 
 use std::panic::resume_unwind;
 use std::thread;
@@ -15,10 +20,10 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 
 use super::error::ChannelError;
-use super::sealed::{Activity, Channel};
+use super::sealed::{Activity, Channel, Message};
 use crate::base::limits::CONTENT_CHUNK_BYTES;
 use crate::base::waker::{WakeSource, Waker, waker};
-use crate::protocol::message::{MESSAGE_HEADER_BYTES, ToClient, ToServer};
+use crate::protocol::message::{MESSAGE_HEADER_BYTES, ToClient, message_kind};
 
 /// Batches of messages, each about [`BATCH_BYTES`], that wait for the worker or for the channel.
 const QUEUE_BATCHES: usize = 3;
@@ -117,6 +122,7 @@ pub fn converse<R: Send>(
     let (waker, wakes) = waker().map_err(ChannelError::Io)?;
     let (batches, intake) = bounded(QUEUE_BATCHES);
     let (used, returned) = unbounded();
+    let untaken = intake.clone();
     let intake = Intake { batches: intake, used, waker: waker.clone() };
     with_worker(
         channel,
@@ -127,8 +133,8 @@ pub fn converse<R: Send>(
             result
         },
         |channel, outgoing| {
-            Exchange { channel, wakes, batches: Some(batches), returned, in_hand: 0, gathering: Vec::new() }
-                .run(outgoing)
+            let batches = Some(batches);
+            Exchange { channel, wakes, batches, untaken, returned, in_hand: 0, gathering: Vec::new() }.run(outgoing)
         },
     )
 }
@@ -196,6 +202,8 @@ struct Exchange<'a> {
     wakes: WakeSource,
     /// None once the peer has closed: nothing more will come.
     batches: Option<Sender<Vec<u8>>>,
+    /// The other end of `batches`, for what the worker leaves in it.
+    untaken: Receiver<Vec<u8>>,
     returned: Receiver<Vec<u8>>,
     /// Batches that the worker has and has not given back.
     in_hand: usize,
@@ -220,6 +228,8 @@ impl Exchange<'_> {
                 }
             }
         }
+        let left: Vec<u8> = self.untaken.try_iter().flatten().collect();
+        self.channel.put_back(&left);
         Ok(())
     }
 
@@ -238,12 +248,7 @@ impl Exchange<'_> {
                 // What came whole before the end is still worked on; the end is met at the next look.
                 Err(_) if !self.gathering.is_empty() => break,
                 Err(error) => return Err(error),
-                Ok(Activity::Message(message)) => {
-                    self.gathering.push(message.kind);
-                    let length = u32::try_from(message.body.len()).expect("bodies are below 2 MiB");
-                    self.gathering.extend_from_slice(&length.to_le_bytes());
-                    self.gathering.extend_from_slice(message.body);
-                }
+                Ok(Activity::Message(message)) => put_message(&mut self.gathering, &message),
                 // A worker that still waits for more finds its queue at an end.
                 Ok(Activity::Closed) if self.gathering.is_empty() => {
                     self.batches = None;
@@ -264,23 +269,39 @@ impl Exchange<'_> {
     }
 }
 
+/// Appends a message as it came.
+fn put_message(out: &mut Vec<u8>, message: &Message<'_>) {
+    out.push(message.kind);
+    let length = u32::try_from(message.body.len()).expect("bodies are below 2 MiB");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(message.body);
+}
+
 /// The connection's side of [`answer`]; says whether the client cancelled.
 fn stream(channel: &mut Channel, wakes: &WakeSource, outgoing: Receiver<Vec<u8>>) -> Result<bool, ChannelError> {
     let mut pinged = Instant::now();
+    let mut next = Vec::new();
     while send_out(channel, &outgoing)? {
         if pinged.elapsed() >= Channel::PING_INTERVAL {
             channel.ping()?;
             pinged = Instant::now();
         }
+        if !next.is_empty() {
+            channel.idle_without_reading(wakes, Channel::PING_INTERVAL)?;
+            continue;
+        }
         match channel.poll()? {
             Activity::Nothing => channel.idle(wakes, Channel::PING_INTERVAL)?,
-            Activity::Closed => return Err(ChannelError::Violation("it closed in the middle of an answer")),
-            Activity::Message(message) => match ToServer::decode(message.kind, message.body) {
-                // Leaving drops the queue, which stops the worker.
-                Ok(ToServer::Cancel) => return Ok(true),
-                _ => return Err(ChannelError::Violation("it asks in the middle of an answer")),
-            },
+            // Nobody hears what the worker still has to say.
+            Activity::Closed => {
+                outgoing.iter().for_each(drop);
+                return Ok(false);
+            }
+            // Leaving drops the queue, which stops the worker.
+            Activity::Message(message) if message.kind == message_kind::CANCEL => return Ok(true),
+            Activity::Message(message) => put_message(&mut next, &message),
         }
     }
+    channel.put_back(&next);
     Ok(false)
 }

@@ -16,6 +16,7 @@ use super::roots::{ResolvedRoots, Root};
 use super::scan::{FolderIdentity, ScanEnd, ScanOptions, ScanReport, ScanSink, scan};
 use super::sender::ContentSender;
 use super::source::SourceReader;
+use super::unfinished;
 use super::uploading::{Queues, Sent, Stopped, Uploaded, Uploading, Walked};
 use crate::base::host::boot_name;
 use crate::base::ids::{SnapshotId, UploadId};
@@ -69,15 +70,21 @@ pub struct BackupSummary {
     pub files_same: u64,
     /// Names that could not be read: the backup is partial.
     pub unreadable: u64,
+    /// The upload had been committed before, and its answer lost.
+    pub was_stored_before: bool,
     /// On the wire in both directions, everything included.
     pub wire_bytes: u64,
     pub elapsed: Duration,
 }
 
-/// Backs up; connects anew and begins again under the same upload id where the line fails.
+/// Backs up; connects anew and goes on under the same upload id where the line fails, and where an earlier run
+/// was cut off.
 pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<BackupSummary, ClientError> {
     let began = Instant::now();
-    let upload = UploadId::random();
+    let mut upload = unfinished::choose(&client.state, options)?;
+    if upload.is_resumed {
+        client.notice("going on with the upload that an earlier run left unfinished");
+    }
     for missing in &options.missing {
         let path = std::os::unix::ffi::OsStrExt::as_bytes(missing.path.as_os_str());
         client.sink.event(Event::FileError { path, reason: &missing.reason });
@@ -85,8 +92,16 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
     let mut tries = 0;
     loop {
         let mut session = client.connect()?;
-        match attempt(client, &mut session, options, upload) {
+        match attempt(client, &mut session, options, upload.id) {
+            // That snapshot was stored by an earlier run whose answer was lost: this run makes its own.
+            Ok(summary) if upload.is_resumed && summary.was_stored_before => {
+                upload = unfinished::begin_new(&client.state, options)?;
+                let _ = session.close();
+            }
             Ok(mut summary) => {
+                if !options.dry_run {
+                    unfinished::forget(&client.state)?;
+                }
                 let counts = session.close();
                 let counts = counts.unwrap_or_default();
                 summary.wire_bytes = counts.bytes_sent + counts.bytes_received;
@@ -97,7 +112,7 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
             Err(error) if error.is_passing() && tries < client.options.retry.retries => {
                 tries += 1;
                 let wait = client.options.retry.wait(tries);
-                client.notice(&format!("{error}; beginning again in {:.1} s", wait.as_secs_f64()));
+                client.notice(&format!("{error}; going on in {:.1} s", wait.as_secs_f64()));
                 if client.shutdown.wait(wait) {
                     return Err(ClientError::Interrupted);
                 }
@@ -218,6 +233,7 @@ impl BackupSummary {
             bytes_sent: sent.bytes,
             files_same: sent.files_same,
             unreadable: scanned.unreadable + sent.unreadable,
+            was_stored_before: false,
             wire_bytes: 0,
             elapsed: Duration::ZERO,
         }
@@ -227,7 +243,10 @@ impl BackupSummary {
     fn of_stored(row: SnapshotRow) -> BackupSummary {
         let scanned = ScanTotals { files: row.files, bytes: row.bytes, ..ScanTotals::default() };
         let sent = Sent { unreadable: row.unreadable, ..Sent::default() };
-        BackupSummary::of(Uploaded { snapshot: Some(row), scanned, sent })
+        BackupSummary {
+            was_stored_before: true,
+            ..BackupSummary::of(Uploaded { snapshot: Some(row), scanned, sent })
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub mod source;
 pub mod state;
 pub mod target;
 mod target_error;
+mod unfinished;
 mod uploading;
 
 #[cfg(test)]

@@ -239,7 +239,20 @@ impl StateFolder {
         self.write_json(STATUS_FILE, status)
     }
 
-    fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
+    /// Another small file of the folder; none where there is none.
+    pub(super) fn read_file(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+        read_bounded(&self.folder.join(name))
+    }
+
+    pub(super) fn remove_file(&self, name: &str) -> Result<(), StateError> {
+        let file = self.folder.join(name);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&file, "remove")(error)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
         let file = self.folder.join(name);
         let mut bytes =
             serde_json::to_vec_pretty(value).map_err(|error| failed(&file, "write")(io::Error::other(error)))?;

@@ -10,7 +10,7 @@ use crate::base::ids::ClientId;
 use crate::channel::worker::{self, Intake, Outbox};
 use crate::channel::{Channel, Closer};
 use crate::crypto::ContentSums;
-use crate::protocol::message::{Begin, HeldContent, HostFolder, ToClient, ToServer, begin_flag};
+use crate::protocol::message::{Begin, FailureCode, HeldContent, HostFolder, ToClient, ToServer, begin_flag};
 use crate::storage::{
     Begun, ChangeRule, ClientRecord, CommitCounts, ContentVerdict, Head, RangeAnswer, Store, Upload, UploadRequest,
 };
@@ -74,27 +74,50 @@ fn receive(
     let data = HostFolder { boot: boot_name(), device, inode };
     outbox.send_to_client(&ToClient::Begun { base: upload.base().map(|head| head.id), data })?;
     outbox.flush()?;
+    match take_in(&mut upload, intake, outbox) {
+        Ok(Some(counts)) => {
+            let head = upload.commit(counts)?;
+            outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
+            Ok(Some(head))
+        }
+        // The client wanted to know, not to store.
+        Ok(None) => {
+            upload.abandon();
+            Ok(None)
+        }
+        // What a peer sent that breaks the rules is nothing to go on with.
+        Err(Ended::Failed(failure)) if failure.code == FailureCode::OutOfPlace => {
+            upload.abandon();
+            Err(failure.into())
+        }
+        Err(ended) => Err(ended),
+    }
+}
+
+/// Takes ranges and contents in until the client asks for the commit, or (none) cancels.
+fn take_in(upload: &mut Upload, intake: &Intake, outbox: &mut Outbox) -> Result<Option<CommitCounts>, Ended> {
     while let Some(batch) = intake.next() {
-        for (kind, body) in worker::messages(&batch) {
+        let mut messages = worker::messages(&batch);
+        while let Some((kind, body)) = messages.next() {
             let message = ToServer::decode(kind, body)
                 .map_err(|error| Failure::out_of_place(format!("a malformed message: {error}")))?;
-            // With a repeat outstanding the client asks again once it has sent it.
-            if matches!(message, ToServer::Commit { .. }) && upload.awaits_repeat() {
-                continue;
+            match message {
+                // With a repeat outstanding the client asks again once it has sent it.
+                ToServer::Commit { .. } if upload.awaits_repeat() => {}
+                ToServer::Commit { ranges, entries } => {
+                    return match messages.next() {
+                        None => Ok(Some(CommitCounts { ranges, entries })),
+                        Some(_) => {
+                            Err(Failure::out_of_place("nothing may follow a commit before its answer").into())
+                        }
+                    };
+                }
+                ToServer::Cancel => return Ok(None),
+                message => apply(upload, message, outbox)?,
             }
-            if let ToServer::Commit { ranges, entries } = message {
-                let head = upload.commit(CommitCounts { ranges, entries })?;
-                outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
-                return Ok(Some(head));
-            }
-            // The client wanted to know, not to store.
-            if message == ToServer::Cancel {
-                upload.abandon();
-                return Ok(None);
-            }
-            apply(&mut upload, message, outbox)?;
         }
         outbox.flush()?;
+        drop(messages);
         intake.done(batch);
     }
     Err(Ended::Gone)

@@ -104,9 +104,10 @@ fn is_resumable(staging: &Path) -> bool {
     journal_age(staging).is_some_and(|age| age < PARTIAL_TIMEOUT)
 }
 
-/// None where there is no journal. A clock that went back counts as no time at all.
+/// None where there is no journal, or one that tells nothing. A clock that went back counts as no time at all.
 fn journal_age(staging: &Path) -> Option<Duration> {
-    let modified = staging.join("journal").symlink_metadata().and_then(|metadata| metadata.modified()).ok()?;
+    let metadata = staging.join("journal").symlink_metadata().ok().filter(|metadata| metadata.len() > 0)?;
+    let modified = metadata.modified().ok()?;
     Some(SystemTime::now().duration_since(modified).unwrap_or_default())
 }
 

@@ -13,6 +13,7 @@ use super::staging::{FILES, JOURNAL, RANGES, Staging};
 use crate::base::codec::Writer;
 use crate::base::durable::NewFile;
 use crate::base::ids::SnapshotId;
+use crate::base::limits::LARGE_FILE_BYTES;
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
 use crate::crypto::blake3_hash;
@@ -101,6 +102,12 @@ impl JournalWriter {
     pub fn content(&mut self, stored: &StoredEntry) -> io::Result<()> {
         self.bytes_since_checkpoint += stored.content.as_ref().map_or(0, |content| content.sums.size);
         journal::put_content(&mut self.buffer, stored);
+        // A record that stands for much is not left to be lost with the process.
+        let large = stored.content.as_ref().is_some_and(|content| content.sums.size >= LARGE_FILE_BYTES);
+        if large {
+            self.tells = true;
+            return self.write();
+        }
         self.write_when_full()
     }
 

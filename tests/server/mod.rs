@@ -1,0 +1,9 @@
+//! The server as strangers, crowds, attackers and its operator meet it.
+
+mod crowds;
+mod ending;
+mod malformed;
+mod operator;
+mod paths;
+pub mod rogue;
+mod sealed_nonsense;
