@@ -9,6 +9,8 @@
 //! goes on in the channel's thread.
 
 use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -70,12 +72,18 @@ pub struct Intake {
     batches: Receiver<Vec<u8>>,
     used: Sender<Vec<u8>>,
     waker: Waker,
+    /// Whether the worker was told that no more comes.
+    ended: Arc<AtomicBool>,
 }
 
 impl Intake {
     /// The next batch of whole messages, or none when the connection is gone.
     pub fn next(&self) -> Option<Vec<u8>> {
-        self.batches.recv().ok()
+        let batch = self.batches.recv().ok();
+        if batch.is_none() {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        batch
     }
 
     /// Gives a batch back: it has been worked through.
@@ -102,10 +110,32 @@ pub fn converse<R: Send>(
     channel: &mut Channel,
     work: impl FnOnce(&Intake, &mut Outbox) -> R + Send,
 ) -> Result<R, ChannelError> {
+    let (result, carried) = exchange(channel, &Arc::default(), work)?;
+    carried.map(|()| result)
+}
+
+/// Runs `work` on the peer's answer. What the worker made of the messages that came counts, even where the
+/// line ended right after them: a peer that fails says why, and then ends.
+pub fn listen<R: Send>(channel: &mut Channel, work: impl FnOnce(&Intake) -> R + Send) -> Result<R, ChannelError> {
+    let ended = Arc::default();
+    match exchange(channel, &ended, |intake, _| work(intake))? {
+        (_, Err(error)) if ended.load(Ordering::Relaxed) => Err(error),
+        (result, _) => Ok(result),
+    }
+}
+
+/// A worker's result, and how the carrying of its messages ended.
+type Worked<R> = (R, Result<(), ChannelError>);
+
+fn exchange<R: Send>(
+    channel: &mut Channel,
+    ended: &Arc<AtomicBool>,
+    work: impl FnOnce(&Intake, &mut Outbox) -> R + Send,
+) -> Result<Worked<R>, ChannelError> {
     let (waker, wakes) = waker().map_err(ChannelError::Io)?;
     let (batches, intake) = bounded(QUEUE_BATCHES);
     let (used, returned) = unbounded();
-    let intake = Intake { batches: intake, used, waker: waker.clone() };
+    let intake = Intake { batches: intake, used, waker: waker.clone(), ended: ended.clone() };
     with_worker(
         channel,
         &waker,
@@ -127,11 +157,11 @@ pub fn answer<R: Send>(
 ) -> Result<Option<R>, ChannelError> {
     let (waker, wakes) = waker().map_err(ChannelError::Io)?;
     let mut cancelled = false;
-    let result = with_worker(channel, &waker, work, |channel, outgoing| {
+    let (result, carried) = with_worker(channel, &waker, work, |channel, outgoing| {
         cancelled = stream(channel, &wakes, outgoing)?;
         Ok(())
     })?;
-    Ok((!cancelled).then_some(result))
+    carried.map(|()| (!cancelled).then_some(result))
 }
 
 fn with_worker<R: Send>(
@@ -139,7 +169,7 @@ fn with_worker<R: Send>(
     waker: &Waker,
     work: impl FnOnce(&mut Outbox) -> R + Send,
     carry: impl FnOnce(&mut Channel, Receiver<Vec<u8>>) -> Result<(), ChannelError>,
-) -> Result<R, ChannelError> {
+) -> Result<Worked<R>, ChannelError> {
     let (batches, outgoing) = bounded(QUEUE_BATCHES);
     let mut outbox = Outbox { batches, waker: waker.clone(), filling: Vec::new() };
     let name = format!("{} worker", thread::current().name().unwrap_or("connection"));
@@ -155,7 +185,7 @@ fn with_worker<R: Send>(
         // The queues go with `carry`: where it fails, the worker finds nobody at their other end.
         let carried = carry(channel, outgoing);
         let result = worker.join().unwrap_or_else(|panic| resume_unwind(panic));
-        carried.map(|()| result)
+        Ok((result, carried))
     })
 }
 
@@ -216,8 +246,22 @@ impl Exchange<'_> {
         }
     }
 
-    /// Hands a batch of what has come to the worker; false if nothing has.
+    /// Hands a batch of what has come to the worker; false if nothing has. What came before an error is
+    /// handed over with it.
     fn gather(&mut self) -> Result<bool, ChannelError> {
+        let filled = self.fill();
+        if self.gathering.is_empty() {
+            return filled.map(|()| false);
+        }
+        let batch = std::mem::take(&mut self.gathering);
+        // A worker that has ended takes nothing more; the loop will see that it has.
+        if self.batches.send(batch).is_ok() {
+            self.in_hand += 1;
+        }
+        filled.map(|()| true)
+    }
+
+    fn fill(&mut self) -> Result<(), ChannelError> {
         while self.gathering.len() < BATCH_BYTES {
             match self.channel.poll()? {
                 Activity::Message(message) => {
@@ -230,15 +274,7 @@ impl Exchange<'_> {
                 Activity::Nothing => break,
             }
         }
-        if self.gathering.is_empty() {
-            return Ok(false);
-        }
-        let batch = std::mem::take(&mut self.gathering);
-        // A worker that has ended takes nothing more; the loop will see that it has.
-        if self.batches.send(batch).is_ok() {
-            self.in_hand += 1;
-        }
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -66,8 +66,8 @@ fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf)
         let text = "nothing to back up is named: give paths, or write a transfer.info with them from line 3 on";
         return Err(UsageError(text.into()).into());
     };
-    let folder = info.file.parent().unwrap_or(Path::new("."));
-    Ok((info.paths().map_err(ClientError::from)?.to_vec(), here.join(folder)))
+    // They count from the file's folder already, which may itself be relative to here.
+    Ok((info.paths().map_err(ClientError::from)?.to_vec(), here))
 }
 
 /// The state folder and the local server's data, which no backup may hold.

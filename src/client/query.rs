@@ -58,7 +58,7 @@ impl Session {
         handler: impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError> + Send,
     ) -> Result<R, ClientError> {
         self.send(request)?;
-        let result = worker::converse(&mut self.channel, |intake, _| take_all(intake, handler));
+        let result = worker::listen(&mut self.channel, |intake| take_all(intake, handler));
         match result {
             Ok(result) => result,
             Err(error) => Err(self.error(error)),
