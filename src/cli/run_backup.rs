@@ -8,7 +8,6 @@ use super::arguments::{Arguments, UsageError};
 use super::output::{Output, bytes_text, path_list};
 use super::setup::{Access, CliError, Setup, host_name};
 use crate::base::path::EntryPath;
-use crate::base::progress::{Event, Phase, ProgressSink};
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
 use crate::client::roots::resolve_roots;
@@ -31,8 +30,8 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     if !options.dry_run {
         keep_status(&client, &result, code);
     }
+    output.ended(&result);
     let summary = result?;
-    output.event(Event::Phase { phase: Phase::Completed, message: "done" });
     output.end_progress();
     output.result("summary", summary_json(&summary, code), &summary_text(&summary))?;
     Ok(code)

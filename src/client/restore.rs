@@ -170,6 +170,7 @@ impl<'a> Restoring<'a> {
         for problem in target.finish(true) {
             self.note(Err(problem))?;
         }
+        self.sink.event(Event::Progress { totals: self.totals, current_file: &[] });
         Ok(RestoreSummary {
             snapshot: self.snapshot.take().ok_or_else(unexpected)?,
             files: self.totals.files_done,

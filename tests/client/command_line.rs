@@ -102,7 +102,7 @@ fn wrong_usage_says_what_to_do() {
         let run = workplace.run(&words).expect(2);
         assert!(run.err().contains(problem) && run.out().is_empty(), "{words:?}: {}", run.err());
         assert!(run.err().starts_with("cyberbackup: "), "{words:?}: {}", run.err());
-        let json: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
+        let json = [&words[..1], &["--json"], &words[1..]].concat();
         let run = workplace.run(&json).expect(2);
         let error = run.event("error");
         assert!(error["message"].as_str().unwrap().contains(problem), "{json:?}: {}", run.out());
