@@ -101,7 +101,8 @@ fn wrong_usage_says_what_to_do() {
         let words = [&words[..1], given, &words[1..]].concat();
         let run = workplace.run(&words).expect(2);
         assert!(run.err().contains(problem) && run.out().is_empty(), "{words:?}: {}", run.err());
-        assert!(run.err().starts_with("cyberbackup: "), "{words:?}: {}", run.err());
+        let last = run.err().lines().last().unwrap_or_default().to_string();
+        assert!(last.starts_with("cyberbackup: "), "{words:?}: {}", run.err());
         let json = [&words[..1], &["--json"], &words[1..]].concat();
         let run = workplace.run(&json).expect(2);
         let error = run.event("error");
