@@ -95,7 +95,7 @@ fn wrong_usage_says_what_to_do() {
     ];
     for (words, problem) in cases {
         let takes_server = !matches!(words[0], "enroll" | "clients" | "server");
-        let names_one = words.iter().any(|word| *word == "--server") || problem.starts_with("no server");
+        let names_one = words.contains(&"--server") || problem.starts_with("no server");
         let given = if takes_server && !names_one { &local[..] } else { &[] };
         // The case's own words come last, so that its values count.
         let words = [&words[..1], given, &words[1..]].concat();

@@ -1,4 +1,4 @@
-//! Ctrl-C: quick, told, and nothing is lost by it.
+//! Ctrl-C, and servers that go away in the middle: quick, told, and nothing is lost by it.
 
 use std::time::{Duration, Instant};
 
@@ -62,4 +62,36 @@ fn an_interrupted_restore_leaves_no_half_file_under_its_name() {
     assert_eq!(names(), 0, "a temporary file was left");
     client.run(["restore", "--to", "to"]).expect(0);
     assert_eq!(std::fs::metadata(folder.join("large")).unwrap().len(), crate::support::LARGE_BYTES);
+}
+
+#[test]
+fn a_server_that_dies_and_comes_back_gets_the_whole_backup() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let port = server.address.rsplit(':').next().unwrap().to_string();
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    let source = workplace.join("stalled");
+    let started = client.start_stalled_backup(&server);
+    server.kill();
+    kill(started.id(), "CONT");
+    started.wait_for("beginning again in");
+    let _server = TestServer::start_with(&workplace, "data", &["--rsa-bits", "2048", "--port", &port]);
+    let run = started.finish().expect(0);
+    assert!(run.out().starts_with("snapshot "), "{}", run.out());
+    assert_eq!(client.run(["snapshots"]).expect(0).out().lines().count(), 1);
+    tree::assert_same(&source, &client.restore(&source, "to"));
+}
+
+#[test]
+fn a_server_that_dies_for_good_is_no_connection() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let mut client = TestClient::new(&workplace, &server.address, "ada");
+    let address = server.address.clone();
+    client.flags.splice(0..0, ["--retries".into(), "0".into()]);
+    let started = client.start_stalled_backup(&server);
+    server.kill();
+    kill(started.id(), "CONT");
+    let run = started.finish().expect(4);
+    assert!(run.err().contains(&format!("cyberbackup: {address}: ")), "{}", run.err());
 }

@@ -55,7 +55,7 @@ fn what_may_not_be_read_is_named_and_the_rest_is_stored() {
     }
     workplace.write(source.join("shut/inside"), "inside");
     for name in ["secret", "shut"] {
-        fs::set_permissions(source.join(name), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(source.join(name), fs::Permissions::from_mode(0o0)).unwrap();
     }
     let run = Run::of(as_nobody(&client, &["backup".as_ref(), source.as_os_str()])).expect(3);
     fs::set_permissions(source.join("shut"), fs::Permissions::from_mode(0o755)).unwrap();

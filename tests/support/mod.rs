@@ -2,7 +2,7 @@
 //! Everything ends by itself: processes are killed by id when their owner is dropped.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
@@ -395,11 +395,4 @@ fn largest_file(folder: &Path) -> u64 {
 pub fn closed_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("a bound listener has an address").to_string()
-}
-
-/// Reads a stream to its end, or fails the test.
-pub fn read_all(mut stream: impl Read) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).expect("a readable stream");
-    bytes
 }
