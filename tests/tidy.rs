@@ -157,6 +157,19 @@ fn every_command_that_the_readme_shows_exists() {
 }
 
 #[test]
+fn every_command_is_in_the_readme() {
+    let readme = read("README.md");
+    let overview = Workplace::new().run(["help"]).expect(0).out();
+    let list = overview.split("commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let commands: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(commands.len() > 10, "{list}");
+    for command in commands {
+        let forms = [format!("`{command}"), format!("cyberbackup {command}"), format!("-- {command}")];
+        assert!(forms.iter().any(|form| readme.contains(form)), "README.md does not mention {command}");
+    }
+}
+
+#[test]
 fn the_test_script_can_be_run_as_it_stands() {
     use std::os::unix::fs::PermissionsExt;
     for name in ["tests/run", ".ci/run"] {

@@ -432,7 +432,8 @@ impl Uploading<'_> {
         self.sent.bytes += batch.content_bytes;
         self.sent.unreadable += batch.unreadable;
         self.totals.files_done += batch.files + batch.unreadable;
-        self.totals.bytes_done += batch.content_bytes;
+        // What changed under the reader is sent twice; progress counts it once.
+        self.totals.bytes_done = (self.totals.bytes_done + batch.content_bytes).min(self.totals.bytes_total);
         if !batch.last_path.is_empty() {
             self.told_path(&batch.last_path);
         }

@@ -81,7 +81,13 @@ fn paths_of_a_configuration_count_from_its_folder_and_its_state_lies_beside_it()
     assert!(listed.stdout.ends_with(b"/etc/photos \xff/one\n"), "{}", listed.out());
 }
 
-/// A server that goes by its `port.info`, on a loopback address that no other test uses.
+/// A loopback address that no other test uses, nor another run of the tests beside this one.
+fn own_loopback() -> String {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    format!("127.77.{high}.{low}")
+}
+
+/// A server that goes by its `port.info`.
 fn server_by_port_info(workplace: &Workplace, bind: &str) -> Started {
     let words = ["server", "--bind", bind, "--data", "data", "--rsa-bits", "2048"];
     Started::of(workplace.command(words))
@@ -99,8 +105,8 @@ fn a_missing_or_wrong_port_info_is_a_warning_and_the_usual_port_is_taken() {
         if let Some(content) = content {
             workplace.write("port.info", content);
         }
-        let server = server_by_port_info(&workplace, "127.77.12.56");
-        server.wait_for("listening on 127.77.12.56:1256");
+        let server = server_by_port_info(&workplace, &own_loopback());
+        server.wait_for(&format!("listening on {}:1256", own_loopback()));
         assert!(server.err().contains(problem), "{content:?}: {}", server.err());
     }
 }
@@ -108,9 +114,9 @@ fn a_missing_or_wrong_port_info_is_a_warning_and_the_usual_port_is_taken() {
 #[test]
 fn a_good_port_info_is_followed_without_a_word() {
     let workplace = Workplace::new();
-    let free = TcpListener::bind("127.77.12.57:0").unwrap().local_addr().unwrap();
+    let free = TcpListener::bind("127.77.0.0:0").unwrap().local_addr().unwrap();
     workplace.write("port.info", format!("{}\r\n", free.port()));
-    let server = server_by_port_info(&workplace, "127.77.12.57");
+    let server = server_by_port_info(&workplace, "127.77.0.0");
     wait_until(|| server.out().contains("key "), "the server's greeting");
     assert!(server.out().contains(&format!("listening on {free}\n")), "{}", server.out());
     assert!(!server.err().contains("port.info"), "{}", server.err());

@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
@@ -391,8 +392,14 @@ fn largest_file(folder: &Path) -> u64 {
     std::fs::read_dir(folder).into_iter().flatten().flatten().map(size).max().unwrap_or(0)
 }
 
-/// An address on the loopback network where nobody listens.
+/// An address where nobody listens, nor will: the port is taken, until this process ends, by a socket that
+/// does not listen.
 pub fn closed_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound listener has an address").to_string()
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
+    let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None).expect("a socket");
+    bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let address = SocketAddr::try_from(getsockname(&socket).expect("it is bound")).expect("an IPv4 address");
+    std::mem::forget(socket);
+    address.to_string()
 }
