@@ -214,7 +214,7 @@ fn epoch_segments(segments: u64) -> NonZeroU64 {
 
 /// What a new connection turned out to be.
 pub enum FirstRequest {
-    Native(ServerHandshake),
+    Native(Box<ServerHandshake>),
     /// An older client, and the code it began with.
     Legacy {
         transport: Transport,
@@ -275,7 +275,8 @@ impl FirstRequest {
         };
         let mut transcript = Transcript::new();
         transcript.add(&bytes);
-        Ok(Some(FirstRequest::Native(ServerHandshake { transport, transcript, hello, budget })))
+        let handshake = ServerHandshake { transport, transcript, hello, budget };
+        Ok(Some(FirstRequest::Native(Box::new(handshake))))
     }
 }
 

@@ -275,11 +275,11 @@ fn accept(transport: Transport, parties: &Parties, token: Option<[u8; 16]>) -> R
     };
     let login = handshake.answer(&terms(&parties.server_key))?;
     let public = parties.client_key.public();
-    if let Some(token) = token {
-        if !login.proves_token(&Secret::from_bytes(token), public.spki_der()) {
-            login.refuse(Refusal::Token);
-            return Err(ChannelError::Refused(Refusal::Token));
-        }
+    if let Some(token) = token
+        && !login.proves_token(&Secret::from_bytes(token), public.spki_der())
+    {
+        login.refuse(Refusal::Token);
+        return Err(ChannelError::Refused(Refusal::Token));
     }
     login.agree(&parties.server_key, ClientId::from_bytes([7; 16]), public)?.confirm()
 }

@@ -78,7 +78,7 @@ fn run_command(command: &Command, words: &[OsString]) -> i32 {
             return ExitCode::Usage as i32;
         }
     };
-    let output = Output::new(arguments.is_on("json"), arguments.is_on("quiet"), arguments.is_on("verbose"));
+    let output = output(command, &arguments);
     let code = match dispatch(command, &arguments, &output) {
         Ok(code) => code,
         // Nobody reads on, as in `cyberbackup ls | head`.
@@ -97,6 +97,13 @@ fn run_command(command: &Command, words: &[OsString]) -> i32 {
     };
     output.end_progress();
     code as i32
+}
+
+/// Where this run's words go. The JSON of a listing is its rows and nothing else.
+fn output(command: &Command, arguments: &Arguments) -> Output {
+    let [json, quiet, verbose] = ["json", "quiet", "verbose"].map(|name| arguments.is_on(name));
+    let is_listing = matches!(command.name, "snapshots" | "ls" | "cat" | "stats" | "enroll" | "clients");
+    Output::new(json, quiet || json && is_listing, verbose && !(json && is_listing))
 }
 
 fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result<ExitCode, CliError> {

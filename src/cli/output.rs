@@ -2,7 +2,7 @@
 //! `--json` everything is one JSON object a line on standard output.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,11 +10,13 @@ use serde_json::{Map, Value, json};
 
 use crate::base::ids::hex;
 use crate::base::path::display_bytes;
-use crate::base::progress::{Event, ProgressSink, Totals};
+use crate::base::progress::{Event, Phase, ProgressSink, Totals};
 use crate::client::{ClientError, ExitCode};
 
 /// How often a progress line of JSON is printed.
 const JSON_PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// How long something must have gone on before its rate is told.
+const RATE_AFTER: Duration = Duration::from_millis(50);
 
 /// Where a run's words go.
 pub struct Output {
@@ -28,6 +30,8 @@ pub struct Output {
 #[derive(Default)]
 struct State {
     json_told: Option<Instant>,
+    /// The newest progress that the interval held back; told before the phase or the run ends.
+    untold: Option<Value>,
     began: Option<Instant>,
 }
 
@@ -47,6 +51,7 @@ impl Output {
 
     /// A result: a line of text, or an event.
     pub fn result(&self, event: &str, data: Value, text: &str) -> Result<(), ClientError> {
+        self.tell_untold();
         match self.json {
             true => self.line(json!({ "event": event, "data": data }).to_string().as_bytes()),
             false if text.is_empty() => Ok(()),
@@ -92,6 +97,14 @@ impl Output {
         }
     }
 
+    /// The phase that a job ends in.
+    pub fn ended<T>(&self, result: &Result<T, ClientError>) {
+        match result {
+            Ok(_) => self.phase(Phase::Completed, "done"),
+            Err(error) => self.phase(Phase::Failed, &error.to_string()),
+        }
+    }
+
     /// Takes the progress line away.
     pub fn end_progress(&self) {
         self.bar.finish_and_clear();
@@ -109,21 +122,41 @@ impl Output {
         let _ = self.line(json!({ "event": event, "data": data }).to_string().as_bytes());
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn phase(&self, phase: Phase, message: &str) {
+        self.tell_untold();
+        if phase == Phase::BackupInProgress {
+            self.state().began = Some(Instant::now());
+        }
+        if self.json && !self.quiet {
+            self.event("status", json!({ "phase": phase.word(), "message": message }));
+        }
+    }
+
+    fn tell_untold(&self) {
+        let untold = self.state().untold.take();
+        if let Some(data) = untold {
+            self.event("progress_update", data);
+        }
+    }
+
     fn progress(&self, totals: Totals, current_file: &[u8]) {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let elapsed = state.began.get_or_insert_with(Instant::now).elapsed().as_secs_f64();
-        let rate = if elapsed > 0.0 { totals.bytes_done as f64 / elapsed } else { 0.0 };
+        let mut state = self.state();
+        let elapsed = state.began.get_or_insert_with(Instant::now).elapsed();
+        // Over too short a time a rate means nothing.
+        let rate = match elapsed > RATE_AFTER {
+            true => totals.bytes_done as f64 / elapsed.as_secs_f64(),
+            false => 0.0,
+        };
         if !self.json {
             drop(state);
             self.bar.set_message(progress_text(totals, rate, current_file));
             self.bar.tick();
             return;
         }
-        if state.json_told.is_some_and(|told| told.elapsed() < JSON_PROGRESS_INTERVAL) {
-            return;
-        }
-        state.json_told = Some(Instant::now());
-        drop(state);
         let mut data = json!({
             "files_done": totals.files_done,
             "files_total": totals.files_total,
@@ -133,6 +166,12 @@ impl Output {
             "rate": rate as u64,
         });
         put_path(&mut data, "current_file", current_file);
+        if state.json_told.is_some_and(|told| told.elapsed() < JSON_PROGRESS_INTERVAL) {
+            state.untold = Some(data);
+            return;
+        }
+        (state.json_told, state.untold) = (Some(Instant::now()), None);
+        drop(state);
         self.event("progress_update", data);
     }
 }
@@ -175,9 +214,7 @@ impl ProgressSink for Output {
                 Output::event(self, "log", json!({ "level": "info", "message": message }));
             }
             Event::Notice { message } => self.say(message),
-            Event::Phase { phase, message } if self.json && !self.quiet => {
-                Output::event(self, "status", json!({ "phase": phase.word(), "message": message }));
-            }
+            Event::Phase { phase, message } => self.phase(phase, message),
             Event::FileReceipt { path, bytes, crc32, blake3 } if self.json && !self.quiet => {
                 let sums = format!("{crc32:08x}");
                 let mut data = json!({ "bytes": bytes, "crc32": sums, "blake3": hex(&blake3) });

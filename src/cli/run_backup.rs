@@ -8,7 +8,6 @@ use super::arguments::{Arguments, UsageError};
 use super::output::{Output, bytes_text, path_list};
 use super::setup::{Access, CliError, Setup, host_name};
 use crate::base::path::EntryPath;
-use crate::base::progress::{Event, Phase, ProgressSink};
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
 use crate::client::roots::resolve_roots;
@@ -31,8 +30,8 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     if !options.dry_run {
         keep_status(&client, &result, code);
     }
+    output.ended(&result);
     let summary = result?;
-    output.event(Event::Phase { phase: Phase::Completed, message: "done" });
     output.end_progress();
     output.result("summary", summary_json(&summary, code), &summary_text(&summary))?;
     Ok(code)
@@ -68,8 +67,8 @@ fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf)
         let text = "nothing to back up is named: give paths, or write a transfer.info with them from line 3 on";
         return Err(UsageError(text.into()).into());
     };
-    let folder = info.file.parent().unwrap_or(Path::new("."));
-    Ok((info.paths().map_err(ClientError::from)?.to_vec(), here.join(folder)))
+    // They count from the file's folder already, which may itself be relative to here.
+    Ok((info.paths().map_err(ClientError::from)?.to_vec(), here))
 }
 
 /// The state folder and the local server's data, which no backup may hold.

@@ -1,12 +1,15 @@
 //! `restore`.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::arguments::{Arguments, UsageError};
 use super::output::{Output, bytes_text};
 use super::setup::{Access, CliError, Setup, selection};
 use crate::base::shutdown::Shutdown;
-use crate::client::{ExitCode, RestoreSummary, restore};
+use crate::client::{Client, ClientError, ExitCode, RestoreSummary, restore};
+use crate::protocol::message::Selection;
 
 pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
     let to = arguments.path("to").ok_or_else(|| {
@@ -17,10 +20,9 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     let selection = selection(arguments, "latest")?;
     let mut setup = Setup::new(arguments, "restore", Access::Reading, output)?;
     let mut client = setup.client(output, shutdown)?;
-    let mut session = client.connect()?;
-    let summary = restore(&mut session, selection, &to, output)?;
-    // Everything is here and checked: a line that fails during the close changes nothing.
-    let _ = session.close();
+    let result = give_back(&mut client, selection, &to, output);
+    output.ended(&result);
+    let summary = result?;
     let code = match &summary {
         RestoreSummary { damaged: 1.., .. } => ExitCode::Integrity,
         RestoreSummary { errors: 1.., .. } => ExitCode::Partial,
@@ -53,4 +55,17 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     });
     output.result("summary", data, &text)?;
     Ok(code)
+}
+
+fn give_back(
+    client: &mut Client<'_>,
+    selection: Selection,
+    to: &Path,
+    output: &Output,
+) -> Result<RestoreSummary, ClientError> {
+    let mut session = client.connect()?;
+    let summary = restore(&mut session, selection, to, output)?;
+    // Everything is here and checked: a line that fails during the close changes nothing.
+    let _ = session.close();
+    Ok(summary)
 }

@@ -170,6 +170,7 @@ impl<'a> Restoring<'a> {
         for problem in target.finish(true) {
             self.note(Err(problem))?;
         }
+        self.sink.event(Event::Progress { totals: self.totals, current_file: &[] });
         Ok(RestoreSummary {
             snapshot: self.snapshot.take().ok_or_else(unexpected)?,
             files: self.totals.files_done,
@@ -185,13 +186,13 @@ impl<'a> Restoring<'a> {
     /// Tells an error about one path and goes on; a full disk, or one about the whole target, ends it.
     fn note(&mut self, result: Result<(), TargetError>) -> Result<(), ClientError> {
         for problem in self.target.as_mut().map(RestoreTarget::take_problems).unwrap_or_default() {
-            self.tell_error(&problem.path().unwrap_or_default().to_vec(), &problem.to_string());
+            self.tell_error(problem.path().unwrap_or_default(), &problem.to_string());
         }
         match result {
             Ok(()) => Ok(()),
             Err(error) if error.is_disk_full() || error.path().is_none() => Err(error.into()),
             Err(error) => {
-                self.tell_error(&error.path().unwrap_or_default().to_vec(), &error.to_string());
+                self.tell_error(error.path().unwrap_or_default(), &error.to_string());
                 Ok(())
             }
         }

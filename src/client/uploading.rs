@@ -324,7 +324,9 @@ impl<'a> Uploading<'a> {
         self.sent.files_same += batch.files_same;
         self.sent.unreadable += batch.unreadable;
         self.totals.files_done += batch.files + batch.files_same + batch.unreadable;
-        self.totals.bytes_done += batch.content_bytes + batch.bytes_same;
+        // What changed under the reader is sent twice; progress counts it once.
+        let done = self.totals.bytes_done + batch.content_bytes + batch.bytes_same;
+        self.totals.bytes_done = done.min(self.totals.bytes_total);
         if !batch.last_path.is_empty() {
             self.told_path(&batch.last_path);
         }

@@ -389,7 +389,8 @@ mod tests {
 
     #[test]
     fn one_byte_more_or_less_is_refused() {
-        let messages: [(Vec<u8>, fn(&[u8]) -> bool); 3] = [
+        type Decodes = fn(&[u8]) -> bool;
+        let messages: [(Vec<u8>, Decodes); 3] = [
             (client_hello().encode(), |bytes| ClientHello::decode(bytes).is_ok()),
             (server_hello().encode(), |bytes| ServerHello::decode(bytes).is_ok()),
             (logins()[1].encode(), |bytes| Login::decode(bytes).is_ok()),

@@ -720,7 +720,9 @@ fn read_pair(reader: &mut Reader<'_>) -> Result<(u32, u32), DecodeError> {
 
 /// Text longer than a message may hold is cut at a character.
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    out.put_bytes16(&text.as_bytes()[..text.floor_char_boundary(TEXT_BYTES_MAX)]);
+    let most = text.len().min(TEXT_BYTES_MAX);
+    let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    out.put_bytes16(&text.as_bytes()[..end]);
 }
 
 fn put_tags(out: &mut Vec<u8>, tags: &[String]) {

@@ -64,7 +64,7 @@ pub struct Shared {
 
 impl Shared {
     pub fn report(&self) -> Report {
-        self.statistics.report(&self.slots, self.room.len())
+        self.statistics.report(&self.slots, &self.room)
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
@@ -265,7 +265,7 @@ fn serve(
     let handshake = match FirstRequest::read(transport, HANDSHAKE_TIMEOUT)? {
         // Opened and closed without a byte: a port check, no failure.
         None => return Ok(()),
-        Some(FirstRequest::Native(handshake)) => handshake,
+        Some(FirstRequest::Native(handshake)) => *handshake,
         Some(FirstRequest::Legacy { transport, code }) => {
             log::warn!("{peer}: a legacy client (code {code}): this server does not speak its dialect");
             shared.statistics.count(Count::Failure);

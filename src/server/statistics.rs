@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::semaphore::Semaphore;
+use super::waiting_room::WaitingRoom;
 use crate::channel::SegmentCounts;
 
 /// Counters of a running server. Each is exact; together they are a moment's glance.
@@ -43,6 +44,8 @@ pub struct Report {
     pub available_slots: usize,
     /// Connections that have not proved themselves yet.
     pub waiting_connections: usize,
+    /// Of those, how many were ended for a newcomer so far.
+    pub dropped_connections: u64,
     pub uptime_seconds: u64,
     pub connections: u64,
     pub sessions: u64,
@@ -101,13 +104,14 @@ impl Statistics {
         add(&self.segments_repeated, before.repeated, now.repeated);
     }
 
-    pub fn report(&self, slots: &Semaphore, waiting: usize) -> Report {
+    pub fn report(&self, slots: &Semaphore, room: &WaitingRoom) -> Report {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Report {
             active_connections: slots.capacity() - slots.available(),
             max_connections: slots.capacity(),
             available_slots: slots.available(),
-            waiting_connections: waiting,
+            waiting_connections: room.len(),
+            dropped_connections: room.dropped(),
             uptime_seconds: self.started.elapsed().as_secs(),
             connections: read(&self.connections),
             sessions: read(&self.sessions),

@@ -46,7 +46,6 @@ struct Places {
     /// In order of arrival.
     taken: Vec<Place>,
     next_number: u64,
-    #[cfg(test)]
     dropped: u64,
 }
 
@@ -83,10 +82,7 @@ impl WaitingRoom {
         };
         if let Some(oldest) = oldest {
             places.taken.remove(oldest).closer.close();
-            #[cfg(test)]
-            {
-                places.dropped += 1;
-            }
+            places.dropped += 1;
         }
         let number = places.next_number;
         places.next_number += 1;
@@ -94,8 +90,8 @@ impl WaitingRoom {
         Seat { room: self.clone(), number }
     }
 
-    #[cfg(test)]
-    fn dropped(&self) -> u64 {
+    /// How many connections were ended for a newcomer so far.
+    pub fn dropped(&self) -> u64 {
         self.places().dropped
     }
 

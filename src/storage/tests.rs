@@ -1,6 +1,9 @@
 //! The store as a whole: a small client drives uploads of a model tree, and the tests look at what is there
 //! afterwards, on the disk and through the reading side.
 
+mod crash;
+mod resume;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -355,109 +358,6 @@ fn a_newer_session_of_an_upload_ends_the_older() {
     assert_eq!(files_below(&folder.path().join("incoming")), 0);
 }
 
-#[test]
-fn an_abandoned_upload_leaves_nothing() {
-    let Fixture { store, client, folder } = fixture();
-    let mut upload = begin(&store, client);
-    send(&mut upload, &Model::many(100)).unwrap();
-    assert!(files_below(&folder.path().join("incoming")) > 100);
-    upload.abandon();
-    assert_eq!(files_below(&folder.path().join("incoming")), 0);
-    assert!(store.snapshots(client).unwrap().is_empty());
-}
-
-/// Opens an upload that is to go on, and sends what is lacking.
-fn go_on(store: &Store, client: ClientId, upload: UploadId, model: &Model) -> (Box<Upload>, Sent) {
-    let Begun::Open(mut open) = store.begin_upload(client, request(upload), || {}).unwrap() else { panic!() };
-    let sent = send(&mut open, model).unwrap();
-    (open, sent)
-}
-
-#[test]
-fn a_dropped_upload_goes_on_where_it_was_in_the_same_process_and_after_a_restart() {
-    for restart in [false, true] {
-        let Fixture { mut store, client, folder } = fixture();
-        let model = Model::many(3_000);
-        let upload = UploadId::random();
-        drop(go_on(&store, client, upload, &model));
-        assert!(store.snapshots(client).unwrap().is_empty(), "nothing half is shown");
-        if restart {
-            drop(store);
-            store = Store::open(folder.path(), Disk::real()).unwrap();
-        }
-        let (open, sent) = go_on(&store, client, upload, &model);
-        assert_eq!(sent, Sent::default(), "restarted: {restart}");
-        let head = open.commit(model.counts()).unwrap();
-        check_snapshot(&store, &head, &model);
-        assert_eq!(head.totals.new_bytes, head.totals.bytes);
-        assert_eq!(files_below(&folder.path().join("incoming")), 0);
-    }
-}
-
-#[test]
-fn a_content_that_the_machine_lost_after_its_record_is_sent_again() {
-    let Fixture { store, client, folder } = fixture();
-    let model = Model::many(50);
-    let upload = UploadId::random();
-    drop(go_on(&store, client, upload, &model));
-    drop(store);
-    let files = folder.path().join(format!("incoming/{}", upload_folder(folder.path()))).join("files");
-    let (torn, gone) = (files.join("root/d01/f00001"), files.join("root/d02/f00002"));
-    std::fs::write(torn, b"not what was recorded").unwrap();
-    std::fs::remove_file(gone).unwrap();
-    let store = Store::open(folder.path(), Disk::real()).unwrap();
-    let (open, sent) = go_on(&store, client, upload, &model);
-    assert_eq!(sent.contents, 2);
-    check_snapshot(&store, &open.commit(model.counts()).unwrap(), &model);
-}
-
-/// The one unfinished upload below `incoming/`: `<client>/<upload>`.
-fn upload_folder(data: &Path) -> String {
-    let only = |path: &Path| std::fs::read_dir(path).unwrap().next().unwrap().unwrap().path();
-    let upload = only(&only(&data.join("incoming")));
-    upload.strip_prefix(data.join("incoming")).unwrap().to_str().unwrap().to_string()
-}
-
-#[test]
-fn what_changed_between_two_sessions_is_stored_as_it_is_now_and_nothing_else_is_kept() {
-    let Fixture { store, client, folder } = fixture();
-    let mut model = Model::many(200);
-    let upload = UploadId::random();
-    drop(go_on(&store, client, upload, &model));
-    model.put("root/d01/f00001", b"changed", 9);
-    model.remove("root/d02/f00002");
-    model.put("root/new", b"new", 9);
-    let (open, sent) = go_on(&store, client, upload, &model);
-    assert_eq!(sent.contents, 2);
-    let head = open.commit(model.counts()).unwrap();
-    check_snapshot(&store, &head, &model);
-    let received = folder.path().join("received_files");
-    assert_eq!(files_below(&received), model.files.len(), "a removed file is no part of what was received");
-}
-
-#[test]
-fn other_roots_make_another_upload_of_it() {
-    let Fixture { store, client, folder: _folder } = fixture();
-    let model = Model::many(20);
-    let upload = UploadId::random();
-    drop(go_on(&store, client, upload, &model));
-    let roots = vec![EntryPath::parse(b"root").unwrap(), EntryPath::parse(b"zoo").unwrap()];
-    let other = UploadRequest { roots, ..request(upload) };
-    let Begun::Open(mut open) = store.begin_upload(client, other, || {}).unwrap() else { panic!() };
-    assert_eq!(send(&mut open, &model).unwrap().contents, 20);
-}
-
-#[test]
-fn only_the_newest_few_unfinished_uploads_are_kept() {
-    let Fixture { store, client, folder } = fixture();
-    for _ in 0..8 {
-        drop(go_on(&store, client, UploadId::random(), &Model::many(3)));
-    }
-    let incoming = folder.path().join("incoming");
-    let clients = std::fs::read_dir(&incoming).unwrap().next().unwrap().unwrap().path();
-    assert!(std::fs::read_dir(clients).unwrap().count() <= 5);
-}
-
 fn out_of_place<T: std::fmt::Debug>(result: Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::OutOfPlace { .. })), "{result:?}");
 }
@@ -764,111 +664,6 @@ fn a_damaged_head_hides_no_other_snapshot() {
     let ids: Vec<_> = store.snapshots(client).unwrap().iter().map(|head| head.id).collect();
     assert_eq!(ids, [second.id]);
     check_snapshot(&store, &second, &model);
-}
-
-/// Two snapshots are made on a sound disk; the third is cut short after `operations` operations.
-struct Crash {
-    folder: tempfile::TempDir,
-    client: ClientId,
-    first: Arc<Head>,
-    before: Model,
-    after: Model,
-}
-
-fn crash_case(files: usize) -> Crash {
-    let Fixture { store, client, folder } = fixture();
-    let before = Model::many(files);
-    let (first, _) = back_up(&store, client, &before);
-    let mut after = before.clone();
-    for n in 0..files {
-        after.put(&format!("root/d{:02}/f{n:05}", n % 40), b"changed", 2);
-    }
-    Crash { folder, client, first, before, after }
-}
-
-/// The upload that is cut short.
-fn run_until(crash: &Crash, upload: UploadId, disk: Disk) -> Result<Arc<Head>, StoreError> {
-    let store = Store::open(crash.folder.path(), disk)?;
-    match store.begin_upload(crash.client, request(upload), || {})? {
-        Begun::AlreadyStored(head) => Ok(head),
-        Begun::Open(mut open) => {
-            send(&mut open, &crash.after)?;
-            open.commit(crash.after.counts())
-        }
-    }
-}
-
-fn check_after_crash(crash: &Crash, upload: UploadId, acknowledged: bool, stop: u64) {
-    let store = Store::open(crash.folder.path(), Disk::real()).unwrap();
-    let heads = store.snapshots(crash.client).unwrap();
-    assert_eq!(heads[0], crash.first, "stopped after {stop}");
-    assert!(!acknowledged || heads.len() == 2, "an acknowledged snapshot is gone, stopped after {stop}");
-    check_snapshot(&store, &heads[0], &crash.before);
-    heads[1..].iter().for_each(|head| check_snapshot(&store, head, &crash.after));
-    let folder =
-        crash.folder.path().join("received_files").join(store.client(crash.client).unwrap().folder.as_str());
-    assert_eq!(std::fs::read_dir(folder).unwrap().count(), heads.len(), "stopped after {stop}");
-    drop(store);
-    // The client asks again, under the same upload.
-    let head = run_until(crash, upload, Disk::real()).unwrap();
-    let store = Store::open(crash.folder.path(), Disk::real()).unwrap();
-    assert_eq!(store.snapshots(crash.client).unwrap().len(), 2, "stopped after {stop}");
-    assert!(store.recovery().lines.is_empty(), "{:?}", store.recovery());
-    check_snapshot(&store, &head, &crash.after);
-    assert_eq!(files_below(&crash.folder.path().join("incoming")), 0, "stopped after {stop}");
-}
-
-/// How many operations come before the commit of the upload, and how many there are in all.
-fn count_operations(crash: &Crash) -> (u64, u64) {
-    let disk = Disk::real();
-    let store = Store::open(crash.folder.path(), disk.clone()).unwrap();
-    let mut upload = begin(&store, crash.client);
-    send(&mut upload, &crash.after).unwrap();
-    let before_commit = disk.operations();
-    upload.commit(crash.after.counts()).unwrap();
-    (before_commit, disk.operations())
-}
-
-#[test]
-fn a_crash_at_any_operation_loses_nothing_acknowledged_and_shows_nothing_half() {
-    let (_, all) = count_operations(&crash_case(3));
-    let (before_commit, of_many) = count_operations(&crash_case(45));
-    let small = (0..all).map(|stop| (3, stop));
-    let many = (before_commit..of_many).map(|stop| (45, stop));
-    let mut acknowledged = 0;
-    for (files, stop) in small.chain(many) {
-        let crash = crash_case(files);
-        let upload = UploadId::random();
-        let result = run_until(&crash, upload, Disk::stopping_after(stop));
-        acknowledged += u32::from(result.is_ok());
-        check_after_crash(&crash, upload, result.is_ok(), stop);
-    }
-    // The last operations only tidy up after the acknowledgement.
-    assert!(acknowledged > 0);
-}
-
-#[test]
-fn after_one_failed_operation_the_same_process_can_store_the_upload() {
-    let (_, all) = count_operations(&crash_case(3));
-    for failing in 0..all {
-        let crash = crash_case(3);
-        let upload = UploadId::random();
-        let Ok(store) = Store::open(crash.folder.path(), Disk::failing_once_after(failing)) else { continue };
-        let store_it = || match store.begin_upload(crash.client, request(upload), || {})? {
-            Begun::AlreadyStored(head) => Ok(head),
-            Begun::Open(mut open) => {
-                send(&mut open, &crash.after)?;
-                open.commit(crash.after.counts())
-            }
-        };
-        let head = store_it().or_else(|_| store_it()).unwrap();
-        check_snapshot(&store, &head, &crash.after);
-        drop(store);
-        let store = Store::open(crash.folder.path(), Disk::real()).unwrap();
-        assert_eq!(store.snapshots(crash.client).unwrap().len(), 2, "operation {failing} failed");
-        check_snapshot(&store, &head, &crash.after);
-        assert_eq!(files_below(&crash.folder.path().join("incoming")), 0, "operation {failing} failed");
-    }
 }
 
 /// The recorded operations since the last look, without writes and what the names do not tell.

@@ -2,7 +2,8 @@
 //! Everything ends by itself: processes are killed by id when their owner is dropped.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
@@ -41,6 +42,14 @@ impl Workplace {
         self.path().join(name)
     }
 
+    /// Writes a file, and the folders above it.
+    pub fn write(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.join(name);
+        std::fs::create_dir_all(path.parent().expect("it lies in the workplace")).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
     /// A command of the program, run in this folder, with no settings from outside.
     pub fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(PROGRAM);
@@ -52,6 +61,74 @@ impl Workplace {
     /// Runs the program and takes what it printed.
     pub fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Run {
         Run::of(self.command(words))
+    }
+}
+
+/// A run that still goes on; ended when it is dropped.
+pub struct Started {
+    child: Child,
+    out: tempfile::NamedTempFile,
+    err: tempfile::NamedTempFile,
+}
+
+impl Started {
+    pub fn of(mut command: Command) -> Started {
+        let file = || tempfile::NamedTempFile::new().expect("a temporary file");
+        let (out, err) = (file(), file());
+        command.stdout(out.reopen().expect("a temporary file opens")).stderr(err.reopen().expect("it opens"));
+        Started { child: command.spawn().expect("the program starts"), out, err }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has printed so far.
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.out.path()).unwrap_or_default()).into_owned()
+    }
+
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.err.path()).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until `text` stands in what it printed.
+    #[track_caller]
+    pub fn wait_for(&self, text: &str) {
+        let said = || format!("{}{}", self.out(), self.err());
+        wait_until(|| said().contains(text), &format!("{text:?} in what the run prints"));
+    }
+
+    /// Waits for its end.
+    pub fn finish(self) -> Run {
+        self.finish_measured().0
+    }
+
+    /// Waits for its end, and gives the most memory it had resident, in KiB. The kernel keeps the peak, so
+    /// that looking often only narrows what its last few milliseconds could add.
+    pub fn finish_measured(mut self) -> (Run, u64) {
+        let (deadline, mut peak) = (Instant::now() + RUN_TIMEOUT, 0);
+        let status = loop {
+            peak = peak_memory_kib(self.id()).unwrap_or(peak);
+            if let Some(status) = self.child.try_wait().expect("the program can be waited for") {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "a run did not end in {RUN_TIMEOUT:?}:\n{}", self.err());
+            thread::sleep(Duration::from_millis(2));
+        };
+        let read = |file: &tempfile::NamedTempFile| std::fs::read(file.path()).expect("its output");
+        let run = Run { code: code_of(status), stdout: read(&self.out), stderr: read(&self.err) };
+        (run, peak)
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // Reaped processes have no id any more that could be somebody else's.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
     }
 }
 
@@ -199,7 +276,7 @@ impl TestServer {
 
     /// The most memory it ever had resident, in KiB.
     pub fn peak_memory_kib(&self) -> u64 {
-        peak_memory_kib(self.id())
+        peak_memory_kib(self.id()).expect("a running server has memory")
     }
 
     /// Ends it at once, as a power cut would.
@@ -222,11 +299,11 @@ impl Drop for TestServer {
     }
 }
 
-/// The most memory a process ever had resident, in KiB.
-pub fn peak_memory_kib(id: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a running process");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells the peak");
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number of KiB")
+/// The most memory a process ever had resident, in KiB; none once it has ended.
+pub fn peak_memory_kib(id: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Waits for a condition that another process brings about.
@@ -270,6 +347,27 @@ impl<'a> TestClient<'a> {
         Run::of(self.command(words))
     }
 
+    pub fn start<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Started {
+        Started::of(self.command(words))
+    }
+
+    /// Starts a backup of a file so large that it is still being sent when this returns, and stops it there.
+    /// The file is `large` in a folder `stalled` of the workplace.
+    pub fn start_stalled_backup(&self, server: &TestServer) -> Started {
+        let source = self.workplace.join("stalled");
+        std::fs::create_dir_all(&source).unwrap();
+        std::fs::File::create(source.join("large")).unwrap().set_len(LARGE_BYTES).unwrap();
+        self.start_stalled(server, &source)
+    }
+
+    /// Starts a backup of a folder, and stops it as soon as more than a mebibyte of a file has been stored.
+    pub fn start_stalled(&self, server: &TestServer, source: &Path) -> Started {
+        let started = self.start([OsStr::new("backup"), source.as_os_str()]);
+        wait_until(|| largest_file(&server.data) > 1024 * 1024, "the first mebibyte at the server");
+        kill(started.id(), "STOP");
+        started
+    }
+
     /// Backs `path` up and gives the snapshot's id.
     #[track_caller]
     pub fn backup(&self, path: &Path) -> String {
@@ -287,9 +385,27 @@ impl<'a> TestClient<'a> {
     }
 }
 
-/// Reads a stream to its end, or fails the test.
-pub fn read_all(mut stream: impl Read) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).expect("a readable stream");
-    bytes
+/// A size that takes a good while to send.
+pub const LARGE_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// The size of the largest file below a folder.
+fn largest_file(folder: &Path) -> u64 {
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => largest_file(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(size).max().unwrap_or(0)
+}
+
+/// An address where nobody listens, nor will: the port is taken, until this process ends, by a socket that
+/// does not listen.
+pub fn closed_address() -> String {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
+    let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None).expect("a socket");
+    bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let address = SocketAddr::try_from(getsockname(&socket).expect("it is bound")).expect("an IPv4 address");
+    std::mem::forget(socket);
+    address.to_string()
 }
