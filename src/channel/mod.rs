@@ -6,6 +6,7 @@
 //! that cannot write reads, and no pair of full buffers can stop both.
 
 mod error;
+mod framing;
 mod handshake;
 mod inbox;
 mod ring;

@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::error::ChannelError;
+use super::framing::Framing;
 use super::inbox::Inbox;
 use super::ring::Ring;
 use super::transport::{Closer, Interest, Transport, WaitBudget};
@@ -25,12 +26,10 @@ use crate::base::limits::{PING_INTERVAL, SLOWEST_BYTES_PER_SECOND};
 use crate::base::waker::WakeSource;
 use crate::crypto::{
     Direction, DirectionChains, Kind, Opened, Opener, SEGMENT_PLAINTEXT_MAX, Sealer, SessionKeys,
-    is_possible_payload, sealed_payload_bytes,
+    sealed_payload_bytes,
 };
 use crate::protocol::control::{CONTROL_BYTES_MAX, Control};
-use crate::protocol::header::{
-    REQUEST_HEADER_BYTES, RESPONSE_HEADER_BYTES, RequestHeader, ResponseHeader, VERSION, code,
-};
+use crate::protocol::header::REQUEST_HEADER_BYTES;
 use crate::protocol::message::{ToClient, ToServer};
 
 /// Most data segments that are sealed, opened or written at a time.
@@ -56,65 +55,6 @@ const CONTROL_WAITING_BYTES_LIMIT: usize = 64 * 1024;
 pub(super) enum Role {
     Client,
     Server,
-}
-
-/// How segments of one direction are framed.
-#[derive(Debug, Clone, Copy)]
-struct Framing {
-    direction: Direction,
-    header_bytes: usize,
-    data_code: u16,
-    control_code: u16,
-}
-
-impl Framing {
-    fn of(direction: Direction) -> Framing {
-        match direction {
-            Direction::ClientToServer => Framing {
-                direction,
-                header_bytes: REQUEST_HEADER_BYTES,
-                data_code: code::REQUEST_DATA,
-                control_code: code::REQUEST_CONTROL,
-            },
-            Direction::ServerToClient => Framing {
-                direction,
-                header_bytes: RESPONSE_HEADER_BYTES,
-                data_code: code::RESPONSE_DATA,
-                control_code: code::RESPONSE_CONTROL,
-            },
-        }
-    }
-
-    fn put_header(&self, out: &mut Vec<u8>, code: u16, payload_bytes: usize) {
-        match self.direction {
-            Direction::ClientToServer => RequestHeader::native(code, payload_bytes).encode(out),
-            Direction::ServerToClient => ResponseHeader::native(code, payload_bytes).encode(out),
-        }
-    }
-
-    /// Kind and payload length in a header, if it is one that a segment can have.
-    fn read_header(&self, header: &[u8]) -> Result<(Kind, usize), ChannelError> {
-        let (version, code, payload_bytes) = match self.direction {
-            Direction::ClientToServer => {
-                let header = RequestHeader::decode(header.try_into().map_err(|_| ChannelError::BadHeader)?);
-                (header.version, header.code, header.payload_bytes as usize)
-            }
-            Direction::ServerToClient => {
-                let header = ResponseHeader::decode(header.try_into().map_err(|_| ChannelError::BadHeader)?);
-                (header.version, header.code, header.payload_bytes as usize)
-            }
-        };
-        let kind = match code {
-            _ if version != VERSION || !is_possible_payload(payload_bytes) => return Err(ChannelError::BadHeader),
-            code if code == self.data_code => Kind::Data,
-            code if code == self.control_code => Kind::Control,
-            _ => return Err(ChannelError::BadHeader),
-        };
-        if kind == Kind::Control && payload_bytes > sealed_payload_bytes(CONTROL_BYTES_MAX) {
-            return Err(ChannelError::BadHeader);
-        }
-        Ok((kind, payload_bytes))
-    }
 }
 
 /// What a channel is made of once a handshake has agreed on it.

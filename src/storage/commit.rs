@@ -36,7 +36,11 @@ impl Upload {
     /// `OutOfPlace` where a range or a needed content is missing, or the counts differ. After any error
     /// nothing of the upload is visible.
     pub fn commit(mut self, counts: CommitCounts) -> Result<Arc<Head>, StoreError> {
-        self.check_complete(counts)?;
+        if let Err(error) = self.check_complete(counts) {
+            // A client that counts otherwise has nothing to go on with.
+            self.abandoned = true;
+            return Err(error);
+        }
         let (shared, state) = (self.shared.clone(), self.state.clone());
         let _turn = locked(&state.commit);
         self.check_live()?;

@@ -107,7 +107,7 @@ pub struct Upload {
     /// Whether a commit was begun: what is left then is taken back and not kept.
     pub(super) committing: bool,
     /// The client wants nothing of it kept.
-    abandoned: bool,
+    pub(super) abandoned: bool,
 }
 
 /// One range by its number.

@@ -74,7 +74,7 @@ fn a_server_that_dies_and_comes_back_gets_the_whole_backup() {
     let started = client.start_stalled_backup(&server);
     server.kill();
     kill(started.id(), "CONT");
-    started.wait_for("beginning again in");
+    started.wait_for("going on in");
     let _server = TestServer::start_with(&workplace, "data", &["--rsa-bits", "2048", "--port", &port]);
     let run = started.finish().expect(0);
     assert!(run.out().starts_with("snapshot "), "{}", run.out());

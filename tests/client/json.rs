@@ -79,6 +79,7 @@ const BACKUP_SUMMARY: &[(&str, char)] = &[
     ("folders", 'n'),
     ("links", 'n'),
     ("bytes", 'n'),
+    ("files_same", 'n'),
     ("files_sent", 'n'),
     ("bytes_sent", 'n'),
     ("wire_bytes", 'n'),

@@ -200,7 +200,7 @@ fn a_line_that_is_cut_twice_delays_a_backup_and_no_more() {
     });
     let client = TestClient::new(&workplace, &line.address, "ada");
     let run = backup(&client, &source, &["--retries", "5", "--retry-max-wait", "1"]).expect(0);
-    assert_eq!(run.err().matches("again in").count(), 2, "{}", run.err());
+    assert_eq!(run.err().matches("going on in").count(), 2, "{}", run.err());
     tree::assert_same(&source, &client.restore(&source, "restored"));
     assert_eq!(client.run(["snapshots", "--json", "--quiet"]).expect(0).events().len(), 1);
 }
