@@ -208,5 +208,9 @@ impl Recording {
 
 /// A number without pattern for each number: harm in fixed steps could fall in step with the window.
 pub fn scattered(number: usize) -> usize {
-    ((number as u32).wrapping_mul(2_654_435_761) >> 8) as usize
+    let mut mixed = number as u32;
+    for (shift, factor) in [(16, 0x85eb_ca6b), (13, 0xc2b2_ae35)] {
+        mixed = (mixed ^ mixed >> shift).wrapping_mul(factor);
+    }
+    (mixed ^ mixed >> 16) as usize
 }
