@@ -36,6 +36,7 @@ mod tests;
 /// The version of the data folder as a whole; each kind of file has its own beside it.
 pub const STORE_VERSION: u32 = 1;
 
+pub use catalog::DamagedHead;
 pub use clients::ClientRecord;
 pub use comparison::ChangeRule;
 pub use content::{ContentProblem, ContentReader};

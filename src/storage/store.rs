@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::catalog::{ClientState, OpenUpload, locked};
+use super::catalog::{ClientState, DamagedHead, OpenUpload, locked};
 use super::clients::{ClientRecord, Clients};
 use super::comparison::{Base, read_index};
 use super::content::{ContentProblem, ContentReader};
@@ -203,6 +203,11 @@ impl Store {
     /// A client's snapshots, by sequence.
     pub fn snapshots(&self, client: ClientId) -> Result<Vec<Arc<Head>>, StoreError> {
         self.state(client)?.with_catalog(&self.shared.layout, |catalog| catalog.heads().to_vec())
+    }
+
+    /// A client's snapshots whose heads cannot be read, by id.
+    pub fn damaged_heads(&self, client: ClientId) -> Result<Vec<DamagedHead>, StoreError> {
+        self.state(client)?.with_catalog(&self.shared.layout, |catalog| catalog.damaged().to_vec())
     }
 
     /// The snapshot that `selector` means: `latest`, of `root` where one is given, or a unique id prefix.
