@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::base::ids::hex;
 use crate::base::path::display_bytes;
 use crate::base::progress::{Event, ProgressSink, Totals};
-use crate::client::{ClientError, ExitCode};
+use crate::client::{ClientError, Damage, ExitCode};
 
 /// How often a progress line of JSON is printed.
 const JSON_PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
@@ -92,6 +92,22 @@ impl Output {
         }
     }
 
+    /// Names damage beside a listing: never among its rows.
+    pub fn damage(&self, damage: &Damage) {
+        self.complain(&damage.to_string());
+    }
+
+    /// Names damage as a result of its own.
+    pub fn damage_event(&self, damage: &Damage) {
+        if !self.json {
+            return self.complain(&damage.to_string());
+        }
+        let mut data = json!({ "reason": damage.text, "snapshot": damage.snapshot });
+        let path = damage.path.as_ref().map(|path| path.as_bytes()).unwrap_or_default();
+        put_path(&mut data, "path", path);
+        self.event("file_error", data);
+    }
+
     /// Takes the progress line away.
     pub fn end_progress(&self) {
         self.bar.finish_and_clear();
@@ -167,6 +183,7 @@ impl ProgressSink for Output {
                 put_path(&mut data, "path", path);
                 Output::event(self, "file_error", data);
             }
+            Event::FileError { path: [], reason } => self.complain(reason),
             Event::FileError { path, reason } => {
                 let reason = strip_path(reason, path);
                 self.complain(&format!("{}: {reason}", display_bytes(path)));

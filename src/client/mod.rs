@@ -28,6 +28,6 @@ mod test_tree;
 pub use backup::{BackupOptions, BackupSummary, backup};
 pub use connect::{Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, WINDOW_BYTES};
 pub use error::{ClientError, ExitCode};
-pub use query::{Damage, Listed, VerifySummary};
+pub use query::{Damage, ListSummary, Listed, VerifySummary};
 pub use restore::{RestoreSummary, restore};
 pub use retry::RetryPolicy;

@@ -260,9 +260,10 @@ pub enum ToClient<'a> {
     ContentFailed {
         text: String,
     },
+    /// Something of the snapshot is not what was stored: what lies at this path, or the snapshot itself.
     Damage {
         snapshot: SnapshotId,
-        path: EntryPath,
+        path: Option<EntryPath>,
         text: String,
     },
     /// How far a verification has come.
@@ -490,7 +491,7 @@ impl ToClient<'_> {
             }
             ToClient::Damage { snapshot, path, text } => put_message(out, message_kind::DAMAGE, |out| {
                 out.put_bytes(snapshot.as_str().as_bytes());
-                out.put_bytes16(path.as_bytes());
+                put_path_option(out, path.as_ref());
                 put_text(out, text);
             }),
             ToClient::Verified { files, bytes } => put_message(out, message_kind::VERIFIED, |out| {
@@ -537,7 +538,7 @@ impl ToClient<'_> {
             }
             message_kind::DAMAGE => ToClient::Damage {
                 snapshot: read_snapshot(&mut reader)?,
-                path: read_path(&mut reader)?,
+                path: read_path_option(&mut reader)?,
                 text: reader.text16(TEXT_BYTES_MAX, "damage text")?,
             },
             message_kind::VERIFIED => {
@@ -636,17 +637,14 @@ fn read_held(reader: &mut Reader<'_>) -> Result<Vec<HeldContent>, DecodeError> {
 impl Selection {
     fn encode(&self, out: &mut Vec<u8>) {
         put_text(out, &self.snapshot);
-        out.put_bytes16(self.root.as_ref().map_or(&[][..], EntryPath::as_bytes));
+        put_path_option(out, self.root.as_ref());
         put_paths(out, &self.paths);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Selection, DecodeError> {
         Ok(Selection {
             snapshot: reader.text16(TEXT_BYTES_MAX, "snapshot selector")?,
-            root: match reader.bytes16(PATH_BYTES_MAX, "root")? {
-                [] => None,
-                bytes => Some(EntryPath::parse(bytes).map_err(|_| DecodeError::Invalid { what: "root" })?),
-            },
+            root: read_path_option(reader)?,
             paths: read_paths(reader, REQUEST_PATHS_MAX, "paths")?,
         })
     }
@@ -744,6 +742,18 @@ fn read_paths(reader: &mut Reader<'_>, limit: usize, what: &'static str) -> Resu
 
 fn read_path(reader: &mut Reader<'_>) -> Result<EntryPath, DecodeError> {
     EntryPath::parse(reader.bytes16(PATH_BYTES_MAX, "path")?).map_err(|_| DecodeError::Invalid { what: "path" })
+}
+
+/// A path of length 0 for none.
+fn put_path_option(out: &mut Vec<u8>, path: Option<&EntryPath>) {
+    out.put_bytes16(path.map_or(&[][..], EntryPath::as_bytes));
+}
+
+fn read_path_option(reader: &mut Reader<'_>) -> Result<Option<EntryPath>, DecodeError> {
+    match reader.bytes16(PATH_BYTES_MAX, "path")? {
+        [] => Ok(None),
+        bytes => Ok(Some(EntryPath::parse(bytes).map_err(|_| DecodeError::Invalid { what: "path" })?)),
+    }
 }
 
 fn put_snapshot_option(out: &mut Vec<u8>, snapshot: Option<SnapshotId>) {
@@ -855,7 +865,8 @@ mod tests {
             ToClient::ContentData(b"content"),
             ToClient::ContentEnd(end()),
             ToClient::ContentFailed { text: "gone".into() },
-            ToClient::Damage { snapshot: id(), path: path("a"), text: "CRC32 differs".into() },
+            ToClient::Damage { snapshot: id(), path: Some(path("a")), text: "CRC32 differs".into() },
+            ToClient::Damage { snapshot: id(), path: None, text: "gone".into() },
             ToClient::Verified { files: 1, bytes: 2 },
             ToClient::Statistics("{}".into()),
             ToClient::End { rows: 4 },

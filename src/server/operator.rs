@@ -162,6 +162,7 @@ fn client_row(store: &Store, client: &ClientRecord) -> Result<Value, StoreError>
         "last_success": last.map(|head| head.committed.to_string()),
         "last_snapshot": last.map(|head| head.id),
         "snapshots": heads.len(),
+        "damaged_snapshots": store.damaged_heads(client.id)?.len(),
         "files": last.map_or(0, |head| head.totals.files),
         "bytes": last.map_or(0, |head| head.totals.bytes),
         "stored_bytes": stored,
