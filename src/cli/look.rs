@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text, path_list, put_path};
+use super::output::{Output, bytes_text, count_text, path_list, put_path};
 use super::setup::{Access, CliError, Setup, selection};
 use crate::base::ids::hex;
 use crate::base::path::{EntryPath, display_bytes};
@@ -216,17 +216,18 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
     let code = if count > 0 { ExitCode::Integrity } else { ExitCode::Done };
     let verdict = match count {
         0 => "all are whole".to_string(),
-        count => format!("{count} damaged, named above: a backup of the same files stores them again"),
+        count => {
+            format!("{count} damaged, named above: \"cyberbackup backup --full\" stores the present files again")
+        }
     };
-    let text = format!("{} files, {} read back: {verdict}", summary.files, bytes_text(summary.bytes));
+    let text = format!("{}, {} read back: {verdict}", count_text(summary.files, "file"), bytes_text(summary.bytes));
     let data = json!({
         "files": summary.files,
         "bytes": summary.bytes,
         "damaged": count,
         "exit_code": code as i32,
     });
-    output.result("summary", data, &text)?;
-    Ok(code)
+    Ok(output.verdict(data, &text, code)?)
 }
 
 pub fn stats(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {

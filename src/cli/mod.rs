@@ -27,6 +27,9 @@ use setup::CliError;
 use crate::base::shutdown::Shutdown;
 use crate::client::{ClientError, ExitCode};
 
+/// The commands whose standard output has rows and nothing else.
+const LISTINGS: [&str; 6] = ["snapshots", "ls", "cat", "stats", "clients", "enroll"];
+
 /// Runs the program with these words (its own name left out) and gives the exit code.
 pub fn run(words: Vec<OsString>) -> i32 {
     let Some((first, rest)) = words.split_first() else {
@@ -79,6 +82,7 @@ fn run_command(command: &Command, words: &[OsString]) -> i32 {
         }
     };
     let output = Output::new(arguments.is_on("json"), arguments.is_on("quiet"), arguments.is_on("verbose"));
+    let output = if LISTINGS.contains(&command.name) { output.for_listing() } else { output };
     let code = match dispatch(command, &arguments, &output) {
         Ok(code) => code,
         // Nobody reads on, as in `cyberbackup ls | head`.

@@ -16,11 +16,16 @@ use crate::client::{ClientError, Damage, ExitCode};
 /// How often a progress line of JSON is printed.
 const JSON_PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Below this a rate says nothing.
+const SHORTEST_SECONDS: f64 = 0.001;
+
 /// Where a run's words go.
 pub struct Output {
     json: bool,
     quiet: bool,
     verbose: bool,
+    /// Standard output has rows and nothing else.
+    listing: bool,
     bar: ProgressBar,
     state: Mutex<State>,
 }
@@ -38,7 +43,12 @@ impl Output {
         let bar = ProgressBar::with_draw_target(None, target);
         let style = ProgressStyle::with_template("{msg}").expect("the template is a literal");
         bar.set_style(style);
-        Output { json, quiet, verbose, bar, state: Mutex::default() }
+        Output { json, quiet, verbose, listing: false, bar, state: Mutex::default() }
+    }
+
+    /// For a command whose standard output has rows: what else is said goes to standard error.
+    pub fn for_listing(self) -> Output {
+        Output { listing: true, ..self }
     }
 
     pub fn is_json(&self) -> bool {
@@ -51,6 +61,15 @@ impl Output {
             true => self.line(json!({ "event": event, "data": data }).to_string().as_bytes()),
             false if text.is_empty() => Ok(()),
             false => self.line(text.as_bytes()),
+        }
+    }
+
+    /// The last line of a command that comes to a verdict, and its exit code. What was found counts, whether or
+    /// not somebody reads it.
+    pub fn verdict(&self, data: Value, text: &str, code: ExitCode) -> Result<ExitCode, ClientError> {
+        match (self.result("summary", data, text), code) {
+            (Err(error), ExitCode::Done) => Err(error),
+            _ => Ok(code),
         }
     }
 
@@ -68,14 +87,14 @@ impl Output {
 
     /// Something for the person, not for the script.
     pub fn say(&self, text: &str) {
-        if !self.quiet && !self.json {
+        if !self.quiet && (!self.json || self.listing) {
             self.complain(text);
         }
     }
 
     /// A detail, shown with `-v`.
     pub fn detail(&self, text: &str) {
-        match (self.verbose, self.json) {
+        match (self.verbose, self.has_events()) {
             (true, false) => self.complain(text),
             (true, true) => self.event("log", json!({ "level": "debug", "message": text })),
             _ => {}
@@ -113,6 +132,11 @@ impl Output {
         self.bar.finish_and_clear();
     }
 
+    /// Whether standard output takes events beside results.
+    fn has_events(&self) -> bool {
+        self.json && !self.listing
+    }
+
     fn complain(&self, text: &str) {
         // Nobody reads standard error: there is nowhere left to say so.
         self.bar.suspend(|| {
@@ -125,11 +149,17 @@ impl Output {
         let _ = self.line(json!({ "event": event, "data": data }).to_string().as_bytes());
     }
 
+    fn path_event(&self, event: &str, path: &[u8], reason: &str) {
+        let mut data = json!({ "reason": reason });
+        put_path(&mut data, "path", path);
+        self.event(event, data);
+    }
+
     fn progress(&self, totals: Totals, current_file: &[u8]) {
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let elapsed = state.began.get_or_insert_with(Instant::now).elapsed().as_secs_f64();
-        let rate = if elapsed > 0.0 { totals.bytes_done as f64 / elapsed } else { 0.0 };
-        if !self.json {
+        let rate = rate(totals.bytes_done, elapsed);
+        if !self.has_events() {
             drop(state);
             self.bar.set_message(progress_text(totals, rate, current_file));
             self.bar.tick();
@@ -178,24 +208,27 @@ impl ProgressSink for Output {
     fn event(&self, event: Event<'_>) {
         match event {
             Event::Progress { totals, current_file } if !self.quiet => self.progress(totals, current_file),
-            Event::FileError { path, reason } if self.json => {
-                let mut data = json!({ "reason": reason });
-                put_path(&mut data, "path", path);
-                Output::event(self, "file_error", data);
+            Event::FileError { path, reason } if self.has_events() => self.path_event("file_error", path, reason),
+            Event::FileSkipped { path, reason } if self.has_events() => {
+                self.path_event("file_skipped", path, reason);
             }
             Event::FileError { path: [], reason } => self.complain(reason),
-            Event::FileError { path, reason } => {
+            Event::FileError { path, reason } | Event::FileSkipped { path, reason } => {
                 let reason = strip_path(reason, path);
                 self.complain(&format!("{}: {reason}", display_bytes(path)));
             }
-            Event::Notice { message } if self.json && !self.quiet => {
+            Event::Notice { message } if self.has_events() && !self.quiet => {
                 Output::event(self, "log", json!({ "level": "info", "message": message }));
             }
             Event::Notice { message } => self.say(message),
-            Event::Phase { phase, message } if self.json && !self.quiet => {
+            Event::Phase { phase, message } if self.has_events() && !self.quiet => {
                 Output::event(self, "status", json!({ "phase": phase.word(), "message": message }));
             }
-            Event::FileReceipt { path, bytes, crc32, blake3 } if self.json && !self.quiet => {
+            Event::FirstContact { message } if self.has_events() => {
+                Output::event(self, "log", json!({ "level": "info", "message": message }));
+            }
+            Event::FirstContact { message } => self.complain(message),
+            Event::FileReceipt { path, bytes, crc32, blake3 } if self.has_events() && !self.quiet => {
                 let sums = format!("{crc32:08x}");
                 let mut data = json!({ "bytes": bytes, "crc32": sums, "blake3": hex(&blake3) });
                 put_path(&mut data, "path", path);
@@ -233,7 +266,28 @@ pub fn path_list<'a>(paths: impl Iterator<Item = &'a [u8]>) -> Value {
     Value::Array(paths.map(item).collect())
 }
 
+/// Bytes in a second; 0 where nothing was moved, or in no time that can be measured.
+pub fn rate(bytes: u64, seconds: f64) -> f64 {
+    if seconds < SHORTEST_SECONDS { 0.0 } else { bytes as f64 / seconds }
+}
+
+/// `1 file`, `2 files`
+pub fn count_text(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 /// `3.2 MiB`
 pub fn bytes_text(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_not_plural_and_nothing_has_no_rate() {
+        assert_eq!((count_text(1, "file"), count_text(0, "error")), ("1 file".into(), "0 errors".into()));
+        assert_eq!((rate(0, 0.0), rate(1 << 40, 1e-9), rate(10, 2.0)), (0.0, 0.0, 5.0));
+    }
 }

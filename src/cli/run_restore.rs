@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text};
+use super::output::{Output, bytes_text, count_text, rate};
 use super::setup::{Access, CliError, Setup, selection};
 use crate::base::shutdown::Shutdown;
 use crate::client::{ExitCode, RestoreSummary, restore};
@@ -30,15 +30,15 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     let seconds = summary.elapsed.as_secs_f64();
     let errors = match summary.errors {
         0 => String::new(),
-        count => format!("; {count} errors, named above"),
+        count => format!("; {}, named above", count_text(count, "error")),
     };
     let text = format!(
-        "restored snapshot {} to {}: {} files, {} in {seconds:.2} s ({}/s){errors}",
+        "restored snapshot {} to {}: {}, {} in {seconds:.2} s ({}/s){errors}",
         summary.snapshot.id,
         to.display(),
-        summary.files,
+        count_text(summary.files, "file"),
         bytes_text(summary.bytes),
-        bytes_text((summary.bytes as f64 / seconds.max(0.001)) as u64),
+        bytes_text(rate(summary.bytes, seconds) as u64),
     );
     let data = json!({
         "snapshot": summary.snapshot.id,
@@ -51,6 +51,5 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
         "seconds": seconds,
         "exit_code": code as i32,
     });
-    output.result("summary", data, &text)?;
-    Ok(code)
+    Ok(output.verdict(data, &text, code)?)
 }

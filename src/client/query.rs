@@ -87,6 +87,7 @@ impl Session {
         self.send(request)?;
         let result = worker::converse(&mut self.channel, |intake, _| take_all(intake, handler));
         match result {
+            Ok(Err(ClientError::Channel { source, address })) if address.is_empty() => Err(self.error(source)),
             Ok(result) => result,
             Err(error) => Err(self.error(error)),
         }
@@ -259,6 +260,7 @@ pub(super) fn malformed(error: ChannelError) -> ClientError {
     channel_error(error)
 }
 
+/// Without an address: [`Session::stream`] puts in its own.
 fn channel_error(source: ChannelError) -> ClientError {
-    ClientError::Channel { address: "the server".to_string(), source }
+    ClientError::Channel { address: String::new(), source }
 }

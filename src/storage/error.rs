@@ -133,10 +133,9 @@ impl fmt::Display for StoreError {
                 "{} lies on another file system than the data folder: put the whole folder on one",
                 path.display()
             ),
-            StoreError::NameTaken { name } => write!(
-                f,
-                "the name {name} belongs to another key: use another name, or ask the operator to reset it"
-            ),
+            StoreError::NameTaken { name } => {
+                write!(f, "the name {name} belongs to another key: use that key, or another name")
+            }
             StoreError::Io { doing, path, source } => write!(f, "cannot {doing} {}: {source}", path.display()),
         }
     }
@@ -176,9 +175,6 @@ mod tests {
             "server is in use by process 7: stop it, or name another data folder with --data"
         );
         let taken = StoreError::NameTaken { name: "ada".into() };
-        assert_eq!(
-            taken.to_string(),
-            "the name ada belongs to another key: use another name, or ask the operator to reset it"
-        );
+        assert_eq!(taken.to_string(), "the name ada belongs to another key: use that key, or another name");
     }
 }
