@@ -81,8 +81,8 @@ fn receive(
             if matches!(message, ToServer::Commit { .. }) && upload.awaits_repeat() {
                 continue;
             }
-            if let ToServer::Commit { ranges, entries } = message {
-                let head = upload.commit(CommitCounts { ranges, entries })?;
+            if let ToServer::Commit { ranges, entries, unreadable } = message {
+                let head = upload.commit(CommitCounts { ranges, entries, unreadable })?;
                 outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
                 return Ok(Some(head));
             }

@@ -46,6 +46,6 @@ pub use head::{Head, SnapshotTotals};
 pub use pending::Needed;
 pub use range::{CHANGED_WHILE_READ, Location, RECHECK, StoredContent, StoredEntry, UNREADABLE};
 pub use recovery::RecoveryReport;
-pub use store::{Damage, LABEL_BYTES_MAX, ROOTS_BYTES_MAX, Space, Store, TAGS_MAX};
+pub use store::{Damage, Space, Store};
 pub use tokens::TOKEN_BYTES;
 pub use upload::{Begun, CommitCounts, ContentVerdict, RangeAnswer, Upload, UploadRequest};

@@ -92,7 +92,7 @@ impl Model {
     }
 
     fn counts(&self) -> CommitCounts {
-        CommitCounts { ranges: self.ranges().len() as u32, entries: self.entries().len() as u64 }
+        CommitCounts { ranges: self.ranges().len() as u32, entries: self.entries().len() as u64, unreadable: 0 }
     }
 }
 
@@ -281,6 +281,17 @@ fn an_unreadable_file_is_kept_without_content_and_asked_for_again() {
     let (second, sent) = back_up(&store, client, &model);
     assert_eq!((sent.contents, second.totals.unreadable), (1, 0));
     check_snapshot(&store, &second, &model);
+}
+
+#[test]
+fn what_the_walk_could_not_read_counts_beside_the_skipped_contents() {
+    let Fixture { store, client, folder: _folder } = fixture();
+    let mut model = Model::with(&[("root/a", "one"), ("root/b", "two")]);
+    model.flags.insert(path("root/a"), UNREADABLE);
+    let mut upload = begin(&store, client);
+    send(&mut upload, &model).unwrap();
+    let head = upload.commit(CommitCounts { unreadable: 2, ..model.counts() }).unwrap();
+    assert_eq!(head.totals.unreadable, 3);
 }
 
 #[test]
@@ -493,7 +504,7 @@ fn counts_that_differ_are_refused() {
     let model = Model::with(&[("root/a", "one")]);
     let mut upload = begin(&store, client);
     send(&mut upload, &model).unwrap();
-    out_of_place(upload.commit(CommitCounts { ranges: 1, entries: 3 }));
+    out_of_place(upload.commit(CommitCounts { ranges: 1, entries: 3, unreadable: 0 }));
     assert!(store.snapshots(client).unwrap().is_empty());
 }
 
@@ -524,7 +535,7 @@ fn a_lacking_range_must_fit_between_held_ones() {
     let mut first = begin(&store, client);
     first.offer_range(hash(&held)).unwrap();
     first.add_range(0, &held).unwrap();
-    first.commit(CommitCounts { ranges: 1, entries: 2 }).unwrap();
+    first.commit(CommitCounts { ranges: 1, entries: 2, unreadable: 0 }).unwrap();
     for (paths, fits) in
         [(["root/a", "root/b"], true), (["root/a", "root/i"], false), (["root/x", "root/y"], false)]
     {
