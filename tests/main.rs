@@ -4,6 +4,7 @@
 //! ones alone.
 
 mod client;
+mod damage;
 mod demo_scenarios;
 mod encryption;
 mod progress_reporting;

@@ -47,6 +47,12 @@ pub const RANGES_PENDING_BYTES_MAX: usize = 1024 * 1024;
 pub const USER_NAME_CHARACTERS_MAX: usize = 100;
 /// Most roots in one backup.
 pub const ROOTS_MAX: usize = 1_024;
+/// All roots of one backup, or all paths of one request, together, in bytes.
+pub const PATHS_BYTES_MAX: usize = 384 * 1024;
+/// Longest label, tag and host name of a snapshot, in bytes.
+pub const LABEL_BYTES_MAX: usize = 1_024;
+/// Most tags on a snapshot.
+pub const TAGS_MAX: usize = 64;
 /// Most paths in one request to restore, list or verify.
 pub const REQUEST_PATHS_MAX: usize = 1_024;
 

@@ -60,6 +60,15 @@ pub enum Event<'a> {
         path: &'a [u8],
         reason: &'a str,
     },
+    /// Something that by its kind has nothing to back up: no error.
+    FileSkipped {
+        path: &'a [u8],
+        reason: &'a str,
+    },
+    /// A server's key was met for the first time: shown whatever else is not.
+    FirstContact {
+        message: &'a str,
+    },
     /// Something a person may want to know; nothing was lost.
     Notice {
         message: &'a str,

@@ -7,13 +7,13 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text, path_list, put_path};
+use super::output::{Output, bytes_text, count_text, path_list, put_path};
 use super::setup::{Access, CliError, Setup, selection};
 use crate::base::ids::hex;
 use crate::base::path::{EntryPath, display_bytes};
 use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::base::shutdown::Shutdown;
-use crate::client::{ClientError, Damage, ExitCode, Listed, Session};
+use crate::client::{ClientError, ExitCode, ListSummary, Listed, Session};
 use crate::protocol::message::{SnapshotRow, content_flag};
 
 /// Opens a session for a command that only looks.
@@ -43,12 +43,18 @@ fn no_paths(arguments: &Arguments, command: &str) -> Result<(), UsageError> {
 pub fn snapshots(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
     no_paths(arguments, "snapshots")?;
     let (mut session, _setup) = session(arguments, output, shutdown, "snapshots")?;
-    let rows = session.snapshots(|row| output.result("snapshot", snapshot_json(row), &snapshot_text(row)))?;
+    let row = |row: &SnapshotRow| output.result("snapshot", snapshot_json(row), &snapshot_text(row));
+    let summary = session.snapshots(row, |damage| output.damage(damage))?;
     close(session);
-    if rows == 0 {
+    if summary == ListSummary::default() {
         output.say("there is no snapshot yet: \"cyberbackup backup\" makes one");
     }
-    Ok(ExitCode::Done)
+    Ok(list_code(summary))
+}
+
+/// What was listed is true; where something could not be listed, that counts.
+fn list_code(summary: ListSummary) -> ExitCode {
+    if summary.damaged > 0 { ExitCode::Integrity } else { ExitCode::Done }
 }
 
 fn roots_text(row: &SnapshotRow) -> String {
@@ -101,9 +107,9 @@ pub fn ls(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result
         true => output.result("entry", entry_json(listed), ""),
         false => output.raw(&style.line(listed)),
     };
-    session.entries(selection, |_| Ok(()), row)?;
+    let summary = session.entries(selection, |_| Ok(()), row, |damage| output.damage(damage))?;
     close(session);
-    Ok(ExitCode::Done)
+    Ok(list_code(summary))
 }
 
 struct ListStyle {
@@ -203,28 +209,25 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         let totals = Totals { files_done: files, bytes_done: bytes, ..Totals::default() };
         output.event(Event::Progress { totals, current_file: &[] });
     };
-    let damaged = |damage: &Damage| {
-        let reason = format!("{} (snapshot {})", damage.text, damage.snapshot);
-        output.event(Event::FileError { path: damage.path.as_bytes(), reason: &reason });
-    };
-    let summary = session.verify(selection, progress, damaged)?;
+    let summary = session.verify(selection, progress, |damage| output.damage_event(damage))?;
     close(session);
     output.end_progress();
     let count = summary.damaged.len() as u64 + summary.more_damaged;
     let code = if count > 0 { ExitCode::Integrity } else { ExitCode::Done };
     let verdict = match count {
         0 => "all are whole".to_string(),
-        count => format!("{count} damaged, named above: a backup of the same files stores them again"),
+        count => {
+            format!("{count} damaged, named above: \"cyberbackup backup --full\" stores the present files again")
+        }
     };
-    let text = format!("{} files, {} read back: {verdict}", summary.files, bytes_text(summary.bytes));
+    let text = format!("{}, {} read back: {verdict}", count_text(summary.files, "file"), bytes_text(summary.bytes));
     let data = json!({
         "files": summary.files,
         "bytes": summary.bytes,
         "damaged": count,
         "exit_code": code as i32,
     });
-    output.result("summary", data, &text)?;
-    Ok(code)
+    Ok(output.verdict(data, &text, code)?)
 }
 
 pub fn stats(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {

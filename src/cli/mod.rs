@@ -27,6 +27,9 @@ use setup::CliError;
 use crate::base::shutdown::Shutdown;
 use crate::client::{ClientError, ExitCode};
 
+/// The commands whose standard output has rows and nothing else.
+const LISTINGS: [&str; 6] = ["snapshots", "ls", "cat", "stats", "clients", "enroll"];
+
 /// Runs the program with these words (its own name left out) and gives the exit code.
 pub fn run(words: Vec<OsString>) -> i32 {
     let Some((first, rest)) = words.split_first() else {
@@ -78,7 +81,8 @@ fn run_command(command: &Command, words: &[OsString]) -> i32 {
             return ExitCode::Usage as i32;
         }
     };
-    let output = output(command, &arguments);
+    let output = Output::new(arguments.is_on("json"), arguments.is_on("quiet"), arguments.is_on("verbose"));
+    let output = if LISTINGS.contains(&command.name) { output.for_listing() } else { output };
     let code = match dispatch(command, &arguments, &output) {
         Ok(code) => code,
         // Nobody reads on, as in `cyberbackup ls | head`.
@@ -97,13 +101,6 @@ fn run_command(command: &Command, words: &[OsString]) -> i32 {
     };
     output.end_progress();
     code as i32
-}
-
-/// Where this run's words go. The JSON of a listing is its rows and nothing else.
-fn output(command: &Command, arguments: &Arguments) -> Output {
-    let [json, quiet, verbose] = ["json", "quiet", "verbose"].map(|name| arguments.is_on(name));
-    let is_listing = matches!(command.name, "snapshots" | "ls" | "cat" | "stats" | "enroll" | "clients");
-    Output::new(json, quiet || json && is_listing, verbose && !(json && is_listing))
 }
 
 fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result<ExitCode, CliError> {

@@ -59,8 +59,12 @@ pub fn clients(arguments: &Arguments, output: &Output) -> Result<ExitCode, CliEr
 fn client_text(row: &Value) -> String {
     let number = |key: &str| row[key].as_u64().unwrap_or(0);
     let last = row["last_success"].as_str().unwrap_or("never");
+    let damaged = match number("damaged_snapshots") {
+        0 => String::new(),
+        count => format!("  ({count} more cannot be read)"),
+    };
     format!(
-        "{:<24}  last success {last:<20}  {:>5} snapshots  {:>9} files  {:>12}  {}",
+        "{:<24}  last success {last:<20}  {:>5} snapshots  {:>9} files  {:>12}  {}{damaged}",
         crate::base::path::display_bytes(text_of(row, "name").as_bytes()),
         number("snapshots"),
         number("files"),

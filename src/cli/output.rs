@@ -11,18 +11,23 @@ use serde_json::{Map, Value, json};
 use crate::base::ids::hex;
 use crate::base::path::display_bytes;
 use crate::base::progress::{Event, Phase, ProgressSink, Totals};
-use crate::client::{ClientError, ExitCode};
+use crate::client::{ClientError, Damage, ExitCode};
 
 /// How often a progress line of JSON is printed.
 const JSON_PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long something must have gone on before its rate is told.
 const RATE_AFTER: Duration = Duration::from_millis(50);
 
+/// Below this a rate says nothing.
+const SHORTEST_SECONDS: f64 = 0.001;
+
 /// Where a run's words go.
 pub struct Output {
     json: bool,
     quiet: bool,
     verbose: bool,
+    /// Standard output has rows and nothing else.
+    listing: bool,
     bar: ProgressBar,
     state: Mutex<State>,
 }
@@ -42,7 +47,12 @@ impl Output {
         let bar = ProgressBar::with_draw_target(None, target);
         let style = ProgressStyle::with_template("{msg}").expect("the template is a literal");
         bar.set_style(style);
-        Output { json, quiet, verbose, bar, state: Mutex::default() }
+        Output { json, quiet, verbose, listing: false, bar, state: Mutex::default() }
+    }
+
+    /// For a command whose standard output has rows: what else is said goes to standard error.
+    pub fn for_listing(self) -> Output {
+        Output { listing: true, ..self }
     }
 
     pub fn is_json(&self) -> bool {
@@ -56,6 +66,15 @@ impl Output {
             true => self.line(json!({ "event": event, "data": data }).to_string().as_bytes()),
             false if text.is_empty() => Ok(()),
             false => self.line(text.as_bytes()),
+        }
+    }
+
+    /// The last line of a command that comes to a verdict, and its exit code. What was found counts, whether or
+    /// not somebody reads it.
+    pub fn verdict(&self, data: Value, text: &str, code: ExitCode) -> Result<ExitCode, ClientError> {
+        match (self.result("summary", data, text), code) {
+            (Err(error), ExitCode::Done) => Err(error),
+            _ => Ok(code),
         }
     }
 
@@ -73,14 +92,14 @@ impl Output {
 
     /// Something for the person, not for the script.
     pub fn say(&self, text: &str) {
-        if !self.quiet && !self.json {
+        if !self.quiet && (!self.json || self.listing) {
             self.complain(text);
         }
     }
 
     /// A detail, shown with `-v`.
     pub fn detail(&self, text: &str) {
-        match (self.verbose, self.json) {
+        match (self.verbose, self.has_events()) {
             (true, false) => self.complain(text),
             (true, true) => self.event("log", json!({ "level": "debug", "message": text })),
             _ => {}
@@ -105,9 +124,30 @@ impl Output {
         }
     }
 
+    /// Names damage beside a listing: never among its rows.
+    pub fn damage(&self, damage: &Damage) {
+        self.complain(&damage.to_string());
+    }
+
+    /// Names damage as a result of its own.
+    pub fn damage_event(&self, damage: &Damage) {
+        if !self.json {
+            return self.complain(&damage.to_string());
+        }
+        let mut data = json!({ "reason": damage.text, "snapshot": damage.snapshot });
+        let path = damage.path.as_ref().map(|path| path.as_bytes()).unwrap_or_default();
+        put_path(&mut data, "path", path);
+        self.event("file_error", data);
+    }
+
     /// Takes the progress line away.
     pub fn end_progress(&self) {
         self.bar.finish_and_clear();
+    }
+
+    /// Whether standard output takes events beside results.
+    fn has_events(&self) -> bool {
+        self.json && !self.listing
     }
 
     fn complain(&self, text: &str) {
@@ -131,7 +171,7 @@ impl Output {
         if phase == Phase::BackupInProgress {
             self.state().began = Some(Instant::now());
         }
-        if self.json && !self.quiet {
+        if self.has_events() && !self.quiet {
             self.event("status", json!({ "phase": phase.word(), "message": message }));
         }
     }
@@ -143,6 +183,12 @@ impl Output {
         }
     }
 
+    fn path_event(&self, event: &str, path: &[u8], reason: &str) {
+        let mut data = json!({ "reason": reason });
+        put_path(&mut data, "path", path);
+        self.event(event, data);
+    }
+
     fn progress(&self, totals: Totals, current_file: &[u8]) {
         let mut state = self.state();
         let elapsed = state.began.get_or_insert_with(Instant::now).elapsed();
@@ -151,7 +197,7 @@ impl Output {
             true => totals.bytes_done as f64 / elapsed.as_secs_f64(),
             false => 0.0,
         };
-        if !self.json {
+        if !self.has_events() {
             drop(state);
             self.bar.set_message(progress_text(totals, rate, current_file));
             self.bar.tick();
@@ -201,21 +247,25 @@ impl ProgressSink for Output {
     fn event(&self, event: Event<'_>) {
         match event {
             Event::Progress { totals, current_file } if !self.quiet => self.progress(totals, current_file),
-            Event::FileError { path, reason } if self.json => {
-                let mut data = json!({ "reason": reason });
-                put_path(&mut data, "path", path);
-                Output::event(self, "file_error", data);
+            Event::FileError { path, reason } if self.has_events() => self.path_event("file_error", path, reason),
+            Event::FileSkipped { path, reason } if self.has_events() => {
+                self.path_event("file_skipped", path, reason);
             }
-            Event::FileError { path, reason } => {
+            Event::FileError { path: [], reason } => self.complain(reason),
+            Event::FileError { path, reason } | Event::FileSkipped { path, reason } => {
                 let reason = strip_path(reason, path);
                 self.complain(&format!("{}: {reason}", display_bytes(path)));
             }
-            Event::Notice { message } if self.json && !self.quiet => {
+            Event::Notice { message } if self.has_events() && !self.quiet => {
                 Output::event(self, "log", json!({ "level": "info", "message": message }));
             }
             Event::Notice { message } => self.say(message),
             Event::Phase { phase, message } => self.phase(phase, message),
-            Event::FileReceipt { path, bytes, crc32, blake3 } if self.json && !self.quiet => {
+            Event::FirstContact { message } if self.has_events() => {
+                Output::event(self, "log", json!({ "level": "info", "message": message }));
+            }
+            Event::FirstContact { message } => self.complain(message),
+            Event::FileReceipt { path, bytes, crc32, blake3 } if self.has_events() && !self.quiet => {
                 let sums = format!("{crc32:08x}");
                 let mut data = json!({ "bytes": bytes, "crc32": sums, "blake3": hex(&blake3) });
                 put_path(&mut data, "path", path);
@@ -253,7 +303,28 @@ pub fn path_list<'a>(paths: impl Iterator<Item = &'a [u8]>) -> Value {
     Value::Array(paths.map(item).collect())
 }
 
+/// Bytes in a second; 0 where nothing was moved, or in no time that can be measured.
+pub fn rate(bytes: u64, seconds: f64) -> f64 {
+    if seconds < SHORTEST_SECONDS { 0.0 } else { bytes as f64 / seconds }
+}
+
+/// `1 file`, `2 files`
+pub fn count_text(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
 /// `3.2 MiB`
 pub fn bytes_text(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_not_plural_and_nothing_has_no_rate() {
+        assert_eq!((count_text(1, "file"), count_text(0, "error")), ("1 file".into(), "0 errors".into()));
+        assert_eq!((rate(0, 0.0), rate(1 << 40, 1e-9), rate(10, 2.0)), (0.0, 0.0, 5.0));
+    }
 }

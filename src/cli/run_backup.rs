@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text, path_list};
+use super::output::{Output, bytes_text, count_text, path_list, rate};
 use super::setup::{Access, CliError, Setup, host_name};
 use crate::base::path::EntryPath;
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
 use crate::client::roots::resolve_roots;
 use crate::client::scan::FolderIdentity;
-use crate::client::{BackupOptions, BackupSummary, Client, ClientError, ExitCode, backup};
+use crate::client::{BackupOptions, BackupSummary, Client, ClientError, ExitCode, backup, check_backup};
 
 /// The version of `status.json`.
 const STATUS_VERSION: u32 = 1;
@@ -33,8 +33,7 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     output.ended(&result);
     let summary = result?;
     output.end_progress();
-    output.result("summary", summary_json(&summary, code), &summary_text(&summary))?;
-    Ok(code)
+    Ok(output.verdict(summary_json(&summary, code), &summary_text(&summary), code)?)
 }
 
 fn options(arguments: &Arguments, setup: &Setup) -> Result<BackupOptions, CliError> {
@@ -53,6 +52,7 @@ fn options(arguments: &Arguments, setup: &Setup) -> Result<BackupOptions, CliErr
     if options.full && options.parent.is_some() {
         return Err(UsageError("--full and --parent exclude each other: leave one out".into()).into());
     }
+    check_backup(&options)?;
     Ok(options)
 }
 
@@ -88,19 +88,15 @@ fn tags(arguments: &Arguments) -> Result<Vec<String>, UsageError> {
     Ok(tags)
 }
 
-fn rate(summary: &BackupSummary) -> f64 {
-    summary.bytes_sent as f64 / summary.elapsed.as_secs_f64().max(0.001)
-}
-
 fn summary_text(summary: &BackupSummary) -> String {
     let seconds = summary.elapsed.as_secs_f64();
     let sent = format!(
-        "{} files, {}; {} files, {} sent in {seconds:.2} s ({}/s)",
-        summary.scanned.files,
+        "{}, {}; {}, {} sent in {seconds:.2} s ({}/s)",
+        count_text(summary.scanned.files, "file"),
         bytes_text(summary.scanned.bytes),
-        summary.files_sent,
+        count_text(summary.files_sent, "file"),
         bytes_text(summary.bytes_sent),
-        bytes_text(rate(summary) as u64),
+        bytes_text(rate(summary.bytes_sent, seconds) as u64),
     );
     let unreadable = match summary.unreadable {
         0 => String::new(),
@@ -131,7 +127,7 @@ fn summary_json(summary: &BackupSummary, code: ExitCode) -> Value {
         "unreadable": summary.unreadable,
         "skipped": summary.scanned.skipped,
         "seconds": summary.elapsed.as_secs_f64(),
-        "bytes_per_second": rate(summary) as u64,
+        "bytes_per_second": rate(summary.bytes_sent, summary.elapsed.as_secs_f64()) as u64,
         "dry_run": snapshot.is_none(),
         "exit_code": code as i32,
     })

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text};
+use super::output::{Output, bytes_text, count_text, rate};
 use super::setup::{Access, CliError, Setup, selection};
 use crate::base::shutdown::Shutdown;
 use crate::client::{Client, ClientError, ExitCode, RestoreSummary, restore};
@@ -32,15 +32,15 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     let seconds = summary.elapsed.as_secs_f64();
     let errors = match summary.errors {
         0 => String::new(),
-        count => format!("; {count} errors, named above"),
+        count => format!("; {}, named above", count_text(count, "error")),
     };
     let text = format!(
-        "restored snapshot {} to {}: {} files, {} in {seconds:.2} s ({}/s){errors}",
+        "restored snapshot {} to {}: {}, {} in {seconds:.2} s ({}/s){errors}",
         summary.snapshot.id,
         to.display(),
-        summary.files,
+        count_text(summary.files, "file"),
         bytes_text(summary.bytes),
-        bytes_text((summary.bytes as f64 / seconds.max(0.001)) as u64),
+        bytes_text(rate(summary.bytes, seconds) as u64),
     );
     let data = json!({
         "snapshot": summary.snapshot.id,
@@ -53,8 +53,7 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
         "seconds": seconds,
         "exit_code": code as i32,
     });
-    output.result("summary", data, &text)?;
-    Ok(code)
+    Ok(output.verdict(data, &text, code)?)
 }
 
 fn give_back(
@@ -63,9 +62,25 @@ fn give_back(
     to: &Path,
     output: &Output,
 ) -> Result<RestoreSummary, ClientError> {
-    let mut session = client.connect()?;
-    let summary = restore(&mut session, selection, to, output)?;
-    // Everything is here and checked: a line that fails during the close changes nothing.
-    let _ = session.close();
-    Ok(summary)
+    let mut tries = 0;
+    loop {
+        let mut session = client.connect()?;
+        match restore(&mut session, selection.clone(), to, output) {
+            Ok(summary) => {
+                // Everything is here and checked: a line that fails during the close changes nothing.
+                let _ = session.close();
+                return Ok(summary);
+            }
+            // What was restored is written again: the same bytes under the same names.
+            Err(error) if error.is_passing() && tries < client.options.retry.retries => {
+                tries += 1;
+                let wait = client.options.retry.wait(tries);
+                client.notice(&format!("{error}; beginning again in {:.1} s", wait.as_secs_f64()));
+                if client.shutdown.wait(wait) {
+                    return Err(ClientError::Interrupted);
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }

@@ -16,6 +16,7 @@ use crate::client::config::{ServerAddress, TransferInfo};
 use crate::client::state::{StateFolder, StatePlaces};
 use crate::client::{
     Client, ClientError, ClientOptions, Destination, ExitCode, LOW_MEMORY_WINDOW_BYTES, RetryPolicy, WINDOW_BYTES,
+    check_selection,
 };
 use crate::protocol::handshake::WINDOW_BYTES_RANGE;
 use crate::protocol::message::Selection;
@@ -263,7 +264,7 @@ fn client_options(
 }
 
 /// The snapshot and the paths that a command is about.
-pub fn selection(arguments: &Arguments, default_snapshot: &str) -> Result<Selection, UsageError> {
+pub fn selection(arguments: &Arguments, default_snapshot: &str) -> Result<Selection, CliError> {
     let root = arguments.value("root").map(entry_path).transpose()?;
     let given = arguments.text("snapshot")?;
     let snapshot = match (given, &root) {
@@ -273,7 +274,9 @@ pub fn selection(arguments: &Arguments, default_snapshot: &str) -> Result<Select
     };
     let paths: Result<Vec<EntryPath>, UsageError> =
         arguments.positional.iter().map(|path| entry_path(path)).collect();
-    Ok(Selection { snapshot, root, paths: paths? })
+    let selection = Selection { snapshot, root, paths: paths? };
+    check_selection(&selection)?;
+    Ok(selection)
 }
 
 /// A path of a snapshot as a person writes it: a `/` before and after it does not matter.

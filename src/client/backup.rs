@@ -105,7 +105,6 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
                 let counts = session.close();
                 let counts = counts.unwrap_or_default();
                 summary.wire_bytes = counts.bytes_sent + counts.bytes_received;
-                summary.unreadable += options.missing.len() as u64;
                 summary.elapsed = began.elapsed();
                 return Ok(summary);
             }
@@ -162,7 +161,8 @@ fn attempt(
         options.dry_run,
     );
     let result = thread::scope(|scope| {
-        let mut walk = WalkSink { walked: walk_sender, waker, sink: client.sink };
+        let missing = options.missing.len() as u64;
+        let mut walk = WalkSink { walked: walk_sender, waker, sink: client.sink, missing };
         let walker = move || {
             let end = scan(&options.roots, &scan_options, &mut walk);
             walk.finish(end);
@@ -255,15 +255,18 @@ struct WalkSink<'a> {
     walked: Sender<Walked>,
     waker: Waker,
     sink: &'a dyn ProgressSink,
+    /// Roots that are not there: nothing walks them, and they count as unreadable all the same.
+    missing: u64,
 }
 
 impl WalkSink<'_> {
     /// Says that no more ranges come. A walk that was cut short says nothing: its queue just closes, and
     /// nobody takes what it found for everything.
     fn finish(self, end: ScanEnd) {
-        let WalkSink { walked, waker, .. } = self;
+        let WalkSink { walked, waker, missing, .. } = self;
         if end.complete {
-            let _ = walked.send(Walked::End(end.totals));
+            let unreadable = end.totals.unreadable + missing;
+            let _ = walked.send(Walked::End(ScanTotals { unreadable, ..end.totals }));
         }
         drop(walked);
         waker.wake();
@@ -280,6 +283,10 @@ impl ScanSink for WalkSink<'_> {
     }
 
     fn report(&mut self, report: ScanReport<'_>) {
-        self.sink.event(Event::FileError { path: report.path(), reason: &report.reason() });
+        let (path, reason) = (report.path(), &report.reason());
+        self.sink.event(match report {
+            ScanReport::Skipped { .. } => Event::FileSkipped { path, reason },
+            ScanReport::Unreadable { .. } => Event::FileError { path, reason },
+        });
     }
 }

@@ -210,7 +210,9 @@ impl<'a> Client<'a> {
         }
         let recorded = self.options.destination.recorded();
         let Some(identity) = &self.identity else {
-            self.notice(&format!("first contact with {}: its key is {found}, pinned from now on", self.address()));
+            // Shown before the login, so that it can be compared also where that is refused.
+            let message = format!("first contact with {}: its key is {found}", self.address());
+            self.sink.event(Event::FirstContact { message: &message });
             return Ok(None);
         };
         match identity.check(&self.options.user, &found.to_string(), recorded.as_deref())? {
@@ -235,6 +237,9 @@ impl<'a> Client<'a> {
         let identity = Identity { client_id: Some(client), ..before };
         if self.identity.as_ref() != Some(&identity) && self.state.is_exclusive() {
             self.state.write_identity(&identity)?;
+            if self.identity.is_none() {
+                self.notice("the key is pinned from now on");
+            }
         }
         self.identity = Some(identity);
         Ok(())
@@ -249,6 +254,9 @@ fn open_keys(
 ) -> Result<PrivateKey, ClientError> {
     let broken = |source| ClientError::Key { file: state.private_key_path().display().to_string(), source };
     if let Some(der) = state.read_private_key()? {
+        if let Some(message) = state.open_key_warning() {
+            sink.event(Event::Notice { message: &message });
+        }
         let key = PrivateKey::from_pkcs8_der(&der).map_err(broken)?;
         if state.is_exclusive() && state.read_public_key()?.as_deref() != Some(key.public().spki_der()) {
             state.write_public_key(key.public().spki_der())?;

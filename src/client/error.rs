@@ -183,17 +183,17 @@ fn channel_text(formatter: &mut fmt::Formatter<'_>, address: &str, source: &Chan
     match source {
         ChannelError::LegacyServer => write!(
             formatter,
-            "the server at {address} speaks only the legacy dialect: update it, or use \"backup --legacy\" knowing \
-             what that gives up"
+            "the server at {address} speaks only the legacy dialect, which this version does not: update the server"
         ),
         ChannelError::Refused(Refusal::Authentication) => write!(
             formatter,
-            "the server at {address} does not know this name with this id and key: if it was set up anew, use \
-             another folder with --state; otherwise ask its operator"
+            "the server at {address} does not know this name with this id and key: if it was set up anew, move \
+             identity.json out of the state folder to register again; otherwise ask its operator"
         ),
         ChannelError::Refused(Refusal::NameTaken) => write!(
             formatter,
-            "the name belongs to another key at {address}: choose another with --user, or ask the operator to reset it"
+            "the name belongs to another key at {address}: use the state folder or a copy of the key that it was \
+             registered with, or choose another name with --user"
         ),
         ChannelError::Refused(Refusal::Registration) => write!(
             formatter,

@@ -2,6 +2,8 @@
 //!
 //! A handler runs on a thread of its own, so that a slow terminal or disk never looks like a dead client.
 
+use std::fmt;
+
 use super::connect::Session;
 use super::error::ClientError;
 use crate::base::codec::Reader;
@@ -32,8 +34,33 @@ impl Listed {
 #[derive(Debug, Clone)]
 pub struct Damage {
     pub snapshot: SnapshotId,
-    pub path: EntryPath,
+    /// None where it is about the whole snapshot.
+    pub path: Option<EntryPath>,
     pub text: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            Some(path) => write!(formatter, "{}: {} (snapshot {})", path.display(), self.text, self.snapshot),
+            None => write!(formatter, "snapshot {}: {}", self.snapshot, self.text),
+        }
+    }
+}
+
+/// What a listing had.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListSummary {
+    pub rows: u64,
+    /// What could not be listed; each was told.
+    pub damaged: u64,
+}
+
+impl ListSummary {
+    /// Compares what came with what the server says that it sent.
+    fn check(self, rows: u64) -> Result<ListSummary, ClientError> {
+        check_rows(self.rows + self.damaged, rows).map(|()| self)
+    }
 }
 
 /// What a verification found.
@@ -69,28 +96,49 @@ impl Session {
         }
     }
 
+    /// The snapshots by sequence; those that cannot be read are given to `damage`.
     pub fn snapshots(
         &mut self,
         mut row: impl FnMut(&SnapshotRow) -> Result<(), ClientError> + Send,
-    ) -> Result<u64, ClientError> {
+        mut damage: impl FnMut(&Damage) + Send,
+    ) -> Result<ListSummary, ClientError> {
+        let mut summary = ListSummary::default();
         self.stream(&ToServer::ListSnapshots, move |message| match message {
-            ToClient::Snapshot(snapshot) => row(snapshot).map(|()| None),
-            ToClient::End { rows } => Ok(Some(*rows)),
+            ToClient::Snapshot(snapshot) => {
+                summary.rows += 1;
+                row(snapshot).map(|()| None)
+            }
+            ToClient::Damage { snapshot, path, text } => {
+                summary.damaged += 1;
+                damage(&Damage { snapshot: *snapshot, path: path.clone(), text: text.clone() });
+                Ok(None)
+            }
+            ToClient::End { rows } => summary.check(*rows).map(Some),
             _ => Err(unexpected()),
         })
     }
 
-    /// The entries of a snapshot, in path order.
+    /// The entries of a snapshot, in path order; what cannot be listed is given to `damage`.
     pub fn entries(
         &mut self,
         selection: Selection,
         mut snapshot: impl FnMut(&SnapshotRow) -> Result<(), ClientError> + Send,
         mut row: impl FnMut(&Listed) -> Result<(), ClientError> + Send,
-    ) -> Result<u64, ClientError> {
+        mut damage: impl FnMut(&Damage) + Send,
+    ) -> Result<ListSummary, ClientError> {
+        let mut summary = ListSummary::default();
         self.stream(&ToServer::ListEntries(selection), move |message| match message {
             ToClient::Snapshot(head) => snapshot(head).map(|()| None),
-            ToClient::Entry(entry) => row(&Listed::decode(entry).map_err(malformed)?).map(|()| None),
-            ToClient::End { rows } => Ok(Some(*rows)),
+            ToClient::Entry(entry) => {
+                summary.rows += 1;
+                row(&Listed::decode(entry).map_err(malformed)?).map(|()| None)
+            }
+            ToClient::Damage { snapshot, path, text } => {
+                summary.damaged += 1;
+                damage(&Damage { snapshot: *snapshot, path: path.clone(), text: text.clone() });
+                Ok(None)
+            }
+            ToClient::End { rows } => summary.check(*rows).map(Some),
             _ => Err(unexpected()),
         })
     }
@@ -105,6 +153,7 @@ impl Session {
         let whole = offset == 0 && length == u64::MAX;
         let path = selection.paths.first().map(EntryPath::display).unwrap_or_default();
         let mut hasher = ContentHasher::new();
+        let mut ended = 0;
         self.stream(&ToServer::ReadFile { selection, offset, length }, move |message| match message {
             ToClient::Entry(_) => Ok(None),
             ToClient::ContentData(chunk) => {
@@ -114,12 +163,13 @@ impl Session {
                 bytes(chunk).map(|()| None)
             }
             ToClient::ContentEnd(end) => {
+                ended += 1;
                 let found = std::mem::take(&mut hasher).finish();
                 let damaged = whole && found != sums(end);
                 if damaged { Err(damaged_content(&path)) } else { Ok(None) }
             }
             ToClient::ContentFailed { text } => Err(ClientError::Integrity(format!("{path}: {text}"))),
-            ToClient::End { .. } => Ok(Some(())),
+            ToClient::End { rows } => check_rows(ended, *rows).map(Some),
             _ => Err(unexpected()),
         })
     }
@@ -147,7 +197,10 @@ impl Session {
                 }
                 Ok(None)
             }
-            ToClient::End { .. } => Ok(Some(std::mem::take(&mut summary))),
+            ToClient::End { rows } => {
+                check_rows(summary.damaged.len() as u64 + summary.more_damaged, *rows)?;
+                Ok(Some(std::mem::take(&mut summary)))
+            }
             _ => Err(unexpected()),
         })
     }
@@ -183,6 +236,16 @@ fn take_all<R>(
     Err(channel_error(ChannelError::Lost))
 }
 
+/// Compares the rows that came with the count at the answer's end.
+pub(super) fn check_rows(came: u64, sent: u64) -> Result<(), ClientError> {
+    match came == sent {
+        true => Ok(()),
+        false => Err(ClientError::Integrity(format!(
+            "the answer is incomplete: {came} rows came, and the server says that it sent {sent}; run this again"
+        ))),
+    }
+}
+
 pub(super) fn sums(end: &ContentEnd) -> ContentSums {
     ContentSums { size: end.bytes, crc32: end.crc32, blake3: end.blake3 }
 }
@@ -200,6 +263,7 @@ pub(super) fn malformed(error: ChannelError) -> ClientError {
     channel_error(error)
 }
 
+/// Without an address: [`Session::stream`] puts in its own.
 fn channel_error(source: ChannelError) -> ClientError {
-    ClientError::Channel { address: "the server".to_string(), source }
+    ClientError::Channel { address: String::new(), source }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::connect::Session;
 use super::error::ClientError;
-use super::query::{Listed, malformed, sums, unexpected};
+use super::query::{Listed, check_rows, malformed, sums, unexpected};
 use super::target::{RestoreTarget, TargetError};
 use crate::base::entry::EntryKind;
 use crate::base::path::EntryPath;
@@ -53,6 +53,8 @@ struct Restoring<'a> {
     totals: Totals,
     folders: u64,
     links: u64,
+    /// Entries and damaged parts of the list, as the server counts them.
+    rows: u64,
     errors: u64,
     damaged: u64,
     began: Instant,
@@ -71,6 +73,7 @@ impl<'a> Restoring<'a> {
             totals: Totals::default(),
             folders: 0,
             links: 0,
+            rows: 0,
             errors: 0,
             damaged: 0,
             began: Instant::now(),
@@ -92,7 +95,8 @@ impl<'a> Restoring<'a> {
             ToClient::ContentData(bytes) => self.data(bytes)?,
             ToClient::ContentEnd(end) => self.end(end)?,
             ToClient::ContentFailed { text } => self.failed(text),
-            ToClient::End { .. } => return self.finish().map(Some),
+            ToClient::Damage { path, text, .. } => self.damaged_list(path.as_ref(), text)?,
+            ToClient::End { rows } => return self.finish(*rows).map(Some),
             _ => return Err(unexpected()),
         }
         Ok(None)
@@ -102,6 +106,7 @@ impl<'a> Restoring<'a> {
         if self.current.is_some() {
             return Err(unexpected());
         }
+        self.rows += 1;
         let result = match (listed.entry.kind, &listed.content) {
             (EntryKind::Folder, _) => {
                 self.folders += 1;
@@ -165,7 +170,24 @@ impl<'a> Restoring<'a> {
         }
     }
 
-    fn finish(&mut self) -> Result<RestoreSummary, ClientError> {
+    /// A part of the snapshot's list cannot be read: what it names is not restored.
+    fn damaged_list(&mut self, path: Option<&EntryPath>, text: &str) -> Result<(), ClientError> {
+        if self.current.is_some() {
+            return Err(unexpected());
+        }
+        self.rows += 1;
+        self.damaged += 1;
+        self.tell_error(path.map(EntryPath::as_bytes).unwrap_or_default(), text);
+        Ok(())
+    }
+
+    fn finish(&mut self, rows: u64) -> Result<RestoreSummary, ClientError> {
+        if let Some(listed) = &self.current {
+            let text =
+                format!("{}: the answer ended inside its content; run this again", listed.entry.path.display());
+            return Err(ClientError::Integrity(text));
+        }
+        check_rows(self.rows, rows)?;
         let target = self.target.take().expect("the end comes once");
         for problem in target.finish(true) {
             self.note(Err(problem))?;

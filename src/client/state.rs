@@ -88,7 +88,8 @@ impl fmt::Display for StateError {
             StateError::ChangedServerKey { address, recorded, found } => write!(
                 formatter,
                 "the server at {address} has another key than before ({found}, not {recorded}): somebody may be in \
-                 between; if the server was set up anew, use another folder with --state"
+                 between; if the server was set up anew, compare the new fingerprint with its operator, then move \
+             identity.json out of the state folder"
             ),
             StateError::WrongServer { recorded, found } => write!(
                 formatter,
@@ -204,17 +205,14 @@ impl StateFolder {
         self.write_json(IDENTITY_FILE, &IdentityFile { version: IDENTITY_VERSION, identity: identity.clone() })
     }
 
-    /// The private key as it lies on the disk (PKCS#8); none before the first run. Warns in the log where
-    /// others can read it.
+    /// The private key as it lies on the disk (PKCS#8); none before the first run.
     pub fn read_private_key(&self) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
-        let file = self.folder.join(PRIVATE_KEY_FILE);
-        let bytes = read_bounded(&file)?;
-        if bytes.is_some()
-            && let Some(warning) = open_key_warning(&file)
-        {
-            log::warn!("{warning}");
-        }
-        Ok(bytes)
+        read_bounded(&self.folder.join(PRIVATE_KEY_FILE))
+    }
+
+    /// What to tell a person whose private key others can read.
+    pub fn open_key_warning(&self) -> Option<String> {
+        open_key_warning(&self.folder.join(PRIVATE_KEY_FILE))
     }
 
     /// The public key as it lies on the disk (SubjectPublicKeyInfo).
@@ -398,7 +396,6 @@ fn read_bounded(file: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
     Ok(Some(bytes))
 }
 
-/// What to tell a person whose private key others can read.
 fn open_key_warning(file: &Path) -> Option<String> {
     let mode = std::fs::metadata(file).ok()?.mode() & 0o7777;
     let next = format!("take that right away with \"chmod 600 {}\"", shown(file));
@@ -472,7 +469,8 @@ mod tests {
         assert_eq!(
             message(identity(Some("home:1256")), Some("home:1256")),
             "the server at home:1256 has another key than before (SHA256:two, not SHA256:one): somebody may be in \
-             between; if the server was set up anew, use another folder with --state"
+             between; if the server was set up anew, compare the new fingerprint with its operator, then move \
+             identity.json out of the state folder"
         );
         let other = "this state folder belongs to another server (its key is SHA256:one, this one's is SHA256:two): \
                      use another folder with --state";

@@ -384,7 +384,12 @@ impl<'a> Uploading<'a> {
     fn ask_for_commit(&mut self) -> Result<(), Stopped> {
         self.tell_progress(true);
         self.sink.event(Event::Phase { phase: Phase::Cleanup, message: "the server is making it durable" });
-        self.channel.send_to_server(&ToServer::Commit { ranges: self.offered, entries: self.entries })?;
+        let unreadable = self.walked.unwrap_or_default().unreadable;
+        self.channel.send_to_server(&ToServer::Commit {
+            ranges: self.offered,
+            entries: self.entries,
+            unreadable,
+        })?;
         self.commit = CommitState::Asked;
         Ok(())
     }

@@ -6,19 +6,28 @@
 use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::limits::{
-    CONTENT_CHUNK_BYTES, PATH_BYTES_MAX, RANGE_BYTES_MAX, RANGE_ENTRIES_MAX, REQUEST_PATHS_MAX, ROOTS_MAX,
+    CONTENT_CHUNK_BYTES, LABEL_BYTES_MAX, PATH_BYTES_MAX, PATHS_BYTES_MAX, RANGE_BYTES_MAX, RANGE_ENTRIES_MAX,
+    REQUEST_PATHS_MAX, ROOTS_MAX, TAGS_MAX,
 };
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
 
 /// Kind and length before each body.
 pub const MESSAGE_HEADER_BYTES: usize = 5;
-/// Longest message that names paths or roots, and longest row of a listing.
+/// Longest message that names paths or roots.
 const REQUEST_BYTES_MAX: usize = 512 * 1024;
-/// Longest text in a message (label, host, tag, selector, failure).
+/// Longest row of a snapshot: what a request began with, and what became of it.
+const SNAPSHOT_ROW_BYTES_MAX: usize = REQUEST_BYTES_MAX + 4 * 1024;
+/// Longest text in a message (selector, failure); labels, tags and hosts are shorter.
 const TEXT_BYTES_MAX: usize = 4_096;
-/// Most tags on a snapshot.
-pub const TAGS_MAX: usize = 64;
+/// What fits the limits of its parts fits a message.
+const _: () = {
+    let paths = PATHS_BYTES_MAX + 2 * ROOTS_MAX + 4;
+    let labels = (TAGS_MAX + 2) * (2 + LABEL_BYTES_MAX) + 4;
+    let selection = 16 + 2 + TEXT_BYTES_MAX + 2 + PATH_BYTES_MAX + paths;
+    assert!(paths + labels + 128 <= REQUEST_BYTES_MAX && selection <= REQUEST_BYTES_MAX);
+    assert!(REQUEST_PATHS_MAX <= ROOTS_MAX);
+};
 /// A number of a range and the range.
 const RANGE_MESSAGE_BYTES_MAX: usize = 4 + RANGE_BYTES_MAX;
 
@@ -166,9 +175,11 @@ pub enum ToServer<'a> {
         entry: u32,
         flags: u8,
     },
+    /// What was sent, and how much the walk could not read beside it.
     Commit {
         ranges: u32,
         entries: u64,
+        unreadable: u64,
     },
     ListSnapshots,
     ListEntries(Selection),
@@ -262,9 +273,10 @@ pub enum ToClient<'a> {
     ContentFailed {
         text: String,
     },
+    /// Something of the snapshot is not what was stored: what lies at this path, or the snapshot itself.
     Damage {
         snapshot: SnapshotId,
-        path: EntryPath,
+        path: Option<EntryPath>,
         text: String,
     },
     /// How far a verification has come.
@@ -333,8 +345,8 @@ pub fn body_bytes_max(kind: u8) -> Option<usize> {
         BUSY => 2,
         RANGE_HELD | RANGE_LACKING => 4,
         CONTENT_START | CONTENT_SKIP | CONTENT_REPEAT | END => 8,
-        COMMIT => 12,
         VERIFIED => 16,
+        COMMIT => 20,
         RANGE_OFFER => 32,
         CONTENT_END | SERVER_CONTENT_END => CONTENT_END_BYTES,
         CONTENT_SAME => 9,
@@ -346,7 +358,8 @@ pub fn body_bytes_max(kind: u8) -> Option<usize> {
         STATISTICS_ANSWER => u16::MAX as usize,
         ENTRY => 1 + CONTENT_END_BYTES + RANGE_BYTES_MAX,
         DAMAGE => SnapshotId::LENGTH + 2 + PATH_BYTES_MAX + 2 + TEXT_BYTES_MAX,
-        BEGIN | LIST_ENTRIES | RESTORE | READ_FILE | VERIFY | STORED | SNAPSHOT => REQUEST_BYTES_MAX,
+        BEGIN | LIST_ENTRIES | RESTORE | READ_FILE | VERIFY => REQUEST_BYTES_MAX,
+        STORED | SNAPSHOT => SNAPSHOT_ROW_BYTES_MAX,
         _ => return None,
     })
 }
@@ -386,9 +399,10 @@ impl ToServer<'_> {
                 put_pair(out, *range, *entry);
                 out.put_u8(*flags);
             }),
-            ToServer::Commit { ranges, entries } => put_message(out, message_kind::COMMIT, |out| {
+            ToServer::Commit { ranges, entries, unreadable } => put_message(out, message_kind::COMMIT, |out| {
                 out.put_u32(*ranges);
                 out.put_u64(*entries);
+                out.put_u64(*unreadable);
             }),
             ToServer::ListSnapshots => put_message(out, message_kind::LIST_SNAPSHOTS, |_| {}),
             ToServer::ListEntries(selection) => {
@@ -430,7 +444,8 @@ impl ToServer<'_> {
                 ToServer::ContentSame { range, entry, flags: reader.u8("content flags")? }
             }
             message_kind::COMMIT => {
-                ToServer::Commit { ranges: reader.u32("range count")?, entries: reader.u64("entry count")? }
+                let (ranges, entries) = (reader.u32("range count")?, reader.u64("entry count")?);
+                ToServer::Commit { ranges, entries, unreadable: reader.u64("unreadable")? }
             }
             message_kind::LIST_SNAPSHOTS => ToServer::ListSnapshots,
             message_kind::LIST_ENTRIES => ToServer::ListEntries(Selection::decode(&mut reader)?),
@@ -494,7 +509,7 @@ impl ToClient<'_> {
             }
             ToClient::Damage { snapshot, path, text } => put_message(out, message_kind::DAMAGE, |out| {
                 out.put_bytes(snapshot.as_str().as_bytes());
-                out.put_bytes16(path.as_bytes());
+                put_path_option(out, path.as_ref());
                 put_text(out, text);
             }),
             ToClient::Verified { files, bytes } => put_message(out, message_kind::VERIFIED, |out| {
@@ -542,7 +557,7 @@ impl ToClient<'_> {
             }
             message_kind::DAMAGE => ToClient::Damage {
                 snapshot: read_snapshot(&mut reader)?,
-                path: read_path(&mut reader)?,
+                path: read_path_option(&mut reader)?,
                 text: reader.text16(TEXT_BYTES_MAX, "damage text")?,
             },
             message_kind::VERIFIED => {
@@ -581,8 +596,8 @@ impl Begin {
                 _ => return Err(DecodeError::Invalid { what: "begin flags" }),
             },
             parent: read_snapshot_option(reader)?,
-            host: reader.text16(TEXT_BYTES_MAX, "host")?,
-            label: reader.text16(TEXT_BYTES_MAX, "label")?,
+            host: reader.text16(LABEL_BYTES_MAX, "host")?,
+            label: reader.text16(LABEL_BYTES_MAX, "label")?,
             tags: read_tags(reader)?,
             roots: read_paths(reader, ROOTS_MAX, "roots")?,
         })
@@ -641,17 +656,14 @@ fn read_held(reader: &mut Reader<'_>) -> Result<Vec<HeldContent>, DecodeError> {
 impl Selection {
     fn encode(&self, out: &mut Vec<u8>) {
         put_text(out, &self.snapshot);
-        out.put_bytes16(self.root.as_ref().map_or(&[][..], EntryPath::as_bytes));
+        put_path_option(out, self.root.as_ref());
         put_paths(out, &self.paths);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Selection, DecodeError> {
         Ok(Selection {
             snapshot: reader.text16(TEXT_BYTES_MAX, "snapshot selector")?,
-            root: match reader.bytes16(PATH_BYTES_MAX, "root")? {
-                [] => None,
-                bytes => Some(EntryPath::parse(bytes).map_err(|_| DecodeError::Invalid { what: "root" })?),
-            },
+            root: read_path_option(reader)?,
             paths: read_paths(reader, REQUEST_PATHS_MAX, "paths")?,
         })
     }
@@ -683,8 +695,8 @@ impl SnapshotRow {
             bytes: reader.u64("bytes")?,
             new_bytes: reader.u64("new bytes")?,
             unreadable: reader.u64("unreadable")?,
-            host: reader.text16(TEXT_BYTES_MAX, "host")?,
-            label: reader.text16(TEXT_BYTES_MAX, "label")?,
+            host: reader.text16(LABEL_BYTES_MAX, "host")?,
+            label: reader.text16(LABEL_BYTES_MAX, "label")?,
             tags: read_tags(reader)?,
             roots: read_paths(reader, ROOTS_MAX, "roots")?,
         })
@@ -734,7 +746,7 @@ fn put_tags(out: &mut Vec<u8>, tags: &[String]) {
 
 fn read_tags(reader: &mut Reader<'_>) -> Result<Vec<String>, DecodeError> {
     let count = reader.count32(TAGS_MAX, "tags")?;
-    (0..count).map(|_| reader.text16(TEXT_BYTES_MAX, "tag")).collect()
+    (0..count).map(|_| reader.text16(LABEL_BYTES_MAX, "tag")).collect()
 }
 
 fn put_paths(out: &mut Vec<u8>, paths: &[EntryPath]) {
@@ -751,6 +763,18 @@ fn read_paths(reader: &mut Reader<'_>, limit: usize, what: &'static str) -> Resu
 
 fn read_path(reader: &mut Reader<'_>) -> Result<EntryPath, DecodeError> {
     EntryPath::parse(reader.bytes16(PATH_BYTES_MAX, "path")?).map_err(|_| DecodeError::Invalid { what: "path" })
+}
+
+/// A path of length 0 for none.
+fn put_path_option(out: &mut Vec<u8>, path: Option<&EntryPath>) {
+    out.put_bytes16(path.map_or(&[][..], EntryPath::as_bytes));
+}
+
+fn read_path_option(reader: &mut Reader<'_>) -> Result<Option<EntryPath>, DecodeError> {
+    match reader.bytes16(PATH_BYTES_MAX, "path")? {
+        [] => Ok(None),
+        bytes => Ok(Some(EntryPath::parse(bytes).map_err(|_| DecodeError::Invalid { what: "path" })?)),
+    }
 }
 
 fn put_snapshot_option(out: &mut Vec<u8>, snapshot: Option<SnapshotId>) {
@@ -833,7 +857,7 @@ mod tests {
             ToServer::ContentEnd(end()),
             ToServer::ContentSkip { range: 1, entry: 2 },
             ToServer::ContentSame { range: 1, entry: 2, flags: content_flag::RECHECK },
-            ToServer::Commit { ranges: 1, entries: 2 },
+            ToServer::Commit { ranges: 1, entries: 2, unreadable: 3 },
             ToServer::ListSnapshots,
             ToServer::ListEntries(selection()),
             ToServer::Restore(Selection { root: None, ..selection() }),
@@ -863,11 +887,39 @@ mod tests {
             ToClient::ContentData(b"content"),
             ToClient::ContentEnd(end()),
             ToClient::ContentFailed { text: "gone".into() },
-            ToClient::Damage { snapshot: id(), path: path("a"), text: "CRC32 differs".into() },
+            ToClient::Damage { snapshot: id(), path: Some(path("a")), text: "CRC32 differs".into() },
+            ToClient::Damage { snapshot: id(), path: None, text: "gone".into() },
             ToClient::Verified { files: 1, bytes: 2 },
             ToClient::Statistics("{}".into()),
             ToClient::End { rows: 4 },
         ]
+    }
+
+    #[test]
+    fn the_largest_request_is_accepted_and_its_row_comes_back() {
+        let text = "x".repeat(LABEL_BYTES_MAX);
+        let mut largest = row();
+        (largest.host, largest.label) = (text.clone(), text.clone());
+        largest.tags = vec![text; TAGS_MAX];
+        let bytes = PATHS_BYTES_MAX / ROOTS_MAX;
+        largest.roots = (0..ROOTS_MAX).map(|n| path(&format!("{n:0bytes$}"))).collect();
+        let begin = Begin {
+            upload: UploadId::from_bytes([1; 16]),
+            started: largest.started,
+            flags: 0,
+            parent: Some(id()),
+            host: largest.host.clone(),
+            label: largest.label.clone(),
+            tags: largest.tags.clone(),
+            roots: largest.roots.clone(),
+        };
+        let (mut request, mut answer) = (Vec::new(), Vec::new());
+        ToServer::Begin(begin.clone()).encode(&mut request);
+        ToClient::Stored(largest.clone()).encode(&mut answer);
+        let (kind, body) = split(&request);
+        assert_eq!(ToServer::decode(kind, body), Ok(ToServer::Begin(begin)));
+        let (kind, body) = split(&answer);
+        assert_eq!(ToClient::decode(kind, body), Ok(ToClient::Stored(largest)));
     }
 
     /// Kind and body of an encoded message whose length field has been checked.

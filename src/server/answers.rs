@@ -1,15 +1,17 @@
 //! Streamed answers: what a client asks of its snapshots, row by row. Everything here runs on a worker's
 //! thread and holds one range or one chunk of a content at a time.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
 use super::session::{Ended, Failure};
-use crate::base::ids::ClientId;
+use crate::base::ids::{ClientId, SnapshotId};
 use crate::base::limits::CONTENT_CHUNK_BYTES;
+use crate::base::path::EntryPath;
 use crate::channel::worker::{Gone, Outbox};
 use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, Selection, SnapshotRow, ToClient};
-use crate::storage::{Head, Store, StoreError, StoredEntry};
+use crate::storage::{Entries, Head, Store, StoreError, StoredEntry};
 
 /// How often a verification says how far it is.
 const VERIFY_REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -56,7 +58,41 @@ fn snapshots(store: &Store, client: ClientId, outbox: &mut Outbox) -> Result<u64
     for head in &heads {
         outbox.send_to_client(&ToClient::Snapshot(snapshot_row(head)))?;
     }
-    Ok(heads.len() as u64)
+    Ok(heads.len() as u64 + damaged_heads(store, client, outbox)?)
+}
+
+/// Names the snapshots whose heads cannot be read, and counts them.
+fn damaged_heads(store: &Store, client: ClientId, outbox: &mut Outbox) -> Result<u64, Ended> {
+    let damaged = store.damaged_heads(client)?;
+    for head in &damaged {
+        log::error!("damage: snapshot {}: {}", head.id, head.problem);
+        let text = "its head cannot be read; the server's log says why".to_string();
+        outbox.send_to_client(&ToClient::Damage { snapshot: head.id, path: None, text })?;
+    }
+    Ok(damaged.len() as u64)
+}
+
+/// Names a range of entries that cannot be read; the walk goes on behind it.
+///
+/// # Errors
+/// The error itself where it is no damage.
+fn damaged_range(
+    entries: &Entries,
+    snapshot: SnapshotId,
+    error: StoreError,
+    outbox: &mut Outbox,
+) -> Result<(), Ended> {
+    if !error.is_damage() {
+        return Err(error.into());
+    }
+    log::error!("damage: snapshot {snapshot}: {error}");
+    let (path, text) = match entries.damaged_range() {
+        Some((first, last)) => {
+            (Some(first.clone()), format!("the list from here to {} is damaged", last.display()))
+        }
+        None => (None, "a part of its list is damaged".to_string()),
+    };
+    Ok(outbox.send_to_client(&ToClient::Damage { snapshot, path, text })?)
 }
 
 fn entries(
@@ -71,15 +107,21 @@ fn entries(
     let mut rows = 0;
     let mut encoded = Vec::new();
     let mut entries = store.entries(&head, &selection.paths)?;
-    for stored in entries.by_ref() {
-        let stored = stored?;
+    while let Some(stored) = entries.next() {
+        rows += 1;
+        let stored = match stored {
+            Ok(stored) => stored,
+            Err(error) => {
+                damaged_range(&entries, head.id, error, outbox)?;
+                continue;
+            }
+        };
         encoded.clear();
         stored.entry.encode(&mut encoded);
         outbox.send_to_client(&ToClient::Entry(EntryRow { content: content_end(&stored), entry: &encoded }))?;
         if contents && stored.content.is_some() {
             content(store, client, &stored, outbox)?;
         }
-        rows += 1;
     }
     match entries.unmatched() {
         [] => Ok(rows),
@@ -195,24 +237,44 @@ fn not_found(path: String, head: &Head) -> Failure {
 /// Reads contents back against their recorded sums. An empty selector means all of the client's snapshots,
 /// where each content is read once, with the snapshot that brought it.
 fn verify(store: &Store, client: ClientId, selection: &Selection, outbox: &mut Outbox) -> Result<u64, Ended> {
-    let (heads, only_own) = match selection.snapshot.as_str() {
-        "" => (store.snapshots(client)?, true),
-        selector => (vec![store.find_snapshot(client, selector, selection.root.as_ref())?], false),
+    let all = selection.snapshot.is_empty();
+    let heads = match all {
+        true => store.snapshots(client)?,
+        false => vec![store.find_snapshot(client, &selection.snapshot, selection.root.as_ref())?],
     };
-    let mut verification =
-        Verification { store, client, outbox, files: 0, bytes: 0, damaged: 0, reported: Instant::now() };
+    let damaged = if all { damaged_heads(store, client, outbox)? } else { 0 };
+    let mut verification = Verification {
+        store,
+        client,
+        outbox,
+        read_once: all.then(|| heads.iter().map(|head| head.id).collect()),
+        unmatched: selection.paths.clone(),
+        files: 0,
+        bytes: 0,
+        damaged,
+        reported: Instant::now(),
+    };
     for head in &heads {
-        verification.snapshot(head, selection, only_own)?;
+        verification.snapshot(head, selection)?;
     }
-    let (files, bytes, damaged) = (verification.files, verification.bytes, verification.damaged);
-    outbox.send_to_client(&ToClient::Verified { files, bytes })?;
-    Ok(damaged)
+    let Verification { files, bytes, damaged, unmatched, .. } = verification;
+    match (unmatched.first(), heads.last()) {
+        (Some(path), Some(head)) => Err(not_found(path.display(), head).into()),
+        _ => {
+            outbox.send_to_client(&ToClient::Verified { files, bytes })?;
+            Ok(damaged)
+        }
+    }
 }
 
 struct Verification<'a> {
     store: &'a Store,
     client: ClientId,
     outbox: &'a mut Outbox,
+    /// With all snapshots: those that are gone through, whose contents are read where they are gone through.
+    read_once: Option<HashSet<SnapshotId>>,
+    /// The paths that no snapshot had so far.
+    unmatched: Vec<EntryPath>,
     files: u64,
     bytes: u64,
     damaged: u64,
@@ -220,27 +282,32 @@ struct Verification<'a> {
 }
 
 impl Verification<'_> {
-    fn snapshot(&mut self, head: &Head, selection: &Selection, only_own: bool) -> Result<(), Ended> {
-        let entries = match self.store.entries(head, &selection.paths) {
+    fn snapshot(&mut self, head: &Head, selection: &Selection) -> Result<(), Ended> {
+        let mut entries = match self.store.entries(head, &selection.paths) {
             Ok(entries) => entries,
-            Err(error) => return self.damaged_list(head, error),
+            Err(error) => return self.damaged_index(head, error),
         };
-        for stored in entries {
-            let stored = match stored {
-                Ok(stored) => stored,
+        while let Some(stored) = entries.next() {
+            match stored {
+                Ok(stored) if self.is_due(head, &stored) => self.content(head, &stored)?,
+                Ok(_) => {}
                 Err(error) => {
-                    self.damaged_list(head, error)?;
-                    continue;
+                    damaged_range(&entries, head.id, error, self.outbox)?;
+                    self.damaged += 1;
                 }
-            };
-            let Some(content) = &stored.content else { continue };
-            if only_own && content.snapshot() != head.id {
-                continue;
             }
-            self.content(head, &stored)?;
             self.report()?;
         }
+        let unmatched = entries.unmatched();
+        self.unmatched.retain(|path| unmatched.contains(path));
         Ok(())
+    }
+
+    /// Whether this is the place where the content is read: in its own snapshot, unless that is not gone through.
+    fn is_due(&self, head: &Head, stored: &StoredEntry) -> bool {
+        let Some(content) = &stored.content else { return false };
+        let owner = content.snapshot();
+        self.read_once.as_ref().is_none_or(|heads| owner == head.id || !heads.contains(&owner))
     }
 
     fn content(&mut self, head: &Head, stored: &StoredEntry) -> Result<(), Ended> {
@@ -249,24 +316,22 @@ impl Verification<'_> {
         if let Err(damage) = self.store.verify_content(self.client, stored) {
             self.damaged += 1;
             log::error!("damage: {} of snapshot {}: {damage}", stored.entry.path.display(), head.id);
-            let path = stored.entry.path.clone();
+            let path = Some(stored.entry.path.clone());
             self.outbox.send_to_client(&ToClient::Damage { snapshot: head.id, path, text: damage.to_string() })?;
         }
         Ok(())
     }
 
-    /// A part of the snapshot's list itself cannot be read: what it names is unknown, its roots are named.
-    fn damaged_list(&mut self, head: &Head, error: StoreError) -> Result<(), Ended> {
-        if !matches!(error, StoreError::Damaged { .. }) {
+    /// The snapshot's index cannot be read: what it names is unknown, whether it has the paths too.
+    fn damaged_index(&mut self, head: &Head, error: StoreError) -> Result<(), Ended> {
+        if !error.is_damage() {
             return Err(error.into());
         }
         log::error!("damage: snapshot {}: {error}", head.id);
         self.damaged += 1;
-        if let Some(path) = head.roots.first().cloned() {
-            let text = "a part of the snapshot's list is damaged".to_string();
-            self.outbox.send_to_client(&ToClient::Damage { snapshot: head.id, path, text })?;
-        }
-        Ok(())
+        self.unmatched.clear();
+        let text = "its list of files is damaged; the server's log says how".to_string();
+        Ok(self.outbox.send_to_client(&ToClient::Damage { snapshot: head.id, path: None, text })?)
     }
 
     fn report(&mut self) -> Result<(), Gone> {

@@ -21,7 +21,7 @@ use super::connections::{Connection, Connections};
 use super::error::ServerError;
 use super::operator;
 use super::semaphore::{Permit, Semaphore};
-use super::session::Session;
+use super::session::{Failure, Session};
 use super::statistics::{Count, Report, Statistics};
 use super::waiting_room::WaitingRoom;
 use crate::base::durable::Disk;
@@ -34,8 +34,8 @@ use crate::channel::{
 };
 use crate::crypto::{Fingerprint, PrivateKey};
 use crate::protocol::handshake::Refusal;
-use crate::protocol::message::{FailureCode, ToClient};
-use crate::storage::{Store, StoreError};
+use crate::protocol::message::ToClient;
+use crate::storage::Store;
 
 /// Connections that the system keeps for us before they are accepted.
 const BACKLOG: i32 = 4_096;
@@ -356,17 +356,16 @@ fn begin_session<'a>(
             Ok(Some(Session { shared, client, channel, connection }))
         }
         other => {
-            let text = match other {
-                Err(StoreError::NameTaken { name }) => format!("the name {name} belongs to another key"),
-                // Registered by another connection in the same moment, under another id.
-                Ok(_) => "try again: the same key was registered in this moment".to_string(),
+            let answer = match other {
+                // Registered by another connection in the same moment, under another id: known when it comes again.
+                Ok(_) => ToClient::Busy { seconds: BUSY_SECONDS },
                 Err(error) => {
                     log::error!("{peer}: cannot register {}: {error}", admitted.name);
-                    "the server could not write its record of you".to_string()
+                    Failure::from(error).to_message()
                 }
             };
             shared.statistics.count(Count::Failure);
-            channel.send_to_client(&ToClient::Failure { code: FailureCode::Refused, text })?;
+            channel.send_to_client(&answer)?;
             channel.end_after_failure();
             Ok(None)
         }

@@ -2,12 +2,14 @@
 //! the command to that server over a private socket in the folder and print its answers, so that both ways
 //! do the same.
 //!
-//! One line of JSON each way: a command, then an answer. The socket lies in a folder of mode 0700: whoever
-//! reaches it could read the store anyway.
+//! One line of JSON each way: a command, then an answer. The socket has mode 0700, as has a data folder that the store
+//! made: whoever reaches it could read the store anyway.
 
 use std::fmt;
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
@@ -32,6 +34,11 @@ use super::listener::KEY_NAME;
 const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// How long a command may take to be sent, and its answer to be read by the other side.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the server may work on a command: ten thousand tokens are as many flushes. A server that ends
+/// meanwhile is noticed at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// Mode of the socket: whoever may write to it may use it.
+const SOCKET_MODE: u32 = 0o700;
 /// Most tokens that one command makes.
 const TOKENS_MAX: u32 = 10_000;
 
@@ -115,7 +122,12 @@ fn execute(store: &Store, fingerprint: Fingerprint, command: &OperatorCommand) -
         OperatorCommand::Clients => clients(store),
         OperatorCommand::Enroll { name, count, valid_hours } => {
             let lifetime = Duration::from_secs(u64::from(*valid_hours) * 3_600);
-            names(name, *count)?.iter().map(|name| enroll(store, fingerprint, name, lifetime)).collect()
+            let names = names(name, *count)?;
+            // All names first: a token that was made and is shown to nobody is worth nothing.
+            if let Some(taken) = names.iter().find(|name| store.client_named(name).is_some()) {
+                return Err(StoreError::NameTaken { name: taken.to_string() });
+            }
+            names.iter().map(|name| enroll(store, fingerprint, name, lifetime)).collect()
         }
     }
 }
@@ -137,9 +149,6 @@ fn enroll(
     name: &UserName,
     lifetime: Duration,
 ) -> Result<Value, StoreError> {
-    if store.client_named(name).is_some() {
-        return Err(StoreError::NameTaken { name: name.to_string() });
-    }
     let secret = Secret::from_bytes(store.create_token(name, lifetime)?);
     let token = EnrolToken { secret, server: fingerprint };
     Ok(json!({ "name": name, "token": token.to_text().as_str(), "valid_hours": lifetime.as_secs() / 3_600 }))
@@ -162,6 +171,7 @@ fn client_row(store: &Store, client: &ClientRecord) -> Result<Value, StoreError>
         "last_success": last.map(|head| head.committed.to_string()),
         "last_snapshot": last.map(|head| head.id),
         "snapshots": heads.len(),
+        "damaged_snapshots": store.damaged_heads(client.id)?.len(),
         "files": last.map_or(0, |head| head.totals.files),
         "bytes": last.map_or(0, |head| head.totals.bytes),
         "stored_bytes": stored,
@@ -207,7 +217,12 @@ pub(super) fn listen(
     let data = store.path().to_path_buf();
     // This process holds the folder's lock, so a socket that is there is left over.
     let _ = std::fs::remove_file(data.join(SOCKET_NAME));
-    let listener = with_socket_path(&data, SOCKET_NAME, |path| UnixListener::bind(path)).map_err(failed)?;
+    let bind = |path: &Path| {
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE))?;
+        Ok(listener)
+    };
+    let listener = with_socket_path(&data, SOCKET_NAME, bind).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let (waker, wakes) = waker().map_err(failed)?;
     shutdown.wake_on_request(waker);
@@ -264,7 +279,7 @@ fn read_line(stream: &UnixStream) -> std::io::Result<String> {
 
 fn hand_over(data: &Path, command: &OperatorCommand) -> std::io::Result<Result<Vec<Value>, OperatorError>> {
     let mut stream = with_socket_path(data, SOCKET_NAME, |path| UnixStream::connect(path))?;
-    stream.set_read_timeout(Some(SOCKET_TIMEOUT))?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(SOCKET_TIMEOUT))?;
     serde_json::to_writer(&stream, command)?;
     stream.write_all(b"\n")?;
@@ -273,4 +288,24 @@ fn hand_over(data: &Path, command: &OperatorCommand) -> std::io::Result<Result<V
         Answer::Rows(rows) => Ok(rows),
         Answer::Error(text) => Err(OperatorError::Refused(text)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::ClientId;
+
+    #[test]
+    fn a_name_that_is_taken_makes_no_token_for_any() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), Disk::real()).unwrap();
+        store.register(ClientId::random(), &"ada-2".parse().unwrap(), b"key", false).unwrap();
+        let fingerprint = Fingerprint::from_bytes([1; 32]);
+        let command =
+            |count| OperatorCommand::Enroll { name: "ada".parse().unwrap(), count: Some(count), valid_hours: 1 };
+        let error = execute(&store, fingerprint, &command(3)).unwrap_err().to_string();
+        assert!(error.starts_with("the name ada-2 belongs to another key"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path().join("tokens")).unwrap().count(), 0);
+        assert_eq!(execute(&store, fingerprint, &command(1)).unwrap().len(), 1);
+    }
 }

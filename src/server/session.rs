@@ -43,6 +43,13 @@ impl From<StoreError> for Failure {
                 FailureCode::DiskFull,
                 "the server's disk is full: free some space there, then run this again".into(),
             ),
+            StoreError::DamagedHead { snapshot, .. } => (
+                FailureCode::Damaged,
+                format!(
+                    "the head of snapshot {snapshot} cannot be read (the server's log says why): name another \
+                     snapshot with --snapshot, or back up again"
+                ),
+            ),
             StoreError::Damaged { .. } | StoreError::NewerFormat { .. } => {
                 (FailureCode::Damaged, "a part of the server's store is damaged; the server's log names it".into())
             }

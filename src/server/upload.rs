@@ -104,9 +104,9 @@ fn take_in(upload: &mut Upload, intake: &Intake, outbox: &mut Outbox) -> Result<
             match message {
                 // With a repeat outstanding the client asks again once it has sent it.
                 ToServer::Commit { .. } if upload.awaits_repeat() => {}
-                ToServer::Commit { ranges, entries } => {
+                ToServer::Commit { ranges, entries, unreadable } => {
                     return match messages.next() {
-                        None => Ok(Some(CommitCounts { ranges, entries })),
+                        None => Ok(Some(CommitCounts { ranges, entries, unreadable })),
                         Some(_) => {
                             Err(Failure::out_of_place("nothing may follow a commit before its answer").into())
                         }

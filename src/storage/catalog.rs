@@ -1,5 +1,6 @@
 //! The snapshots of one client, in memory: read from the heads when first asked for, added to by commits.
-//! A head that cannot be read hides no other.
+//! A head that is damaged or gone hides no other, and is not forgotten: its snapshot is named wherever snapshots
+//! are, and its sequence is not given out again.
 //!
 //! Locks: `commit` is held for a whole commit and orders the client's commits; `catalog` and `uploads` are
 //! held for moments only, never across a flush, so that listing does not wait for a commit. Taken in that
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::clients::ClientRecord;
 use super::error::StoreError;
 use super::head::{HEAD_BYTES_MAX, Head, HeadError};
-use super::layout::{Layout, head_name, names_in, read_small_file};
+use super::layout::{Layout, head_name, index_name, names_in, read_small_file};
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::path::EntryPath;
 
@@ -115,25 +116,56 @@ impl ClientState {
     }
 }
 
+/// A snapshot whose head cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedHead {
+    pub id: SnapshotId,
+    /// What is wrong, with the path.
+    pub problem: String,
+}
+
+impl DamagedHead {
+    fn error(&self) -> StoreError {
+        StoreError::DamagedHead { snapshot: self.id, problem: self.problem.clone() }
+    }
+}
+
 /// The heads of one client, by sequence.
 #[derive(Debug, Default)]
 pub struct Catalog {
     heads: Vec<Arc<Head>>,
     by_upload: HashMap<UploadId, Arc<Head>>,
+    /// By id.
+    damaged: Vec<DamagedHead>,
 }
 
 impl Catalog {
     fn load(folder: &Path) -> Result<Catalog, StoreError> {
         let mut catalog = Catalog::default();
-        for name in names_in(folder)? {
-            let Some(id) = snapshot_of_head(&name) else { continue };
+        let names = names_in(folder)?;
+        for id in names.iter().filter_map(|name| snapshot_of_head(name)) {
             match read_head(folder, id) {
                 Ok(head) => catalog.add(Arc::new(head)),
-                Err(error) => log::warn!("a snapshot is left out: {error}"),
+                // The disk or the system refused, perhaps for the moment: that says nothing about the head.
+                Err(error @ (StoreError::Io { .. } | StoreError::DiskFull { .. })) => return Err(error),
+                Err(error) => catalog.add_damaged(id, error.to_string()),
+            }
+        }
+        // No commit of this client is under way: each reads the catalog before it puts an index into place.
+        for id in names.iter().filter_map(|name| name.strip_suffix(".index")?.parse().ok()) {
+            if names.binary_search(&head_name(id)).is_err() {
+                let index = folder.join(index_name(id));
+                catalog.add_damaged(id, format!("{} is there, and its head is gone", index.display()));
             }
         }
         catalog.heads.sort_by_key(|head| (head.sequence, head.id));
+        catalog.damaged.sort_by_key(|damaged| damaged.id);
         Ok(catalog)
+    }
+
+    fn add_damaged(&mut self, id: SnapshotId, problem: String) {
+        log::error!("snapshot {id} cannot be read: {problem}");
+        self.damaged.push(DamagedHead { id, problem });
     }
 
     /// Adds the head of a commit, which is newer than all before.
@@ -154,8 +186,15 @@ impl Catalog {
         self.heads.iter().find(|head| head.id == id).cloned()
     }
 
+    /// The snapshots whose heads cannot be read, by id.
+    pub fn damaged(&self) -> &[DamagedHead] {
+        &self.damaged
+    }
+
+    /// A sequence that no snapshot has. Each damaged head may have taken one after the newest that can be read.
     pub fn next_sequence(&self) -> u64 {
-        self.heads.last().map_or(1, |head| head.sequence.saturating_add(1))
+        let newest = self.heads.last().map_or(0, |head| head.sequence);
+        newest.saturating_add(self.damaged.len() as u64).saturating_add(1)
     }
 
     /// What a new upload is compared with: the newest snapshot of the same roots, else the newest.
@@ -165,20 +204,23 @@ impl Catalog {
     }
 
     /// The snapshot that `selector` means: `latest` (of `root`, where one is given), or a prefix of one id.
+    ///
+    /// # Errors
+    /// `NotFound`, `Ambiguous`; `DamagedHead` where it is, or for `latest` may be, one that cannot be read.
     pub fn find(&self, selector: &str, root: Option<&EntryPath>, client: &str) -> Result<Arc<Head>, StoreError> {
         let of_root = |head: &&Arc<Head>| root.is_none_or(|root| head.roots.contains(root));
         let root_shown = root.map(|root| format!(" of {}", root.display())).unwrap_or_default();
         if selector == "latest" {
-            return self.heads.iter().rev().find(of_root).cloned().ok_or_else(|| StoreError::NotFound {
+            let newest = self.heads.iter().rev().find(of_root);
+            self.check_newest(newest)?;
+            return newest.cloned().ok_or_else(|| StoreError::NotFound {
                 what: format!("{client} has no snapshot{root_shown} yet: run \"cyberbackup backup\" first"),
             });
         }
-        let matches: Vec<&Arc<Head>> = self
-            .heads
-            .iter()
-            .filter(of_root)
-            .filter(|head| !selector.is_empty() && head.id.as_str().starts_with(selector))
-            .collect();
+        let fits = |id: &SnapshotId| !selector.is_empty() && id.as_str().starts_with(selector);
+        let readable = self.heads.iter().filter(of_root).filter(|head| fits(&head.id)).map(|head| Ok(head.clone()));
+        let damaged = self.damaged.iter().filter(|damaged| fits(&damaged.id)).map(Err);
+        let matches: Vec<Result<Arc<Head>, &DamagedHead>> = readable.chain(damaged).collect();
         match matches.as_slice() {
             [] => Err(StoreError::NotFound {
                 what: format!(
@@ -186,12 +228,37 @@ impl Catalog {
                     selector.escape_debug()
                 ),
             }),
-            [one] => Ok((*one).clone()),
+            [one] => one.clone().map_err(DamagedHead::error),
             several => Err(StoreError::Ambiguous {
                 selector: selector.to_string(),
-                matches: several.iter().take(MATCHES_SHOWN).map(|head| head.id.to_string()).collect(),
+                matches: several.iter().take(MATCHES_SHOWN).map(id_text).collect(),
             }),
         }
+    }
+
+    /// A damaged head may be the newest itself, and of any root: where it was begun in the second of the newest
+    /// readable one or later, or where too few sequences are missing below for all that are damaged.
+    fn check_newest(&self, newest: Option<&Arc<Head>>) -> Result<(), StoreError> {
+        let Some(damaged) = self.damaged.last() else { return Ok(()) };
+        let readable = self.heads.last().map_or(0, |head| head.sequence);
+        let missing = readable.saturating_sub(self.heads.len() as u64);
+        let is_later = newest.is_none_or(|head| begun(head.id) <= begun(damaged.id));
+        match is_later || self.damaged.len() as u64 > missing {
+            true => Err(damaged.error()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The second in which a snapshot was begun, as its id has it: times compare as texts.
+fn begun(id: SnapshotId) -> String {
+    id.as_str()[..16].to_string()
+}
+
+fn id_text(snapshot: &Result<Arc<Head>, &DamagedHead>) -> String {
+    match snapshot {
+        Ok(head) => head.id.to_string(),
+        Err(damaged) => damaged.id.to_string(),
     }
 }
 

@@ -52,7 +52,7 @@ impl Upload {
         self.sweep_unused()?;
         self.committing = true;
         let sequence = state.with_catalog(&shared.layout, |catalog| catalog.next_sequence())?;
-        let head = Arc::new(self.write_plan(sequence)?);
+        let head = Arc::new(self.write_plan(sequence, counts.unreadable)?);
         self.flush()?;
         self.put_in_place()?;
         self.committed = true;
@@ -61,7 +61,7 @@ impl Upload {
     }
 
     fn check_complete(&self, counts: CommitCounts) -> Result<(), StoreError> {
-        let mut found = CommitCounts { ranges: self.slots.len() as u32, entries: 0 };
+        let mut found = CommitCounts { ranges: self.slots.len() as u32, entries: 0, ..counts };
         for (number, slot) in self.slots.iter().enumerate() {
             match &slot.state {
                 SlotState::Held(record) | SlotState::Finished(record) => found.entries += u64::from(record.entries),
@@ -114,9 +114,10 @@ impl Upload {
     }
 
     /// Writes index, head and intent into the upload's folder.
-    fn write_plan(&mut self, sequence: u64) -> Result<Head, StoreError> {
+    fn write_plan(&mut self, sequence: u64, unreadable: u64) -> Result<Head, StoreError> {
         let (index, index_blake3) = encode_index(self.snapshot, self.slots.len() as u32, self.records());
-        let head = self.head(sequence, index.len() as u64, index_blake3);
+        let mut head = self.head(sequence, index.len() as u64, index_blake3);
+        head.totals.unreadable = head.totals.unreadable.saturating_add(unreadable);
         let intent = Intent::new(self.snapshot, self.request.upload).encode();
         let staging = self.staging();
         staging.write_file(INDEX, &index)?;

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::error::{At, StoreError};
+use super::error::StoreError;
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_index};
 use super::layout::{ClientFolder, Layout, read_small_file};
-use super::range::{HASH_BYTES, RANGE_FILE_BYTES_MAX, StoredEntry, decode_range};
+use super::range::{HASH_BYTES, RANGE_FILE_BYTES_MAX, StoredEntry, check_range, decode_range};
 use crate::base::entry::Entry;
 use crate::base::ids::hex;
 use crate::base::path::EntryPath;
@@ -17,14 +17,14 @@ use crate::base::path::EntryPath;
 /// Reads the index that a head names.
 pub fn read_index(layout: &Layout, client: &ClientFolder, head: &Head) -> Result<Vec<IndexRecord>, StoreError> {
     let path = layout.index(client, head.id);
-    let bytes = read_small_file(&path, INDEX_BYTES_MAX)?;
+    let bytes = read_small_file(&path, INDEX_BYTES_MAX).map_err(StoreError::of_named_file)?;
     decode_index(&bytes, head.id, &head.index_blake3).map_err(|error| StoreError::damaged(&path, error))
 }
 
 /// Reads the range file that an index record names.
 pub fn read_range(ranges: &std::path::Path, record: &IndexRecord) -> Result<Vec<StoredEntry>, StoreError> {
     let path = ranges.join(hex(&record.file));
-    let bytes = read_small_file(&path, RANGE_FILE_BYTES_MAX)?;
+    let bytes = read_small_file(&path, RANGE_FILE_BYTES_MAX).map_err(StoreError::of_named_file)?;
     decode_range(&bytes, &record.file).map_err(|error| StoreError::damaged(&path, error))
 }
 
@@ -49,17 +49,19 @@ impl RangeSet {
     }
 
     /// The place of the range with this hash, if nothing in it must be looked at again and its file is there
-    /// in its full length.
+    /// and whole: it is read for that, since whoever shares a damaged range loses what it names.
     pub fn settled_range(&self, wire_hash: &[u8; HASH_BYTES]) -> Option<usize> {
         let place = *self.by_wire_hash.get(wire_hash)?;
         let record = &self.records[place];
-        (!record.unsettled && self.is_there(record)).then_some(place)
+        (!record.unsettled && self.is_whole(record)).then_some(place)
     }
 
-    fn is_there(&self, record: &IndexRecord) -> bool {
+    fn is_whole(&self, record: &IndexRecord) -> bool {
         let path = self.folder.join(hex(&record.file));
-        match std::fs::metadata(&path).at("look at", &path) {
-            Ok(metadata) => metadata.len() == u64::from(record.file_bytes),
+        let checked = read_small_file(&path, RANGE_FILE_BYTES_MAX)
+            .and_then(|bytes| check_range(&bytes, &record.file).map_err(|error| StoreError::damaged(&path, error)));
+        match checked {
+            Ok(()) => true,
             Err(error) => {
                 log::warn!("a range is sent again: {error}");
                 false

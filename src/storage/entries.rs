@@ -18,16 +18,23 @@ pub struct Entries {
     records: vec::IntoIter<IndexRecord>,
     current: vec::IntoIter<StoredEntry>,
     filter: Filter,
+    damaged: Option<IndexRecord>,
 }
 
 impl Entries {
     pub(super) fn new(ranges: PathBuf, mut records: Vec<IndexRecord>, filter: &[EntryPath]) -> Entries {
         let filter = Filter::new(filter);
         records.retain(|record| filter.may_select(record));
-        Entries { ranges, records: records.into_iter(), current: Vec::new().into_iter(), filter }
+        Entries { ranges, records: records.into_iter(), current: Vec::new().into_iter(), filter, damaged: None }
     }
 
-    /// The paths of the filter that selected nothing; final once the walk has ended.
+    /// The first and the last path of the damaged range that was met last.
+    pub fn damaged_range(&self) -> Option<(&EntryPath, &EntryPath)> {
+        self.damaged.as_ref().map(|record| (&record.first, &record.last))
+    }
+
+    /// The paths of the filter that selected nothing, and that no damaged range can have held; final once the
+    /// walk has ended.
     pub fn unmatched(&self) -> &[EntryPath] {
         &self.filter.unmatched
     }
@@ -46,7 +53,11 @@ impl Iterator for Entries {
             let record = self.records.next()?;
             match read_range(&self.ranges, &record) {
                 Ok(entries) => self.current = entries.into_iter(),
-                Err(error) => return Some(Err(error)),
+                Err(error) => {
+                    self.filter.pass(&record);
+                    self.damaged = Some(record);
+                    return Some(Err(error));
+                }
             }
         }
     }
@@ -68,9 +79,12 @@ impl Filter {
 
     /// Whether something between the first and the last path of the range can be selected.
     fn may_select(&self, record: &IndexRecord) -> bool {
-        let touches =
-            |path: &EntryPath| *path <= record.last && (record.first <= *path || record.first.is_within(path));
-        self.everything || self.paths.iter().any(touches)
+        self.everything || self.paths.iter().any(|path| touches(path, record))
+    }
+
+    /// Takes what the range may hold for found, since it cannot be read.
+    fn pass(&mut self, record: &IndexRecord) {
+        self.unmatched.retain(|path| !touches(path, record));
     }
 
     fn selects(&mut self, path: &EntryPath) -> bool {
@@ -82,4 +96,9 @@ impl Filter {
         }
         within || self.everything
     }
+}
+
+/// Whether the range may hold the path, or something below it.
+fn touches(path: &EntryPath, record: &IndexRecord) -> bool {
+    *path <= record.last && (record.first <= *path || record.first.is_within(path))
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::base::codec::DecodeError;
-use crate::base::ids::UploadId;
+use crate::base::ids::{SnapshotId, UploadId};
 
 #[derive(Debug)]
 pub enum StoreError {
@@ -25,6 +25,8 @@ pub enum StoreError {
     DiskFull { path: PathBuf, source: io::Error },
     /// Something kept fails its checksum or its format.
     Damaged { path: PathBuf, problem: String },
+    /// A snapshot whose head is damaged, gone, or written by a newer program.
+    DamagedHead { snapshot: SnapshotId, problem: String },
     /// Written by a newer program.
     NewerFormat { path: PathBuf, version: u64 },
     /// What was asked for is not there; the text says what, and what to do.
@@ -48,6 +50,26 @@ impl StoreError {
 
     pub(crate) fn damaged(path: &Path, problem: impl fmt::Display) -> StoreError {
         StoreError::Damaged { path: path.to_path_buf(), problem: problem.to_string() }
+    }
+
+    /// Whether something kept is not what it should be, so that the rest of it may still be looked at.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, StoreError::Damaged { .. } | StoreError::DamagedHead { .. } | StoreError::NewerFormat { .. })
+    }
+
+    /// What an error means for a file that something else in the store names: where the file is gone or its
+    /// place on the disk cannot be read, it is damaged.
+    pub(crate) fn of_named_file(self) -> StoreError {
+        let is_lost = |source: &io::Error| {
+            source.kind() == io::ErrorKind::NotFound
+                || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        };
+        match self {
+            StoreError::Io { path, source, .. } if is_lost(&source) => {
+                StoreError::Damaged { path, problem: source.to_string() }
+            }
+            other => other,
+        }
     }
 
     /// Whether the peer broke the rules of the conversation, so that its connection should end.
@@ -89,6 +111,9 @@ impl fmt::Display for StoreError {
                 write!(f, "the disk is full at {}: free some space, then run the backup again", path.display())
             }
             StoreError::Damaged { path, problem } => write!(f, "{} is damaged: {problem}", path.display()),
+            StoreError::DamagedHead { snapshot, problem } => {
+                write!(f, "snapshot {snapshot} cannot be read: {problem}")
+            }
             StoreError::NewerFormat { path, version } => write!(
                 f,
                 "{} has format version {version}, which a newer cyberbackup wrote: use that one",
@@ -108,10 +133,9 @@ impl fmt::Display for StoreError {
                 "{} lies on another file system than the data folder: put the whole folder on one",
                 path.display()
             ),
-            StoreError::NameTaken { name } => write!(
-                f,
-                "the name {name} belongs to another key: use another name, or ask the operator to reset it"
-            ),
+            StoreError::NameTaken { name } => {
+                write!(f, "the name {name} belongs to another key: use that key, or another name")
+            }
             StoreError::Io { doing, path, source } => write!(f, "cannot {doing} {}: {source}", path.display()),
         }
     }
@@ -151,9 +175,6 @@ mod tests {
             "server is in use by process 7: stop it, or name another data folder with --data"
         );
         let taken = StoreError::NameTaken { name: "ada".into() };
-        assert_eq!(
-            taken.to_string(),
-            "the name ada belongs to another key: use another name, or ask the operator to reset it"
-        );
+        assert_eq!(taken.to_string(), "the name ada belongs to another key: use that key, or another name");
     }
 }

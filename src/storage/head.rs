@@ -54,7 +54,7 @@ pub struct SnapshotTotals {
     pub new_bytes: u64,
     /// Bytes that this snapshot added to the disk: contents, ranges and index.
     pub stored_bytes: u64,
-    /// Files the client could not read.
+    /// Files without content and folders and roots without entries, because the client could not read them.
     pub unreadable: u64,
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::{At, StoreError};
@@ -14,6 +14,8 @@ use crate::base::ids::{ClientId, SnapshotId, UserName};
 
 /// The folders that are made at the first start.
 const FOLDERS: [&str; 7] = ["received_files", "ranges", "snapshots", "incoming", "clients", "tokens", "keys"];
+/// Those with secrets in them: made private again where they are not.
+const PRIVATE_FOLDERS: [&str; 3] = ["keys", "clients", "tokens"];
 /// Most bytes of a user name in the name of a client's folders.
 const CLIENT_FOLDER_NAME_BYTES: usize = 48;
 
@@ -24,12 +26,15 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Makes the folder and what belongs in it, where missing.
+    /// Makes the folder (0700) and what belongs in it, where missing.
     pub fn create(data: &Path, disk: &Disk) -> Result<Layout, StoreError> {
-        std::fs::create_dir_all(data).at("create", data)?;
+        make_data_folder(data).at("create", data)?;
         let folder = open_folder(data).at("open", data)?;
         for name in FOLDERS {
             disk.make_folder_if_missing(folder.as_fd(), name.as_bytes()).at("create", &data.join(name))?;
+        }
+        for path in PRIVATE_FOLDERS.map(|name| data.join(name)) {
+            tighten(&path).at("take others' rights away from", &path)?;
         }
         disk.flush_folder(folder.as_fd(), b"data folder").at("flush", data)?;
         let parent = data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -107,6 +112,24 @@ pub fn head_name(snapshot: SnapshotId) -> String {
 
 pub fn index_name(snapshot: SnapshotId) -> String {
     format!("{snapshot}.index")
+}
+
+/// A folder that is there keeps its mode: somebody chose it. The folders above are made as the umask says.
+fn make_data_folder(data: &Path) -> io::Result<()> {
+    if data.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = data.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data)
+}
+
+fn tighten(folder: &Path) -> io::Result<()> {
+    match std::fs::metadata(folder)?.mode() & 0o077 {
+        0 => Ok(()),
+        _ => std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)),
+    }
 }
 
 /// What a client's folders are called, in each of the folders that have one for every client.
@@ -194,8 +217,16 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let data = temporary.path().join("deep/server");
         Layout::create(&data, &Disk::real()).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(&data), 0o700);
         for name in FOLDERS {
-            assert_eq!(std::fs::metadata(data.join(name)).unwrap().mode() & 0o777, 0o700);
+            assert_eq!(mode(&data.join(name)), 0o700);
         }
+        for name in ["", "keys"] {
+            let open = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(data.join(name), open).unwrap();
+        }
+        Layout::create(&data, &Disk::real()).unwrap();
+        assert_eq!((mode(&data), mode(&data.join("keys"))), (0o755, 0o700));
     }
 }

@@ -36,6 +36,7 @@ mod tests;
 /// The version of the data folder as a whole; each kind of file has its own beside it.
 pub const STORE_VERSION: u32 = 1;
 
+pub use catalog::DamagedHead;
 pub use clients::ClientRecord;
 pub use comparison::ChangeRule;
 pub use content::{ContentProblem, ContentReader};
@@ -45,6 +46,6 @@ pub use head::{Head, SnapshotTotals};
 pub use pending::Needed;
 pub use range::{CHANGED_WHILE_READ, Location, RECHECK, StoredContent, StoredEntry, UNREADABLE};
 pub use recovery::RecoveryReport;
-pub use store::{Damage, LABEL_BYTES_MAX, ROOTS_BYTES_MAX, Space, Store, TAGS_MAX};
+pub use store::{Damage, Space, Store};
 pub use tokens::TOKEN_BYTES;
 pub use upload::{Begun, CommitCounts, ContentVerdict, RangeAnswer, Upload, UploadRequest};

@@ -163,10 +163,7 @@ impl RangeEncoder {
 
 /// The entries of a range file whose name is `name`. Nothing is believed before the hash has been checked.
 pub fn decode_range(bytes: &[u8], name: &[u8; HASH_BYTES]) -> Result<Vec<StoredEntry>, DecodeError> {
-    let body = checked_body(bytes, "range")?;
-    if bytes[body.len()..] != *name {
-        return Err(DecodeError::Invalid { what: "name of the range" });
-    }
+    let body = named_body(bytes, name)?;
     let mut reader = Reader::new(body);
     check_header(&mut reader, MAGIC, VERSION, "range")?;
     let count = reader.count32(RANGE_ENTRIES_MAX, "entries in a range")?;
@@ -181,6 +178,19 @@ pub fn decode_range(bytes: &[u8], name: &[u8; HASH_BYTES]) -> Result<Vec<StoredE
     }
     reader.finish("range")?;
     Ok(entries)
+}
+
+/// Whether a range file is the one with this name, byte for byte.
+pub fn check_range(bytes: &[u8], name: &[u8; HASH_BYTES]) -> Result<(), DecodeError> {
+    named_body(bytes, name).map(|_| ())
+}
+
+fn named_body<'a>(bytes: &'a [u8], name: &[u8; HASH_BYTES]) -> Result<&'a [u8], DecodeError> {
+    let body = checked_body(bytes, "range")?;
+    match bytes[body.len()..] == *name {
+        true => Ok(body),
+        false => Err(DecodeError::Invalid { what: "name of the range" }),
+    }
 }
 
 /// What comes before the BLAKE3 at the end, if that fits it.

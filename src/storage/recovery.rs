@@ -4,6 +4,7 @@
 //!
 //! Every step may be cut short and done again: the intent is the last thing to go.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -47,9 +48,20 @@ impl Intent {
 
     /// None where there is no intent, or one that was never written to its end: nothing was put into place
     /// then, because it is flushed first.
-    fn read(staging: &Path) -> Option<Intent> {
-        let bytes = read_small_file(&staging.join(std::str::from_utf8(INTENT).ok()?), INTENT_BYTES_MAX).ok()?;
-        serde_json::from_slice(&bytes).ok()
+    ///
+    /// # Errors
+    /// Whatever else keeps it from being read: nothing may be swept then.
+    fn read(staging: &Path) -> Result<Option<Intent>, StoreError> {
+        let name = std::str::from_utf8(INTENT).expect("the name is a literal");
+        match read_small_file(&staging.join(name), INTENT_BYTES_MAX) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(StoreError::Io { source, .. })
+                if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -80,7 +92,7 @@ fn settle_uploads(
     let folder = open_folder(&incoming).at("open", &incoming)?;
     for upload in names_in(&incoming)? {
         let staging = incoming.join(&upload);
-        let done = match Intent::read(&staging) {
+        let done = match Intent::read(&staging)? {
             None if is_resumable(&staging) => {
                 report.lines.push(format!("{client}: an unfinished upload waits to be resumed"));
                 continue;
@@ -216,4 +228,25 @@ fn sweep_temporary(disk: &Disk, path: &Path) -> Result<(), StoreError> {
         disk.remove_file(folder.as_fd(), name.as_bytes()).at("remove", &path.join(name))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_missing_or_half_written_intent_is_none() {
+        let staging = tempfile::tempdir().unwrap();
+        assert!(Intent::read(staging.path()).unwrap().is_none());
+        let file = staging.path().join("commit");
+        std::fs::write(&file, b"{\"version\": 1, \"snap").unwrap();
+        assert!(Intent::read(staging.path()).unwrap().is_none());
+        let intent = Intent::new("20260101T000000Z-01234567".parse().unwrap(), UploadId::from_bytes([1; 16]));
+        std::fs::write(&file, intent.encode()).unwrap();
+        assert!(Intent::read(staging.path()).unwrap().is_some());
+        std::fs::remove_file(&file).unwrap();
+        // A folder cannot be read as a file: the system fails, and nobody knows what the intent says.
+        std::fs::create_dir(&file).unwrap();
+        assert!(matches!(Intent::read(staging.path()), Err(StoreError::Io { .. })));
+    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::catalog::{ClientState, OpenUpload, locked};
+use super::catalog::{ClientState, DamagedHead, OpenUpload, locked};
 use super::clients::{ClientRecord, Clients};
 use super::comparison::{Base, read_index};
 use super::content::{ContentProblem, ContentReader};
@@ -24,15 +24,10 @@ use crate::base::durable::{Disk, FILE_MODE};
 use crate::base::entry::merge_roots;
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, UserName, random_array};
-use crate::base::limits::ROOTS_MAX;
+use crate::base::limits::{LABEL_BYTES_MAX, PATHS_BYTES_MAX, ROOTS_MAX, TAGS_MAX};
 use crate::base::path::EntryPath;
 use std::os::fd::AsFd;
 
-/// Longest label, host and tag, in bytes.
-pub const LABEL_BYTES_MAX: usize = 1_024;
-pub const TAGS_MAX: usize = 64;
-/// All roots of a snapshot together, in bytes.
-pub const ROOTS_BYTES_MAX: usize = 1024 * 1024;
 const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// An open data folder.
@@ -205,6 +200,11 @@ impl Store {
         self.state(client)?.with_catalog(&self.shared.layout, |catalog| catalog.heads().to_vec())
     }
 
+    /// A client's snapshots whose heads cannot be read, by id.
+    pub fn damaged_heads(&self, client: ClientId) -> Result<Vec<DamagedHead>, StoreError> {
+        self.state(client)?.with_catalog(&self.shared.layout, |catalog| catalog.damaged().to_vec())
+    }
+
     /// The snapshot that `selector` means: `latest`, of `root` where one is given, or a unique id prefix.
     pub fn find_snapshot(
         &self,
@@ -364,7 +364,7 @@ fn check_request(request: &UploadRequest) -> Result<(), StoreError> {
     let roots_bytes: usize = request.roots.iter().map(|root| root.as_bytes().len()).sum();
     let texts = request.tags.iter().chain([&request.label, &request.host]);
     let problem = match () {
-        () if request.roots.len() > ROOTS_MAX || roots_bytes > ROOTS_BYTES_MAX => "too many roots",
+        () if request.roots.len() > ROOTS_MAX || roots_bytes > PATHS_BYTES_MAX => "too many roots",
         () if request.tags.len() > TAGS_MAX => "too many tags",
         () if texts.into_iter().any(|text| text.len() > LABEL_BYTES_MAX) => "a label, host or tag is too long",
         () => return Ok(()),

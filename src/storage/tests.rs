@@ -95,7 +95,7 @@ impl Model {
     }
 
     fn counts(&self) -> CommitCounts {
-        CommitCounts { ranges: self.ranges().len() as u32, entries: self.entries().len() as u64 }
+        CommitCounts { ranges: self.ranges().len() as u32, entries: self.entries().len() as u64, unreadable: 0 }
     }
 }
 
@@ -287,6 +287,17 @@ fn an_unreadable_file_is_kept_without_content_and_asked_for_again() {
 }
 
 #[test]
+fn what_the_walk_could_not_read_counts_beside_the_skipped_contents() {
+    let Fixture { store, client, folder: _folder } = fixture();
+    let mut model = Model::with(&[("root/a", "one"), ("root/b", "two")]);
+    model.flags.insert(path("root/a"), UNREADABLE);
+    let mut upload = begin(&store, client);
+    send(&mut upload, &model).unwrap();
+    let head = upload.commit(CommitCounts { unreadable: 2, ..model.counts() }).unwrap();
+    assert_eq!(head.totals.unreadable, 3);
+}
+
+#[test]
 fn a_touched_file_with_the_same_content_becomes_a_reference() {
     let Fixture { store, client, folder: _folder } = fixture();
     let mut model = Model::with(&[("root/a", "one")]);
@@ -393,7 +404,7 @@ fn counts_that_differ_are_refused() {
     let model = Model::with(&[("root/a", "one")]);
     let mut upload = begin(&store, client);
     send(&mut upload, &model).unwrap();
-    out_of_place(upload.commit(CommitCounts { ranges: 1, entries: 3 }));
+    out_of_place(upload.commit(CommitCounts { ranges: 1, entries: 3, unreadable: 0 }));
     assert!(store.snapshots(client).unwrap().is_empty());
 }
 
@@ -424,7 +435,7 @@ fn a_lacking_range_must_fit_between_held_ones() {
     let mut first = begin(&store, client);
     first.offer_range(hash(&held)).unwrap();
     first.add_range(0, &held).unwrap();
-    first.commit(CommitCounts { ranges: 1, entries: 2 }).unwrap();
+    first.commit(CommitCounts { ranges: 1, entries: 2, unreadable: 0 }).unwrap();
     for (paths, fits) in
         [(["root/a", "root/b"], true), (["root/a", "root/i"], false), (["root/x", "root/y"], false)]
     {
@@ -663,6 +674,99 @@ fn a_damaged_head_hides_no_other_snapshot() {
     let store = Store::open(folder.path(), Disk::real()).unwrap();
     let ids: Vec<_> = store.snapshots(client).unwrap().iter().map(|head| head.id).collect();
     assert_eq!(ids, [second.id]);
+    let damaged: Vec<_> = store.damaged_heads(client).unwrap().iter().map(|head| head.id).collect();
+    assert_eq!(damaged, [first.id]);
+    check_snapshot(&store, &second, &model);
+}
+
+/// Three snapshots, of which the heads of some are then damaged.
+fn with_damaged_heads(places: &[usize], damage: impl Fn(&Path)) -> (Fixture, Vec<Arc<Head>>) {
+    let Fixture { store, client, folder } = fixture();
+    let model = Model::with(&[("root/a", "one")]);
+    let mut heads: Vec<Arc<Head>> = (0..3).map(|_| back_up(&store, client, &model).0).collect();
+    let of_client = folder.path().join("snapshots").join(store.client(client).unwrap().folder.as_str());
+    // Within one second ids come in any order; `latest` goes by sequence, so sequences are looked at here.
+    heads.sort_by_key(|head| head.sequence);
+    places.iter().for_each(|place| damage(&of_client.join(format!("{}.json", heads[*place].id))));
+    drop(store);
+    let store = Store::open(folder.path(), Disk::real()).unwrap();
+    (Fixture { store, client, folder }, heads)
+}
+
+fn truncate(head: &Path) {
+    std::fs::write(head, b"{}").unwrap();
+}
+
+#[test]
+fn a_snapshot_whose_head_is_damaged_or_gone_is_named_and_not_chosen() {
+    for damage in [truncate, |head: &Path| std::fs::remove_file(head).unwrap()] {
+        let (Fixture { store, client, folder: _folder }, heads) = with_damaged_heads(&[0, 1, 2], damage);
+        let latest = store.find_snapshot(client, "latest", None);
+        assert!(matches!(latest, Err(StoreError::DamagedHead { .. })), "{latest:?}");
+        let one = store.find_snapshot(client, heads[0].id.as_str(), None);
+        assert!(matches!(one, Err(StoreError::DamagedHead { snapshot, .. }) if snapshot == heads[0].id));
+        assert!(matches!(store.find_snapshot(client, "2", None), Err(StoreError::Ambiguous { .. })));
+        assert_eq!(store.damaged_heads(client).unwrap().len(), 3);
+    }
+}
+
+#[test]
+fn the_sequence_of_a_damaged_head_is_not_given_out_again() {
+    for places in [&[2][..], &[0, 2], &[0, 1, 2]] {
+        let (Fixture { store, client, folder: _folder }, _) = with_damaged_heads(places, truncate);
+        let (next, _) = back_up(&store, client, &Model::with(&[("root/a", "one")]));
+        assert!(next.sequence > 3, "{}", next.sequence);
+    }
+}
+
+#[test]
+fn a_head_that_the_system_does_not_give_is_an_error_and_not_a_missing_snapshot() {
+    let (Fixture { store, client, folder }, heads) = with_damaged_heads(&[1], |head| {
+        std::fs::rename(head, head.with_extension("aside")).unwrap();
+        // Reading a folder as a file fails in the system, whoever asks.
+        std::fs::create_dir(head).unwrap();
+    });
+    assert!(matches!(store.snapshots(client), Err(StoreError::Io { .. })));
+    let folder = folder.path().join("snapshots").join(store.client(client).unwrap().folder.as_str());
+    let head = folder.join(format!("{}.json", heads[1].id));
+    std::fs::remove_dir(&head).unwrap();
+    std::fs::rename(head.with_extension("aside"), &head).unwrap();
+    assert_eq!(store.snapshots(client).unwrap().len(), 3, "the failure was not kept");
+}
+
+#[test]
+fn a_range_or_an_index_that_is_gone_is_damage() {
+    let Fixture { store, client, folder } = fixture();
+    let (head, _) = back_up(&store, client, &Model::with(&[("root/a", "one")]));
+    let mut files = Vec::new();
+    all_files(&folder.path().join("ranges"), &mut files);
+    files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+    let mut entries = store.entries(&head, &[path("root/a"), path("zzz")]).unwrap();
+    assert!(matches!(entries.next(), Some(Err(StoreError::Damaged { .. }))));
+    assert_eq!(entries.damaged_range(), Some((&path("root"), &path("root/a"))));
+    assert_eq!(entries.unmatched(), [path("zzz")], "what a damaged range may hold is not missing");
+    std::fs::remove_file(folder.path().join(format!(
+        "snapshots/{}/{}.index",
+        store.client(client).unwrap().folder,
+        head.id
+    )))
+    .unwrap();
+    assert!(matches!(store.entries(&head, &[]), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
+fn a_range_damaged_at_its_full_length_is_not_shared() {
+    let Fixture { store, client, folder } = fixture();
+    let model = Model::many(2_000);
+    back_up(&store, client, &model);
+    let mut files = Vec::new();
+    all_files(&folder.path().join("ranges"), &mut files);
+    let mut bytes = std::fs::read(&files[0]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&files[0], bytes).unwrap();
+    let (second, sent) = back_up(&store, client, &model);
+    assert_eq!(sent.ranges, 1);
     check_snapshot(&store, &second, &model);
 }
 

@@ -76,6 +76,8 @@ pub enum ContentVerdict {
 pub struct CommitCounts {
     pub ranges: u32,
     pub entries: u64,
+    /// What the client's walk could not read, beside the entries without content.
+    pub unreadable: u64,
 }
 
 /// An upload under way. Dropped uncommitted, it leaves what it has stored for a later session of the same

@@ -117,7 +117,7 @@ impl Guest {
 
     #[track_caller]
     pub fn commit(&mut self, ranges: u32, entries: u64) -> SnapshotRow {
-        self.say(&ToServer::Commit { ranges, entries });
+        self.say(&ToServer::Commit { ranges, entries, unreadable: 0 });
         self.expect(|message| match message {
             ToClient::Stored(row) => Some(row.clone()),
             _ => None,

@@ -94,7 +94,7 @@ fn parts_of_an_upload_outside_one_are_out_of_place() {
         ("content", |guest| guest.say(&ToServer::ContentData(b"x"))),
         ("a content's end", |guest| guest.say(&ToServer::ContentEnd(sums(b"")))),
         ("a skip", |guest| guest.say(&ToServer::ContentSkip { range: 0, entry: 0 })),
-        ("a commit", |guest| guest.say(&ToServer::Commit { ranges: 0, entries: 0 })),
+        ("a commit", |guest| guest.say(&ToServer::Commit { ranges: 0, entries: 0, unreadable: 0 })),
     ]);
 }
 
@@ -233,28 +233,28 @@ fn contents_that_break_a_rule_are_out_of_place() {
             two_files(guest);
             guest.content(0, 0, b"x");
             guest.say(&ToServer::ContentStart { range: 0, entry: 1 });
-            guest.say(&ToServer::Commit { ranges: 1, entries: 2 });
+            guest.say(&ToServer::Commit { ranges: 1, entries: 2, unreadable: 0 });
         }),
         ("a commit before the contents", |guest| {
             two_files(guest);
-            guest.say(&ToServer::Commit { ranges: 1, entries: 2 });
+            guest.say(&ToServer::Commit { ranges: 1, entries: 2, unreadable: 0 });
         }),
         ("a commit with another count of entries", |guest| {
             two_files(guest);
             guest.content(0, 0, b"x");
             guest.content(0, 1, b"y");
-            guest.say(&ToServer::Commit { ranges: 1, entries: 3 });
+            guest.say(&ToServer::Commit { ranges: 1, entries: 3, unreadable: 0 });
         }),
         ("a commit with another count of ranges", |guest| {
             two_files(guest);
             guest.content(0, 0, b"x");
             guest.content(0, 1, b"y");
-            guest.say(&ToServer::Commit { ranges: 2, entries: 2 });
+            guest.say(&ToServer::Commit { ranges: 2, entries: 2, unreadable: 0 });
         }),
         ("a commit of an offer", |guest| {
             guest.begin(&["a"]);
             guest.say(&ToServer::RangeOffer { hash: [1; 32] });
-            guest.say(&ToServer::Commit { ranges: 1, entries: 1 });
+            guest.say(&ToServer::Commit { ranges: 1, entries: 1, unreadable: 0 });
         }),
         ("a content that never has its sums", |guest| {
             two_files(guest);
