@@ -1,0 +1,199 @@
+//! Every message comes back as it was, and its bytes are pinned.
+
+use super::*;
+use proptest::prelude::*;
+
+fn path(text: &str) -> EntryPath {
+    EntryPath::parse(text.as_bytes()).unwrap()
+}
+
+fn id() -> SnapshotId {
+    "20260131T235959Z-00c0ffee".parse().unwrap()
+}
+
+fn end() -> ContentEnd {
+    ContentEnd { bytes: 5, crc32: 6, blake3: [7; 32], flags: content_flag::RECHECK }
+}
+
+fn row() -> SnapshotRow {
+    SnapshotRow {
+        id: id(),
+        sequence: 1,
+        started: Timestamp { seconds: -2, nanoseconds: 3 },
+        committed: Timestamp { seconds: 4, nanoseconds: 5 },
+        entries: 6,
+        files: 7,
+        bytes: 8,
+        new_bytes: 9,
+        unreadable: 10,
+        host: "h".into(),
+        label: "l".into(),
+        tags: vec!["t".into()],
+        roots: vec![path("a/b")],
+    }
+}
+
+fn selection() -> Selection {
+    Selection { snapshot: "latest".into(), root: Some(path("r")), paths: vec![path("a"), path("b/c")] }
+}
+
+fn data() -> HostFolder {
+    HostFolder { boot: "b".into(), device: 1, inode: 2 }
+}
+
+fn to_server() -> Vec<ToServer<'static>> {
+    vec![
+        ToServer::Finished,
+        ToServer::Begin(Begin {
+            upload: UploadId::from_bytes([1; 16]),
+            started: Timestamp { seconds: 2, nanoseconds: 3 },
+            flags: begin_flag::FULL | begin_flag::IGNORE_INODE,
+            parent: Some(id()),
+            host: "h".into(),
+            label: String::new(),
+            tags: vec!["t".into(), "u".into()],
+            roots: vec![path("r")],
+        }),
+        ToServer::RangeOffer { hash: [4; 32] },
+        ToServer::RangeEntries { number: 5, entries: b"entries" },
+        ToServer::ContentStart { range: 1, entry: 2 },
+        ToServer::ContentData(b"content"),
+        ToServer::ContentEnd(end()),
+        ToServer::ContentSkip { range: 1, entry: 2 },
+        ToServer::ContentSame { range: 1, entry: 2, flags: content_flag::RECHECK },
+        ToServer::Commit { ranges: 1, entries: 2, unreadable: 3 },
+        ToServer::ListSnapshots,
+        ToServer::ListEntries(selection()),
+        ToServer::Restore(Selection { root: None, ..selection() }),
+        ToServer::ReadFile { selection: selection(), offset: 1, length: u64::MAX },
+        ToServer::Verify(selection()),
+        ToServer::Statistics,
+        ToServer::Cancel,
+    ]
+}
+
+fn to_client() -> Vec<ToClient<'static>> {
+    vec![
+        ToClient::Finished,
+        ToClient::Welcome,
+        ToClient::Failure { code: FailureCode::DiskFull, text: "full".into() },
+        ToClient::Busy { seconds: 3 },
+        ToClient::Begun { base: None, data: data() },
+        ToClient::Begun { base: Some(id()), data: data() },
+        ToClient::Stored(row()),
+        ToClient::RangeHeld { number: 1 },
+        ToClient::RangeLacking { number: 1 },
+        ToClient::Needed { number: 1, bits: &[5], held: vec![HeldContent { entry: 2, blake3: [8; 32] }] },
+        ToClient::ContentRepeat { range: 1, entry: 2 },
+        ToClient::Snapshot(row()),
+        ToClient::Entry(EntryRow { content: Some(end()), entry: b"entry" }),
+        ToClient::Entry(EntryRow { content: None, entry: b"entry" }),
+        ToClient::ContentData(b"content"),
+        ToClient::ContentEnd(end()),
+        ToClient::ContentFailed { text: "gone".into() },
+        ToClient::Damage { snapshot: id(), path: Some(path("a")), text: "CRC32 differs".into() },
+        ToClient::Damage { snapshot: id(), path: None, text: "gone".into() },
+        ToClient::Verified { files: 1, bytes: 2 },
+        ToClient::Statistics("{}".into()),
+        ToClient::End { rows: 4 },
+    ]
+}
+
+#[test]
+fn the_largest_request_is_accepted_and_its_row_comes_back() {
+    let text = "x".repeat(LABEL_BYTES_MAX);
+    let mut largest = row();
+    (largest.host, largest.label) = (text.clone(), text.clone());
+    largest.tags = vec![text; TAGS_MAX];
+    let bytes = PATHS_BYTES_MAX / ROOTS_MAX;
+    largest.roots = (0..ROOTS_MAX).map(|n| path(&format!("{n:0bytes$}"))).collect();
+    let begin = Begin {
+        upload: UploadId::from_bytes([1; 16]),
+        started: largest.started,
+        flags: 0,
+        parent: Some(id()),
+        host: largest.host.clone(),
+        label: largest.label.clone(),
+        tags: largest.tags.clone(),
+        roots: largest.roots.clone(),
+    };
+    let (mut request, mut answer) = (Vec::new(), Vec::new());
+    ToServer::Begin(begin.clone()).encode(&mut request);
+    ToClient::Stored(largest.clone()).encode(&mut answer);
+    let (kind, body) = split(&request);
+    assert_eq!(ToServer::decode(kind, body), Ok(ToServer::Begin(begin)));
+    let (kind, body) = split(&answer);
+    assert_eq!(ToClient::decode(kind, body), Ok(ToClient::Stored(largest)));
+}
+
+/// Kind and body of an encoded message whose length field has been checked.
+fn split(bytes: &[u8]) -> (u8, &[u8]) {
+    let length = u32::from_le_bytes(bytes[1..5].try_into().unwrap()) as usize;
+    assert_eq!(bytes.len(), MESSAGE_HEADER_BYTES + length);
+    assert!(length <= body_bytes_max(bytes[0]).unwrap());
+    (bytes[0], &bytes[5..])
+}
+
+#[test]
+fn every_message_to_the_server_comes_back_as_it_was() {
+    for message in to_server() {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        let (kind, body) = split(&bytes);
+        assert_eq!(ToServer::decode(kind, body), Ok(message));
+        assert!(ToClient::decode(kind, body).is_err(), "kinds of the two directions are apart");
+    }
+}
+
+#[test]
+fn every_message_to_the_client_comes_back_as_it_was() {
+    for message in to_client() {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        let (kind, body) = split(&bytes);
+        assert_eq!(ToClient::decode(kind, body), Ok(message));
+        assert!(ToServer::decode(kind, body).is_err(), "kinds of the two directions are apart");
+    }
+}
+
+/// The bytes of every message, as `tests/testdata/vectors/messages.txt` pins them.
+#[test]
+fn the_bytes_of_every_message_are_pinned() {
+    let mut found = String::new();
+    let mut line = |name: &str, bytes: &[u8]| {
+        let name = name.split([' ', '(', '{']).next().unwrap_or_default();
+        found.push_str(&format!("{name} {}\n", crate::base::ids::hex(bytes)));
+    };
+    for message in to_server() {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        line(&format!("to-server.{message:?}"), &bytes);
+    }
+    for message in to_client() {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        line(&format!("to-client.{message:?}"), &bytes);
+    }
+    let pinned = include_str!("../../../tests/testdata/vectors/messages.txt");
+    assert!(found == pinned, "the bytes of a message changed; they are now:\n{found}");
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_decoder_panic(kind in any::<u8>(), body in prop::collection::vec(any::<u8>(), 0..400)) {
+        let _ = ToServer::decode(kind, &body);
+        let _ = ToClient::decode(kind, &body);
+    }
+
+    #[test]
+    fn every_shortened_message_is_refused_or_is_bulk(index in 0usize..17, cut in any::<prop::sample::Index>()) {
+        let message = &to_server()[index];
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        let (kind, body) = split(&bytes);
+        let bulk = matches!(message, ToServer::RangeEntries { .. } | ToServer::ContentData(_));
+        if !body.is_empty() && !bulk {
+            prop_assert!(ToServer::decode(kind, &body[..cut.index(body.len())]).is_err());
+        }
+    }
+}
