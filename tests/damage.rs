@@ -97,7 +97,9 @@ fn a_head_that_is_damaged_or_gone_is_told_by_every_command() {
         TestClient::new(&harmed.workplace, &harmed.server.address, "ada").backup(&harmed.source);
         harmed.run(&["ls"]).expect(0);
         harmed.run(&["restore", "--to", "to"]).expect(0);
-        says(harmed.run(&["snapshots", "--json"]), &named);
+        let listing = harmed.run(&["snapshots", "--json"]);
+        assert!(listing.events().iter().all(|event| event.name == "snapshot"), "rows only:\n{}", listing.out());
+        says(listing, &named);
         says(harmed.run(&["verify"]), &named);
     }
 }
@@ -140,6 +142,18 @@ fn a_content_that_is_damaged_or_gone_costs_its_own_file_only() {
         let to = harmed.run(&["restore", "--to", "to"]);
         says(to, "f0007: ");
         assert_eq!(files_below(&harmed.restored()).len(), FILES - 1);
+    }
+}
+
+#[test]
+fn a_verdict_is_the_same_when_nobody_reads_it() {
+    let harmed = Harmed::new("received_files", "f0007", Harm::Flipped);
+    let client = TestClient::new(&harmed.workplace, &harmed.server.address, "ada");
+    for words in [&["verify"][..], &["restore", "--to", "to"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = client.command(words).stdout(writer).stderr(std::process::Stdio::null()).status().unwrap();
+        assert_eq!(status.code(), Some(6), "{words:?}");
     }
 }
 

@@ -290,3 +290,35 @@ impl ScanSink for WalkSink<'_> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Words(Mutex<Vec<String>>);
+
+    impl ProgressSink for Words {
+        fn event(&self, event: Event<'_>) {
+            let word = match event {
+                Event::FileSkipped { reason, .. } => format!("skipped: {reason}"),
+                Event::FileError { reason, .. } => format!("error: {reason}"),
+                _ => "other".to_string(),
+            };
+            self.0.lock().unwrap().push(word);
+        }
+    }
+
+    #[test]
+    fn a_skipped_kind_is_no_error_and_missing_roots_count_as_unreadable() {
+        let (words, (sender, walked)) = (Words::default(), bounded(1));
+        let (waker, _wakes) = waker().unwrap();
+        let mut walk = WalkSink { walked: sender, waker, sink: &words, missing: 2 };
+        walk.report(ScanReport::Skipped { path: b"fifo", what: "a FIFO" });
+        walk.report(ScanReport::Unreadable { path: b"x", reason: "permission denied".into() });
+        assert_eq!(*words.0.lock().unwrap(), ["skipped: skipped: it is a FIFO", "error: permission denied"]);
+        walk.finish(ScanEnd { totals: ScanTotals { unreadable: 1, ..ScanTotals::default() }, complete: true });
+        assert!(matches!(walked.recv(), Ok(Walked::End(totals)) if totals.unreadable == 3));
+    }
+}

@@ -315,9 +315,13 @@ impl Verification<'_> {
         self.bytes += stored.content.as_ref().map_or(0, |content| content.sums.size);
         if let Err(damage) = self.store.verify_content(self.client, stored) {
             self.damaged += 1;
-            log::error!("damage: {} of snapshot {}: {damage}", stored.entry.path.display(), head.id);
+            log::error!("damage: snapshot {}: {damage}", head.id);
             let path = Some(stored.entry.path.clone());
-            self.outbox.send_to_client(&ToClient::Damage { snapshot: head.id, path, text: damage.to_string() })?;
+            self.outbox.send_to_client(&ToClient::Damage {
+                snapshot: head.id,
+                path,
+                text: damage.problem.to_string(),
+            })?;
         }
         Ok(())
     }

@@ -239,3 +239,30 @@ impl Command {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_store_gets_the_code_that_says_whose_fault_it_is() {
+        let path = std::path::PathBuf::from("secret/place");
+        let code_and_text = |error: StoreError| {
+            let Failure { code, text } = error.into();
+            assert!(!text.contains("secret"), "paths of the server's disk stay there: {text}");
+            (code, text)
+        };
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let (code, _) = code_and_text(StoreError::DiskFull { path: path.clone(), source: full });
+        assert_eq!(code, FailureCode::DiskFull);
+        let broken = std::io::Error::other("broken");
+        let (code, _) = code_and_text(StoreError::Io { doing: "write", path, source: broken });
+        assert_eq!(code, FailureCode::Internal);
+        let (code, _) = code_and_text(StoreError::NameTaken { name: "ada".into() });
+        assert_eq!(code, FailureCode::Refused);
+        let snapshot = "20260101T000000Z-01234567".parse().unwrap();
+        let (code, text) = code_and_text(StoreError::DamagedHead { snapshot, problem: "secret".into() });
+        assert_eq!(code, FailureCode::Damaged);
+        assert!(text.contains("20260101T000000Z-01234567"));
+    }
+}
