@@ -174,11 +174,11 @@ fn the_last_line_says_files_bytes_seconds_rate_and_snapshot() {
     let id = start.strip_prefix("snapshot ").expect("the snapshot is named first");
     assert!(client.run(["snapshots"]).expect(0).out().starts_with(id));
     let wanted = ["MiB/s", "KiB/s", "GiB/s"]
-        .map(|unit| format!("1 files, 20.00 MiB; 1 files, 20.00 MiB sent in # s (# {unit})\n"));
+        .map(|unit| format!("1 file, 20.00 MiB; 1 file, 20.00 MiB sent in # s (# {unit})\n"));
     assert!(wanted.iter().any(|pattern| is_like(rest, pattern)), "{rest:?}");
     let run = client.run(["restore", "--to", "to"]).expect(0);
     let wanted = ["MiB/s", "KiB/s", "GiB/s"]
-        .map(|unit| format!("restored snapshot {id} to to: 1 files, 20.00 MiB in 0.# s (# {unit})\n"));
+        .map(|unit| format!("restored snapshot {id} to to: 1 file, 20.00 MiB in 0.# s (# {unit})\n"));
     // The id has digits of its own: only what follows it is compared by pattern.
     let tail = run.out().replace(id, "");
     assert!(

@@ -630,7 +630,7 @@ impl ContentEnd {
 
 impl HostFolder {
     fn encode(&self, out: &mut Vec<u8>) {
-        out.put_bytes16(&self.boot.as_bytes()[..self.boot.floor_char_boundary(BOOT_BYTES_MAX)]);
+        put_cut_text(out, &self.boot, BOOT_BYTES_MAX);
         out.put_u64(self.device);
         out.put_u64(self.inode);
     }
@@ -732,7 +732,11 @@ fn read_pair(reader: &mut Reader<'_>) -> Result<(u32, u32), DecodeError> {
 
 /// Text longer than a message may hold is cut at a character.
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    let most = text.len().min(TEXT_BYTES_MAX);
+    put_cut_text(out, text, TEXT_BYTES_MAX);
+}
+
+fn put_cut_text(out: &mut Vec<u8>, text: &str, bytes_max: usize) {
+    let most = text.len().min(bytes_max);
     let end = (0..=most).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     out.put_bytes16(&text.as_bytes()[..end]);
 }

@@ -159,7 +159,7 @@ fn a_dry_run_says_what_would_be_sent_and_stores_nothing() {
     workplace.write("source/file", "12345");
     let run = client.run(["backup", "--dry-run", "source"]).expect(0);
     assert!(
-        run.out().starts_with("dry run, nothing stored: 1 files, 5 B; 1 files, 5 B would be sent"),
+        run.out().starts_with("dry run, nothing stored: 1 file, 5 B; 1 file, 5 B would be sent"),
         "{}",
         run.out()
     );

@@ -152,7 +152,10 @@ fn a_taken_name_is_refused() {
     let mut thief = TestClient::new(&workplace, &server.address, "thief");
     thief.flags[3] = "ada".into();
     let run = backup_once(&thief, "/etc/hostname").expect(5);
-    let wanted = format!("the name belongs to another key at {}: choose another with --user", server.address);
+    let wanted = format!(
+        "the name belongs to another key at {}: use the state folder or a copy of the key that it was registered with",
+        server.address
+    );
     assert!(run.err().contains(&wanted), "{}", run.err());
     assert_eq!(known_clients(&workplace, &server), ["ada"]);
 }

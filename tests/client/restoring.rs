@@ -120,7 +120,7 @@ fn what_stands_in_the_way_is_named_and_the_rest_comes_back() {
     let run = restore(&client, &to, &[]).expect(3);
     let wanted =
         "a file: a folder stands where the snapshot has a file: move it away, or restore to another folder";
-    assert!(run.err().contains(wanted) && run.out().contains("; 1 errors, named above"), "{}", run.err());
+    assert!(run.err().contains(wanted) && run.out().contains("; 1 error, named above"), "{}", run.err());
     assert_eq!(fs::read_to_string(target.join("a file/kept")).unwrap(), "kept");
     assert_eq!(fs::read_to_string(target.join("another")).unwrap(), "2");
 }

@@ -111,7 +111,7 @@ fn sockets_pipes_and_devices_are_skipped_and_named() {
     let mut named: Vec<(String, String)> = run
         .events()
         .iter()
-        .filter(|event| event.name == "file_error")
+        .filter(|event| event.name == "file_skipped")
         .map(|event| (event.data["path"].as_str().unwrap().into(), event.data["reason"].as_str().unwrap().into()))
         .map(|(path, reason): (String, String)| (path.rsplit('/').next().unwrap().to_string(), reason))
         .collect();

@@ -182,10 +182,13 @@ pub fn unharmed() -> Harm {
     Box::new(Some)
 }
 
+/// The number of its connection, its way and its bytes.
+type Recorded = (usize, Way, Vec<u8>);
+
 /// Every frame that passed: its connection, its way, its bytes.
 #[derive(Clone, Default)]
 pub struct Recording {
-    frames: Arc<Mutex<Vec<(usize, Way, Vec<u8>)>>>,
+    frames: Arc<Mutex<Vec<Recorded>>>,
 }
 
 impl Recording {

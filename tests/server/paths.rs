@@ -42,7 +42,7 @@ fn own_paths(data: &Path) -> BTreeSet<PathBuf> {
 fn no_user_name_leads_out_of_the_data_folder() {
     let workplace = Workplace::new();
     let server = TestServer::start(&workplace);
-    let outside = || everything(workplace.path(), &[server.data.clone()]);
+    let outside = || everything(workplace.path(), std::slice::from_ref(&server.data));
     let (before, own_before) = (outside(), own_paths(&server.data));
     let long = "../".repeat(33);
     let names =
@@ -73,7 +73,7 @@ fn odd_paths_are_stored_inside_and_come_back() {
     let workplace = Workplace::new();
     let server = TestServer::start(&workplace);
     let key = small_key();
-    let before = everything(workplace.path(), &[server.data.clone()]);
+    let before = everything(workplace.path(), std::slice::from_ref(&server.data));
     let mut guest = Guest::enter(&server.address, "ada", &key);
     // A file where a folder was announced, names of the store itself, and names no file system takes.
     let mut list: Vec<_> = [
@@ -104,7 +104,7 @@ fn odd_paths_are_stored_inside_and_come_back() {
     }
     let row = guest.commit(1, list.len() as u64);
     assert_eq!(row.files, list.len() as u64);
-    assert_eq!(everything(workplace.path(), &[server.data.clone()]), before);
+    assert_eq!(everything(workplace.path(), std::slice::from_ref(&server.data)), before);
     assert!(std::fs::metadata(server.data.join("keys/server_private_key.der")).unwrap().len() > 100);
     drop(guest);
     let client = rogue_client(&workplace, &server, "ada", &key);
