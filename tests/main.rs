@@ -8,6 +8,7 @@ mod damage;
 mod demo_scenarios;
 mod encryption;
 mod progress_reporting;
+mod resume;
 mod scale;
 mod server;
 mod support;
