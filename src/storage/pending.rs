@@ -86,7 +86,7 @@ impl PendingRange {
         for (place, fate) in self.fates.iter().enumerate() {
             if let Fate::Awaited { held, .. } = fate {
                 needed.bitmap[place / 8] |= 1 << (place % 8);
-                needed.held.extend(held.as_ref().map(|content| (place as u32, content.sums.blake3)));
+                needed.held.extend(held.as_ref().map(|content| HeldContent::new(place as u32, content)));
             }
         }
         needed
@@ -191,8 +191,23 @@ impl PendingRange {
 pub struct Needed {
     /// One bit for each entry, the lowest bit of the first byte first.
     pub bitmap: Vec<u8>,
-    /// Needed entries for whose path the base has a content: its BLAKE3.
-    pub held: Vec<(u32, [u8; HASH_BYTES])>,
+    /// What the base has for the paths of needed entries, in their order.
+    pub held: Vec<HeldContent>,
+}
+
+/// What the base has for the path of a needed entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldContent {
+    pub entry: u32,
+    pub blake3: [u8; HASH_BYTES],
+    /// Whether it is large: the sums of its blocks can be asked for, and a delta made against it.
+    pub blocks: bool,
+}
+
+impl HeldContent {
+    fn new(entry: u32, content: &StoredContent) -> HeldContent {
+        HeldContent { entry, blake3: content.sums.blake3, blocks: content.blocks.is_some() }
+    }
 }
 
 impl Needed {

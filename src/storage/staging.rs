@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::blocks_writer::{BLOCKS, DELTA};
 use super::error::{At, StoreError};
 use super::range::HASH_BYTES;
 use super::tree::{flush_below, flush_tree, remove_tree};
-use crate::base::durable::{Disk, NewFile};
+use crate::base::durable::{Disk, NewFile, exists};
 use crate::base::folder::{FolderStack, Missing, open_below, open_folder};
 use crate::base::ids::{UploadId, hex, random_array};
 use crate::base::path::EntryPath;
@@ -189,6 +190,11 @@ impl Staging {
         }
         if let Some(folder) = &self.ranges {
             ranges.iter().try_for_each(|name| flush_below(&self.disk, folder.as_fd(), hex(name).as_bytes()))?;
+        }
+        for name in [DELTA, BLOCKS] {
+            if exists(self.folder.as_fd(), name)? {
+                flush_below(&self.disk, self.folder.as_fd(), name)?;
+            }
         }
         for name in [INDEX, HEAD, INTENT] {
             flush_below(&self.disk, self.folder.as_fd(), name)?;
