@@ -352,6 +352,21 @@ fn open<'a>(bytes: &'a [u8], tag: &[u8; 4], what: &'static str) -> Result<Reader
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn no_bytes_under_a_right_checksum_make_a_decoder_panic(
+            bytes in prop::collection::vec(prop_oneof![Just(0u8), Just(1), Just(255), any::<u8>()], 0..300),
+        ) {
+            for tag in [MAP, SUMS, STRETCHES] {
+                let record = seal([&tag[..], &bytes].concat());
+                let _ = (Map::decode(&record), decode_sums_record(&record), decode_stretches(&record, 0, 16_384));
+            }
+        }
+    }
 
     fn snapshot() -> SnapshotId {
         "20260101T000000Z-01234567".parse().unwrap()

@@ -18,8 +18,10 @@ use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
 use crate::crypto::{BLOCK_BYTES, BlockSum, block_sum, blocks_in};
 
-/// How many files one content's reader holds open, and how many records of sums it remembers.
-const KEPT_MAX: usize = 8;
+/// How many files one content's reader holds open, of each kind.
+const FILES_MAX: usize = 8;
+/// How many records of sums it remembers, of up to 144 KiB each.
+const RECORDS_MAX: usize = 4;
 const ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 /// The folders in which a client's stored bytes lie.
@@ -61,11 +63,12 @@ impl ClientFiles {
 #[derive(Debug)]
 pub struct Kept<K, V> {
     items: Vec<(K, V)>,
+    limit: usize,
 }
 
 impl<K: PartialEq, V> Kept<K, V> {
-    pub fn new() -> Kept<K, V> {
-        Kept { items: Vec::new() }
+    pub fn new(limit: usize) -> Kept<K, V> {
+        Kept { items: Vec::new(), limit }
     }
 
     /// What is kept under `key`, made first where it is not there.
@@ -74,7 +77,7 @@ impl<K: PartialEq, V> Kept<K, V> {
             Some(place) => self.items[..=place].rotate_right(1),
             None => {
                 let value = make()?;
-                self.items.truncate(KEPT_MAX - 1);
+                self.items.truncate(self.limit - 1);
                 self.items.insert(0, (key, value));
             }
         }
@@ -157,7 +160,8 @@ impl ContentMap {
     /// # Errors
     /// `Damaged` where the file is gone or not what was written; so for all that reads through the map.
     pub fn open(files: &ClientFiles, snapshot: SnapshotId, place: BlocksPlace) -> Result<ContentMap, StoreError> {
-        let mut blocks = BlocksFiles { ranges: files.ranges.clone(), files: Kept::new(), sums: Kept::new() };
+        let mut blocks =
+            BlocksFiles { ranges: files.ranges.clone(), files: Kept::new(FILES_MAX), sums: Kept::new(RECORDS_MAX) };
         let bytes = blocks.read(snapshot, place.offset, place.bytes as usize)?;
         let map = Map::decode(&bytes).map_err(|error| blocks.damaged(snapshot, error))?;
         Ok(ContentMap { blocks, snapshot, map, loaded: None })
@@ -171,6 +175,11 @@ impl ContentMap {
     /// How many files it is put together from.
     pub fn sources(&self) -> usize {
         self.map.sources.len()
+    }
+
+    /// Whether every file that holds bytes of it is there.
+    pub fn has_all_sources(&self, files: &ClientFiles, path: &EntryPath) -> bool {
+        self.map.sources.iter().all(|source| files.open(source, path).is_ok())
     }
 
     pub fn source(&self, number: u16) -> Result<&Source, StoreError> {
@@ -258,7 +267,7 @@ pub struct MappedContent {
 
 impl MappedContent {
     pub fn new(map: ContentMap, files: ClientFiles, path: EntryPath) -> MappedContent {
-        MappedContent { map, files, path, open: Kept::new() }
+        MappedContent { map, files, path, open: Kept::new(FILES_MAX) }
     }
 
     pub fn map(&mut self) -> &mut ContentMap {

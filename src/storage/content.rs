@@ -245,7 +245,12 @@ pub enum ContentProblem {
 }
 
 impl ContentProblem {
+    /// Reading through a map also fails where the map is damaged, whatever the bytes are.
     fn of_reading(error: io::Error) -> ContentProblem {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<StoreError>());
+        if let Some(damaged @ StoreError::Damaged { .. }) = inner {
+            return ContentProblem::Blocks { problem: damaged.to_string() };
+        }
         match error.kind() {
             io::ErrorKind::NotFound => ContentProblem::Missing,
             _ => ContentProblem::Unreadable(error),

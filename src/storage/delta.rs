@@ -17,12 +17,20 @@ pub struct OpenHeld {
     range: u32,
     entry: u32,
     map: ContentMap,
+    /// A delta can be built on it.
+    is_sound: bool,
+}
+
+impl OpenHeld {
+    fn is_of(&self, range: u32, entry: u32) -> bool {
+        (self.range, self.entry) == (range, entry)
+    }
 }
 
 impl Upload {
     /// The chaining values of the blocks of what is held for an entry that is needed, from `first_block` on: at
-    /// most `count` and 4,096, fewer at the content's end. None where the record of them is damaged, or where so
-    /// many files are held together that the content is better sent whole.
+    /// most `count` and 4,096, fewer at the content's end. None where nothing can be built on what is held, so
+    /// that all has to be sent: the record of it is damaged, a file is gone, or it lies in too many files.
     ///
     /// # Errors
     /// `OutOfPlace` where nothing large is held for the entry.
@@ -37,8 +45,8 @@ impl Upload {
         let content = self.held_large(range, entry)?;
         let mut sums = Vec::new();
         let count = RECORD_ITEMS_MAX.min(count as usize);
-        let read = self.open_held(range, entry, &content).and_then(|map| match map.sources() < SOURCES_MAX {
-            true => map.block_sums(first_block, count, &mut sums),
+        let read = self.open_held(range, entry, &content).and_then(|held| match held.is_sound {
+            true => held.map.block_sums(first_block, count, &mut sums),
             false => Ok(()),
         });
         match read {
@@ -49,17 +57,17 @@ impl Upload {
         Ok(sums.into_iter().map(|sum| sum.chaining).collect())
     }
 
-    fn open_held(
-        &mut self,
-        range: u32,
-        entry: u32,
-        content: &StoredContent,
-    ) -> Result<&mut ContentMap, StoreError> {
-        if self.open_held.as_ref().is_none_or(|open| (open.range, open.entry) != (range, entry)) {
+    fn open_held(&mut self, range: u32, entry: u32, content: &StoredContent) -> Result<&mut OpenHeld, StoreError> {
+        if !self.open_held.as_ref().is_some_and(|open| open.is_of(range, entry)) {
             let map = self.open_map(content)?;
-            self.open_held = Some(OpenHeld { range, entry, map });
+            let path = self.pending_range(range)?.entry(entry).path;
+            let is_sound = map.sources() < SOURCES_MAX && map.has_all_sources(&self.client_files(), &path);
+            if !is_sound {
+                log::warn!("{} is sent whole: it lies in too many files, or one of them is gone", path.display());
+            }
+            self.open_held = Some(OpenHeld { range, entry, map, is_sound });
         }
-        Ok(&mut self.open_held.as_mut().expect("opened just now").map)
+        Ok(self.open_held.as_mut().expect("opened just now"))
     }
 
     fn open_map(&self, content: &StoredContent) -> Result<ContentMap, StoreError> {
@@ -86,7 +94,10 @@ impl Upload {
         self.check_turn(range, entry)?;
         let content = self.held_large(range, entry)?;
         let path = self.pending_range(range)?.entry(entry).path;
-        let map = self.open_map(&content)?;
+        let map = match self.open_held.take_if(|open| open.is_of(range, entry)) {
+            Some(open) => open.map,
+            None => self.open_map(&content)?,
+        };
         let held = Held::new(self.client_files(), path.clone(), content, map);
         let writer = ContentWriter::delta(held, Source::Delta { snapshot: self.snapshot }, &self.large);
         self.writing = Some(Writing { range, entry, writer, path, renamed: None });

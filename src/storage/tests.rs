@@ -15,6 +15,8 @@ use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
 use crate::crypto::{ContentSums, blake3_hash as hash};
 
+mod delta;
+
 fn path(text: &str) -> EntryPath {
     EntryPath::parse(text.as_bytes()).unwrap()
 }
