@@ -591,6 +591,28 @@ fn a_crash_at_any_operation_of_an_upload_with_a_delta_shows_nothing_half() {
 }
 
 #[test]
+fn after_one_failed_operation_the_same_process_can_store_the_delta() {
+    let counted = delta_crash_case();
+    let disk = Disk::real();
+    run_deltas_until(&counted, UploadId::random(), disk.clone()).unwrap();
+    for failing in 0..disk.operations() {
+        let crash = delta_crash_case();
+        let upload = UploadId::random();
+        let Ok(store) = Store::open(crash.folder.path(), Disk::failing_once_after(failing)) else { continue };
+        let store_it = || match store.begin_upload(crash.client, request(upload))? {
+            Begun::AlreadyStored(head) => Ok(head),
+            Begun::Open(mut open) => {
+                send_deltas(&mut open, &crash.after)?;
+                open.commit(crash.after.counts())
+            }
+        };
+        store_it().or_else(|_| store_it()).unwrap();
+        drop(store);
+        check_deltas_after_crash(&crash, true, failing);
+    }
+}
+
+#[test]
 fn a_commit_with_a_delta_puts_the_delta_and_the_blocks_in_place_before_the_index() {
     let Fixture { store, client, folder: _folder } = fixture_with(Disk::recording());
     let mut bytes = Random(2).bytes(1_100_000);
