@@ -134,7 +134,7 @@ fn apply(upload: &mut Upload, message: ToServer<'_>, outbox: &mut Outbox) -> Res
         }
         ToServer::RangeEntries { number, entries } => {
             let needed = upload.add_range(number, entries)?;
-            let held = needed.held.iter().map(|(entry, blake3)| HeldContent { entry: *entry, blake3: *blake3 });
+            let held = needed.held.iter().map(|held| HeldContent { entry: held.entry, blake3: held.blake3 });
             let held = held.collect();
             outbox.send_to_client(&ToClient::Needed { number, bits: &needed.bitmap, held })?;
         }
