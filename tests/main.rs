@@ -4,6 +4,7 @@
 //! ones alone.
 
 mod client;
+mod deltas;
 mod demo_scenarios;
 mod encryption;
 mod progress_reporting;

@@ -19,6 +19,11 @@ const REQUEST_BYTES_MAX: usize = 512 * 1024;
 const TEXT_BYTES_MAX: usize = 4_096;
 /// Most tags on a snapshot.
 pub const TAGS_MAX: usize = 64;
+/// Most blocks of which the hashes are asked for at once.
+pub const BLOCKS_WANTED_MAX: u32 = 2_048;
+/// How much of a block's chaining value travels. What is built on a wrong match does not pass the comparison of
+/// the whole content's sums.
+pub const BLOCK_HASH_BYTES: usize = 32;
 /// A number of a range and the range.
 const RANGE_MESSAGE_BYTES_MAX: usize = 4 + RANGE_BYTES_MAX;
 
@@ -102,6 +107,8 @@ pub struct HostFolder {
 pub struct HeldContent {
     pub entry: u32,
     pub blake3: [u8; 32],
+    /// It is large: the hashes of its blocks can be asked for, and what differs from it be sent.
+    pub blocks: bool,
 }
 
 /// The size and the two checksums of a content.
@@ -165,6 +172,26 @@ pub enum ToServer<'a> {
         range: u32,
         entry: u32,
         flags: u8,
+    },
+    /// Asks for the hashes of so many blocks, at most [`BLOCKS_WANTED_MAX`], of what is held for an entry.
+    BlocksWanted {
+        range: u32,
+        entry: u32,
+        first: u64,
+        count: u32,
+    },
+    /// Begins a content as [`ToServer::ContentStart`] does, but built on what is held for the entry.
+    DeltaStart {
+        range: u32,
+        entry: u32,
+    },
+    /// The next bytes of the content are those that are held, at the same offset.
+    ContentKeep {
+        bytes: u64,
+    },
+    /// The next bytes of the content are zeros that its file does not store.
+    ContentHole {
+        bytes: u64,
     },
     Commit {
         ranges: u32,
@@ -253,9 +280,21 @@ pub enum ToClient<'a> {
         range: u32,
         entry: u32,
     },
+    /// The hashes of blocks of what is held, [`BLOCK_HASH_BYTES`] each, from block `first` on: fewer than were
+    /// asked for at the content's end, and none from the first block on where nothing can be built on it.
+    Blocks {
+        range: u32,
+        entry: u32,
+        first: u64,
+        hashes: &'a [u8],
+    },
     Snapshot(SnapshotRow),
     Entry(EntryRow<'a>),
     ContentData(&'a [u8]),
+    /// The next bytes of the content are zeros for which nothing is stored.
+    ContentHole {
+        bytes: u64,
+    },
     /// The content just streamed is whole, as far as the server can tell.
     ContentEnd(ContentEnd),
     /// The content just begun cannot be given.
@@ -291,6 +330,10 @@ pub(crate) mod message_kind {
     pub const CONTENT_SKIP: u8 = 22;
     pub const COMMIT: u8 = 23;
     pub const CONTENT_SAME: u8 = 24;
+    pub const BLOCKS_WANTED: u8 = 25;
+    pub const DELTA_START: u8 = 26;
+    pub const CONTENT_KEEP: u8 = 27;
+    pub const CONTENT_HOLE: u8 = 28;
     pub const LIST_SNAPSHOTS: u8 = 32;
     pub const LIST_ENTRIES: u8 = 33;
     pub const RESTORE: u8 = 34;
@@ -309,6 +352,7 @@ pub(crate) mod message_kind {
     pub const RANGE_LACKING: u8 = 147;
     pub const NEEDED: u8 = 148;
     pub const CONTENT_REPEAT: u8 = 149;
+    pub const BLOCKS: u8 = 150;
     pub const SNAPSHOT: u8 = 160;
     pub const ENTRY: u8 = 161;
     pub const SERVER_CONTENT_DATA: u8 = 162;
@@ -318,11 +362,17 @@ pub(crate) mod message_kind {
     pub const VERIFIED: u8 = 166;
     pub const STATISTICS_ANSWER: u8 = 167;
     pub const END: u8 = 168;
+    pub const SERVER_CONTENT_HOLE: u8 = 169;
 }
 
 /// The longest answer about a range of so many entries: how much of the server's ring it can take.
 pub const fn needed_bytes_max(entries: usize) -> usize {
     4 + 2 + entries.div_ceil(8) + entries * HELD_BYTES
+}
+
+/// The longest answer about so many blocks, header included.
+pub const fn blocks_bytes_max(count: u32) -> usize {
+    MESSAGE_HEADER_BYTES + 16 + count as usize * BLOCK_HASH_BYTES
 }
 
 /// The longest body that a message of this kind may have; none for an unknown kind.
@@ -332,7 +382,10 @@ pub fn body_bytes_max(kind: u8) -> Option<usize> {
         FINISHED | LIST_SNAPSHOTS | STATISTICS | CANCEL | SERVER_FINISHED | WELCOME => 0,
         BUSY => 2,
         RANGE_HELD | RANGE_LACKING => 4,
-        CONTENT_START | CONTENT_SKIP | CONTENT_REPEAT | END => 8,
+        CONTENT_START | CONTENT_SKIP | CONTENT_REPEAT | DELTA_START | END => 8,
+        CONTENT_KEEP | CONTENT_HOLE | SERVER_CONTENT_HOLE => 8,
+        BLOCKS_WANTED => 20,
+        BLOCKS => 16 + BLOCKS_WANTED_MAX as usize * BLOCK_HASH_BYTES,
         COMMIT => 12,
         VERIFIED => 16,
         RANGE_OFFER => 32,
@@ -386,6 +439,22 @@ impl ToServer<'_> {
                 put_pair(out, *range, *entry);
                 out.put_u8(*flags);
             }),
+            ToServer::BlocksWanted { range, entry, first, count } => {
+                put_message(out, message_kind::BLOCKS_WANTED, |out| {
+                    put_pair(out, *range, *entry);
+                    out.put_u64(*first);
+                    out.put_u32(*count);
+                });
+            }
+            ToServer::DeltaStart { range, entry } => {
+                put_message(out, message_kind::DELTA_START, |out| put_pair(out, *range, *entry));
+            }
+            ToServer::ContentKeep { bytes } => {
+                put_message(out, message_kind::CONTENT_KEEP, |out| out.put_u64(*bytes));
+            }
+            ToServer::ContentHole { bytes } => {
+                put_message(out, message_kind::CONTENT_HOLE, |out| out.put_u64(*bytes));
+            }
             ToServer::Commit { ranges, entries } => put_message(out, message_kind::COMMIT, |out| {
                 out.put_u32(*ranges);
                 out.put_u64(*entries);
@@ -432,6 +501,13 @@ impl ToServer<'_> {
             message_kind::COMMIT => {
                 ToServer::Commit { ranges: reader.u32("range count")?, entries: reader.u64("entry count")? }
             }
+            message_kind::BLOCKS_WANTED => read_blocks_wanted(&mut reader)?,
+            message_kind::DELTA_START => {
+                let (range, entry) = read_pair(&mut reader)?;
+                ToServer::DeltaStart { range, entry }
+            }
+            message_kind::CONTENT_KEEP => ToServer::ContentKeep { bytes: reader.u64("kept bytes")? },
+            message_kind::CONTENT_HOLE => ToServer::ContentHole { bytes: reader.u64("bytes of a hole")? },
             message_kind::LIST_SNAPSHOTS => ToServer::ListSnapshots,
             message_kind::LIST_ENTRIES => ToServer::ListEntries(Selection::decode(&mut reader)?),
             message_kind::RESTORE => ToServer::Restore(Selection::decode(&mut reader)?),
@@ -478,15 +554,24 @@ impl ToClient<'_> {
                 for content in held {
                     out.put_u32(content.entry);
                     out.put_bytes(&content.blake3);
+                    out.put_flag(content.blocks);
                 }
             }),
             ToClient::ContentRepeat { range, entry } => {
                 put_message(out, message_kind::CONTENT_REPEAT, |out| put_pair(out, *range, *entry));
             }
+            ToClient::Blocks { range, entry, first, hashes } => put_message(out, message_kind::BLOCKS, |out| {
+                put_pair(out, *range, *entry);
+                out.put_u64(*first);
+                out.put_bytes(hashes);
+            }),
             ToClient::Snapshot(row) => put_message(out, message_kind::SNAPSHOT, |out| row.encode(out)),
             ToClient::Entry(row) => put_message(out, message_kind::ENTRY, |out| row.encode(out)),
             ToClient::ContentData(bytes) => {
                 put_message(out, message_kind::SERVER_CONTENT_DATA, |out| out.put_bytes(bytes));
+            }
+            ToClient::ContentHole { bytes } => {
+                put_message(out, message_kind::SERVER_CONTENT_HOLE, |out| out.put_u64(*bytes));
             }
             ToClient::ContentEnd(end) => put_message(out, message_kind::SERVER_CONTENT_END, |out| end.encode(out)),
             ToClient::ContentFailed { text } => {
@@ -533,9 +618,11 @@ impl ToClient<'_> {
                 let (range, entry) = read_pair(&mut reader)?;
                 ToClient::ContentRepeat { range, entry }
             }
+            message_kind::BLOCKS => read_blocks(&mut reader)?,
             message_kind::SNAPSHOT => ToClient::Snapshot(SnapshotRow::decode(&mut reader)?),
             message_kind::ENTRY => ToClient::Entry(EntryRow::decode(&mut reader)?),
             message_kind::SERVER_CONTENT_DATA => ToClient::ContentData(reader.rest()),
+            message_kind::SERVER_CONTENT_HOLE => ToClient::ContentHole { bytes: reader.u64("bytes of a hole")? },
             message_kind::SERVER_CONTENT_END => ToClient::ContentEnd(ContentEnd::decode(&mut reader)?),
             message_kind::CONTENT_FAILED => {
                 ToClient::ContentFailed { text: reader.text16(TEXT_BYTES_MAX, "failure text")? }
@@ -590,8 +677,8 @@ impl Begin {
 }
 
 const CONTENT_END_BYTES: usize = 8 + 4 + 32 + 1;
-/// Entry number and BLAKE3.
-const HELD_BYTES: usize = 4 + 32;
+/// Entry number, BLAKE3, and whether its blocks can be asked for.
+const HELD_BYTES: usize = 4 + 32 + 1;
 /// Longest name of a boot.
 const BOOT_BYTES_MAX: usize = 64;
 
@@ -633,9 +720,28 @@ impl HostFolder {
 fn read_held(reader: &mut Reader<'_>) -> Result<Vec<HeldContent>, DecodeError> {
     let mut held = Vec::with_capacity(reader.remaining() / HELD_BYTES);
     while !reader.is_empty() {
-        held.push(HeldContent { entry: reader.u32("held entry")?, blake3: reader.array("held BLAKE3")? });
+        let (entry, blake3) = (reader.u32("held entry")?, reader.array("held BLAKE3")?);
+        held.push(HeldContent { entry, blake3, blocks: reader.flag("held blocks")? });
     }
     Ok(held)
+}
+
+fn read_blocks_wanted<'a>(reader: &mut Reader<'a>) -> Result<ToServer<'a>, DecodeError> {
+    let (range, entry) = read_pair(reader)?;
+    let (first, count) = (reader.u64("first block")?, reader.u32("count of blocks")?);
+    match (1..=BLOCKS_WANTED_MAX).contains(&count) {
+        true => Ok(ToServer::BlocksWanted { range, entry, first, count }),
+        false => Err(DecodeError::Invalid { what: "count of blocks" }),
+    }
+}
+
+fn read_blocks<'a>(reader: &mut Reader<'a>) -> Result<ToClient<'a>, DecodeError> {
+    let (range, entry) = read_pair(reader)?;
+    let (first, hashes) = (reader.u64("first block")?, reader.rest());
+    match hashes.len().is_multiple_of(BLOCK_HASH_BYTES) {
+        true => Ok(ToClient::Blocks { range, entry, first, hashes }),
+        false => Err(DecodeError::Invalid { what: "hashes of blocks" }),
+    }
 }
 
 impl Selection {
@@ -833,6 +939,10 @@ mod tests {
             ToServer::ContentEnd(end()),
             ToServer::ContentSkip { range: 1, entry: 2 },
             ToServer::ContentSame { range: 1, entry: 2, flags: content_flag::RECHECK },
+            ToServer::BlocksWanted { range: 1, entry: 2, first: 3, count: 4 },
+            ToServer::DeltaStart { range: 1, entry: 2 },
+            ToServer::ContentKeep { bytes: 3 },
+            ToServer::ContentHole { bytes: 4 },
             ToServer::Commit { ranges: 1, entries: 2 },
             ToServer::ListSnapshots,
             ToServer::ListEntries(selection()),
@@ -855,12 +965,18 @@ mod tests {
             ToClient::Stored(row()),
             ToClient::RangeHeld { number: 1 },
             ToClient::RangeLacking { number: 1 },
-            ToClient::Needed { number: 1, bits: &[5], held: vec![HeldContent { entry: 2, blake3: [8; 32] }] },
+            ToClient::Needed {
+                number: 1,
+                bits: &[5],
+                held: vec![HeldContent { entry: 2, blake3: [8; 32], blocks: true }],
+            },
+            ToClient::Blocks { range: 1, entry: 2, first: 3, hashes: &[9; 2 * BLOCK_HASH_BYTES] },
             ToClient::ContentRepeat { range: 1, entry: 2 },
             ToClient::Snapshot(row()),
             ToClient::Entry(EntryRow { content: Some(end()), entry: b"entry" }),
             ToClient::Entry(EntryRow { content: None, entry: b"entry" }),
             ToClient::ContentData(b"content"),
+            ToClient::ContentHole { bytes: 3 },
             ToClient::ContentEnd(end()),
             ToClient::ContentFailed { text: "gone".into() },
             ToClient::Damage { snapshot: id(), path: path("a"), text: "CRC32 differs".into() },
@@ -900,6 +1016,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn too_many_blocks_at_once_and_a_torn_hash_are_refused() {
+        for (count, fine) in [(0, false), (1, true), (BLOCKS_WANTED_MAX, true), (BLOCKS_WANTED_MAX + 1, false)] {
+            let mut bytes = Vec::new();
+            ToServer::BlocksWanted { range: 1, entry: 2, first: 3, count }.encode(&mut bytes);
+            let (kind, body) = split(&bytes);
+            assert_eq!(ToServer::decode(kind, body).is_ok(), fine, "{count}");
+        }
+        let body = [0; 16 + BLOCK_HASH_BYTES - 1];
+        assert!(ToClient::decode(message_kind::BLOCKS, &body).is_err());
+    }
+
     /// The bytes of every message, as `tests/testdata/vectors/messages.txt` pins them.
     #[test]
     fn the_bytes_of_every_message_are_pinned() {
@@ -930,7 +1058,7 @@ mod tests {
         }
 
         #[test]
-        fn every_shortened_message_is_refused_or_is_bulk(index in 0usize..17, cut in any::<prop::sample::Index>()) {
+        fn every_shortened_message_is_refused_or_is_bulk(index in 0usize..21, cut in any::<prop::sample::Index>()) {
             let message = &to_server()[index];
             let mut bytes = Vec::new();
             message.encode(&mut bytes);
