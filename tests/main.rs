@@ -5,6 +5,7 @@
 
 mod client;
 mod damage;
+mod deltas;
 mod demo_scenarios;
 mod encryption;
 mod progress_reporting;

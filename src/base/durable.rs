@@ -6,7 +6,7 @@
 //! and then renamed; a rename is there after a crash once its folder has been flushed.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -304,6 +304,31 @@ impl NewFile {
         Ok(())
     }
 
+    /// How long the file is.
+    pub fn bytes(&self) -> u64 {
+        self.written
+    }
+
+    /// Appends a hole: bytes that read as zeros and take no room where the file system has holes.
+    pub fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        self.disk.begin(OperationKind::Write, &self.name)?;
+        let end = self.written.checked_add(bytes).ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        self.file.set_len(end)?;
+        self.file.seek(SeekFrom::Start(end))?;
+        self.written = end;
+        Ok(())
+    }
+
+    /// Takes back what was appended behind the first `bytes`.
+    pub fn cut_back(&mut self, bytes: u64) -> io::Result<()> {
+        self.disk.begin(OperationKind::Write, &self.name)?;
+        self.file.set_len(bytes)?;
+        self.file.seek(SeekFrom::Start(bytes))?;
+        self.written = bytes;
+        self.in_writeback = self.in_writeback.min(bytes);
+        Ok(())
+    }
+
     pub fn flush(&self) -> io::Result<()> {
         self.disk.flush_file(self.file.as_fd(), &self.name)
     }
@@ -372,6 +397,21 @@ mod tests {
         assert_eq!(file.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         assert!(create_unnamed_file(&folder.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn a_new_file_has_holes_and_can_be_cut_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let handle = open_folder(folder.path()).unwrap();
+        let mut file = Disk::real().create_file(handle.as_fd(), b"name").unwrap();
+        file.write(b"ab").unwrap();
+        file.skip(3).unwrap();
+        file.write(b"cd").unwrap();
+        file.cut_back(6).unwrap();
+        file.write(b"e").unwrap();
+        file.skip(1).unwrap();
+        assert_eq!(std::fs::read(folder.path().join("name")).unwrap(), b"ab\0\0\0ce\0");
+        assert_eq!(file.bytes(), 8);
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub const REQUEST_PATHS_MAX: usize = 1_024;
 pub const CONTENT_CHUNK_BYTES: usize = 128 * 1024;
 /// A file of at least this size is handled in blocks.
 pub const LARGE_FILE_BYTES: u64 = 1024 * 1024;
+/// Longest hole in one message: hashing it holds the session up.
+pub const HOLE_BYTES_MAX: u64 = 1024 * 1024 * 1024 * 1024;
 /// How much of a content is written before its early writeback is started.
 pub const WRITEBACK_BYTES: u64 = 16 * 1024 * 1024;
 /// How often a content that arrives damaged is sent, in all.

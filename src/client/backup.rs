@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, bounded, unbounded};
 
 use super::connect::{Client, Session};
+use super::delta::REQUESTS_MAX;
 use super::error::ClientError;
 use super::ranges::{ScanTotals, ScannedRange};
 use super::roots::{ResolvedRoots, Root};
@@ -142,6 +143,7 @@ fn attempt(
     let (orders, order_receiver) = unbounded();
     let (batch_sender, batches) = bounded(BATCHES_QUEUED_MAX);
     let (used, used_receiver) = unbounded();
+    let (blocks, block_receiver) = bounded(REQUESTS_MAX);
     let state_folder = client.state.path().to_path_buf();
     let scan_options = ScanOptions::new(excluded, client.shutdown.clone(), state_folder);
     let content_sender = ContentSender {
@@ -149,6 +151,7 @@ fn attempt(
         orders: order_receiver,
         batches: batch_sender,
         used: used_receiver,
+        blocks: block_receiver,
         waker: waker.clone(),
         sink: client.sink,
         scratch: vec![0; CONTENT_CHUNK_BYTES],
@@ -157,7 +160,7 @@ fn attempt(
     let upload = Uploading::new(
         &mut session.channel,
         client.sink,
-        Queues { wakes, walked, orders, batches, used },
+        Queues { wakes, walked, orders, batches, used, blocks },
         options.dry_run,
     );
     let result = thread::scope(|scope| {

@@ -4,6 +4,7 @@
 mod backup;
 pub mod config;
 mod connect;
+mod delta;
 mod error;
 mod facts;
 mod listing;

@@ -92,7 +92,11 @@ impl<'a> Restoring<'a> {
                 self.snapshot = Some(row.clone());
             }
             ToClient::Entry(row) => self.entry(Listed::decode(row).map_err(malformed)?)?,
-            ToClient::ContentData(bytes) => self.data(bytes)?,
+            ToClient::ContentData(bytes) => self.data(bytes.len() as u64, |target| target.write(bytes))?,
+            ToClient::ContentHole { bytes } => {
+                self.check_hole(*bytes)?;
+                self.data(*bytes, |target| target.write_hole(*bytes))?;
+            }
             ToClient::ContentEnd(end) => self.end(end)?,
             ToClient::ContentFailed { text } => self.failed(text),
             ToClient::Damage { path, text, .. } => self.damaged_list(path.as_ref(), text)?,
@@ -130,8 +134,21 @@ impl<'a> Restoring<'a> {
         self.note(result)
     }
 
-    fn data(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        self.totals.bytes_done += bytes.len() as u64;
+    /// Hashing a hole takes its time, so that no more is believed than the content has.
+    fn check_hole(&mut self, bytes: u64) -> Result<(), ClientError> {
+        let content = self.current.as_ref().and_then(|listed| listed.content.as_ref());
+        match content.is_some_and(|content| bytes <= content.bytes) {
+            true => Ok(()),
+            false => Err(unexpected()),
+        }
+    }
+
+    fn data(
+        &mut self,
+        bytes: u64,
+        write: impl FnOnce(&mut RestoreTarget) -> Result<(), TargetError>,
+    ) -> Result<(), ClientError> {
+        self.totals.bytes_done = self.totals.bytes_done.saturating_add(bytes);
         if self.current.is_none() {
             return Err(unexpected());
         }
@@ -139,7 +156,7 @@ impl<'a> Restoring<'a> {
         if !self.healthy {
             return Ok(());
         }
-        let written = self.target().write(bytes);
+        let written = write(self.target());
         self.healthy = written.is_ok();
         self.note(written)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::delta::{BlocksAnswer, BlocksWanted, HOLE_STEP_BYTES};
 use super::ranges::{ScannedItem, ScannedRange};
 use super::source::{SourceError, SourceFile, SourceReader};
 use crate::base::entry::Entry;
@@ -12,13 +13,13 @@ use crate::base::limits::{CONTENT_CHUNK_BYTES, LARGE_FILE_BYTES};
 use crate::base::progress::{Event, ProgressSink};
 use crate::base::waker::Waker;
 use crate::channel::worker::Gone;
-use crate::crypto::{ContentHasher, ContentSums};
+use crate::crypto::{BLOCK_BYTES, ContentHasher, ContentSums};
 use crate::protocol::message::{
     ContentEnd, HeldContent, MESSAGE_HEADER_BYTES, ToServer, content_flag, message_kind,
 };
 
 /// How much is gathered before it is handed to the sealing thread.
-const BATCH_BYTES: usize = CONTENT_CHUNK_BYTES;
+pub const BATCH_BYTES: usize = CONTENT_CHUNK_BYTES;
 
 /// The contents of one range that the server wants: a bit for each entry.
 pub struct Order {
@@ -38,9 +39,12 @@ pub struct Batch {
     /// Contents that end in this batch, and all content bytes in it.
     pub files: u64,
     pub content_bytes: u64,
-    /// Files whose content the server holds already, though their properties changed.
+    /// Files whose content the server holds already, though their properties changed; and bytes that are not
+    /// sent because they are held, or lie in holes.
     pub files_same: u64,
     pub bytes_same: u64,
+    /// Requests in it for hashes of held blocks.
+    pub blocks_wanted: Vec<BlocksWanted>,
     /// Files that could not be read.
     pub unreadable: u64,
     pub last_path: Vec<u8>,
@@ -52,6 +56,8 @@ pub struct ContentSender<'a> {
     pub orders: Receiver<Order>,
     pub batches: Sender<Batch>,
     pub used: Receiver<Vec<u8>>,
+    /// The answers to requests for hashes.
+    pub blocks: Receiver<BlocksAnswer>,
     pub waker: Waker,
     pub sink: &'a dyn ProgressSink,
     /// For contents that are compared and not sent.
@@ -86,7 +92,7 @@ impl ContentSender<'_> {
         self.hand_over(batch)
     }
 
-    fn hand_over(&mut self, batch: &mut Batch) -> Result<(), Gone> {
+    pub(super) fn hand_over(&mut self, batch: &mut Batch) -> Result<(), Gone> {
         let bytes = self.used.try_recv().map(|mut bytes| {
             bytes.clear();
             bytes
@@ -109,16 +115,17 @@ impl ContentSender<'_> {
             return Ok(());
         }
         let held = order.held.binary_search_by_key(&item.index, |held| held.entry).ok();
-        let held = held.map(|index| order.held[index].blake3);
+        let held = held.map(|index| order.held[index]);
         if let (Some(held), true) = (held, item.size < LARGE_FILE_BYTES)
-            && let Some(flags) = self.read_same(&entry, &held)
+            && let Some(flags) = self.read_same(&entry, &held.blake3)
         {
             ToServer::ContentSame { range: place.0, entry: place.1, flags }.encode(&mut batch.bytes);
             batch.files_same += 1;
             batch.bytes_same += item.size;
             return Ok(());
         }
-        match self.read(&entry, place, batch)? {
+        let has_blocks = held.is_some_and(|held| held.blocks);
+        match self.read(&entry, place, has_blocks, batch)? {
             Ok((sums, flags)) => {
                 end(batch, sums, flags);
                 batch.files += 1;
@@ -155,11 +162,13 @@ impl ContentSender<'_> {
         same.then_some(if seen.recheck { content_flag::RECHECK } else { 0 })
     }
 
-    /// Sends a content from its start; where the file changed meanwhile, once more from its start.
+    /// Sends a content from its start; where the file changed meanwhile, once more from its start. A large one is
+    /// compared with the blocks that are held.
     fn read(
         &mut self,
         entry: &Entry,
         place: (u32, u32),
+        has_blocks: bool,
         batch: &mut Batch,
     ) -> Result<Result<(ContentSums, u8), SourceError>, Gone> {
         let mut file = match self.source.open(&entry.path) {
@@ -167,8 +176,7 @@ impl ContentSender<'_> {
             Err(error) => return Ok(Err(error)),
         };
         for is_last_try in [false, true] {
-            start(batch, place);
-            let sums = match self.send_bytes(&mut file, batch)? {
+            let sums = match self.send_content(&mut file, place, has_blocks, batch)? {
                 Ok(sums) => sums,
                 Err(error) => return Ok(Err(error)),
             };
@@ -190,13 +198,43 @@ impl ContentSender<'_> {
         unreachable!("the last try returns")
     }
 
+    fn send_content(
+        &mut self,
+        file: &mut SourceFile,
+        place: (u32, u32),
+        has_blocks: bool,
+        batch: &mut Batch,
+    ) -> Result<Result<ContentSums, SourceError>, Gone> {
+        if has_blocks
+            && file.size() >= LARGE_FILE_BYTES
+            && let Some(sent) = self.send_difference(file, place, batch)?
+        {
+            return Ok(sent);
+        }
+        start(batch, place);
+        self.send_bytes(file, batch)
+    }
+
     fn send_bytes(
         &mut self,
         file: &mut SourceFile,
         batch: &mut Batch,
     ) -> Result<Result<ContentSums, SourceError>, Gone> {
         let mut hasher = ContentHasher::new();
+        let is_large = file.size() >= LARGE_FILE_BYTES;
         loop {
+            let hole = if is_large { file.skip_hole(BLOCK_BYTES as u64, HOLE_STEP_BYTES) } else { Ok(0) };
+            match hole {
+                Ok(0) => {}
+                Ok(bytes) => {
+                    ToServer::ContentHole { bytes }.encode(&mut batch.bytes);
+                    hasher.update_zeros(bytes);
+                    batch.bytes_same += bytes;
+                    self.hand_over(batch)?;
+                    continue;
+                }
+                Err(error) => return Ok(Err(error)),
+            }
             let chunk = match read_chunk(file, &mut batch.bytes) {
                 Ok(0) => return Ok(Ok(hasher.finish())),
                 Ok(chunk) => chunk,

@@ -122,6 +122,8 @@ pub struct SourceFile {
     bytes_read: u64,
     /// Whether the file ended before its size at the opening.
     ended_early: bool,
+    /// Up to where there is known to be no hole.
+    data_until: u64,
 }
 
 /// What was read, and what that is worth.
@@ -152,7 +154,7 @@ impl SourceFile {
         // Only advice: a file system that takes none is read all the same.
         let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
         let (opened, opened_at) = (FileFacts::of(&stat), Timestamp::now());
-        Ok(SourceFile { file, opened, opened_at, bytes_read: 0, ended_early: false })
+        Ok(SourceFile { file, opened, opened_at, bytes_read: 0, ended_early: false, data_until: 0 })
     }
 
     /// The size at the opening, which is as much as will be read.
@@ -188,11 +190,30 @@ impl SourceFile {
         Ok(filled)
     }
 
+    /// Leaves out the hole that begins at the next byte, and gives its length: whole blocks of `block` bytes, at
+    /// most `limit`, 0 where there is none or the file system does not tell.
+    pub fn skip_hole(&mut self, block: u64, limit: u64) -> Result<u64, SourceError> {
+        let (start, size) = (self.bytes_read, self.opened.size);
+        if self.ended_early || start < self.data_until || start >= size {
+            return Ok(0);
+        }
+        let (data, hole) = data_after(&self.file, start, size);
+        let length = (data.clamp(start, size) - start).min(limit) / block * block;
+        self.bytes_read += length;
+        if self.bytes_read + block > data {
+            self.data_until = hole;
+        }
+        // Asking has moved the place where the next byte is read.
+        rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Start(self.bytes_read))?;
+        Ok(length)
+    }
+
     /// Begins again from the start, at the size that the file has now: for a file that changed.
     pub fn restart(self) -> Result<SourceFile, SourceError> {
         rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Start(0))?;
         let opened = FileFacts::of(&rustix::fs::fstat(&self.file)?);
-        Ok(SourceFile { file: self.file, opened, opened_at: Timestamp::now(), bytes_read: 0, ended_early: false })
+        let opened_at = Timestamp::now();
+        Ok(SourceFile { file: self.file, opened, opened_at, bytes_read: 0, ended_early: false, data_until: 0 })
     }
 
     /// Looks at the file once more, after its last byte was read.
@@ -204,6 +225,23 @@ impl SourceFile {
         let recheck = changed || is_near(now.mtime, read_at) || is_near(now.ctime, read_at);
         Ok(SourceEnd { bytes_read: self.bytes_read, changed, recheck })
     }
+}
+
+/// Where the first byte of data at or behind `start` lies, and where the hole behind it begins. A file that has
+/// become shorter has no hole to speak of.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn data_after(file: &OwnedFd, start: u64, size: u64) -> (u64, u64) {
+    use rustix::fs::{SeekFrom, fstat, seek};
+    match seek(file, SeekFrom::Data(start)) {
+        Ok(data) => (data, seek(file, SeekFrom::Hole(data)).unwrap_or(size)),
+        Err(rustix::io::Errno::NXIO) if fstat(file).is_ok_and(|stat| stat.st_size as u64 >= size) => (size, size),
+        Err(_) => (start, size),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn data_after(_file: &OwnedFd, start: u64, size: u64) -> (u64, u64) {
+    (start, size)
 }
 
 fn not_a_file(file_type: FileType) -> SourceError {
@@ -282,6 +320,29 @@ mod tests {
         assert_eq!(file.check().unwrap(), wanted);
         let mut file = file.restart().unwrap();
         assert_eq!(file.read_into(&mut buffer).unwrap(), 14);
+        assert!(!file.check().unwrap().changed);
+    }
+
+    #[test]
+    fn a_hole_is_left_out_in_whole_blocks_and_the_rest_is_read() {
+        let mut fixture = fixture();
+        let file = OpenOptions::new().write(true).open(&fixture.path).unwrap();
+        file.set_len(3 * 65_536 + 7).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"data", 2 * 65_536).unwrap();
+        let mut file = open(&mut fixture.reader, &fixture.path).unwrap();
+        let mut buffer = vec![1; 65_536];
+        let (mut read, mut skipped) = (Vec::new(), 0);
+        loop {
+            let hole = file.skip_hole(65_536, u64::MAX).unwrap();
+            read.resize(read.len() + hole as usize, 0);
+            skipped += hole;
+            match file.read_into(&mut buffer).unwrap() {
+                0 => break,
+                count => read.extend_from_slice(&buffer[..count]),
+            }
+        }
+        assert_eq!(read, std::fs::read(&fixture.path).unwrap());
+        assert!(skipped == 0 || skipped == 65_536, "{skipped}");
         assert!(!file.check().unwrap().changed);
     }
 

@@ -10,7 +10,7 @@
 //! time. Until then it is opened to its owner, and whatever ends the restore sets it right again.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -115,6 +115,20 @@ impl RestoreTarget {
             self.abandon_file();
         }
         written
+    }
+
+    /// Adds zeros to the file that was begun last, as a hole where the file system has holes. After an error the
+    /// file is given up.
+    pub fn write_hole(&mut self, bytes: u64) -> Result<(), TargetError> {
+        let file = self.file.as_mut().ok_or(TargetError::NoFile)?;
+        file.summer.update_zeros(bytes);
+        let end = file.summer.size();
+        let made = file.file.set_len(end).and_then(|()| file.file.seek(SeekFrom::Start(end)).map(|_| ()));
+        let made = made.map_err(failed(&file.path, "write the file"));
+        if made.is_err() {
+            self.abandon_file();
+        }
+        made
     }
 
     /// Checks what was written against what was stored, and gives the file its properties and its name.

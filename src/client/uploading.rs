@@ -4,7 +4,7 @@
 //! ## What bounds what
 //! The walk stops while [`RANGES_PENDING_MAX`] ranges are with the server, or their entries pass
 //! [`RANGES_PENDING_BYTES_MAX`], or their answers could pass [`ANSWER_BYTES_MAX`]; the reading stops while a
-//! few batches wait to be sealed. So all answers outstanding fit the server's ring: it never waits for us to
+//! few batches wait to be sealed, and while two answers about blocks are on their way. So all answers outstanding fit the server's ring: it never waits for us to
 //! read while we wait for it to read.
 
 use std::collections::VecDeque;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
+use super::delta::{BlocksAnswer, BlocksWanted};
 use super::error::ClientError;
 use super::ranges::{ScanTotals, ScannedRange};
 use super::sender::{Batch, Order};
@@ -20,7 +21,9 @@ use crate::base::limits::{RANGES_PENDING_BYTES_MAX, RANGES_PENDING_MAX};
 use crate::base::progress::{Event, Phase, ProgressSink, Totals};
 use crate::base::waker::WakeSource;
 use crate::channel::{Activity, Channel, ChannelError};
-use crate::protocol::message::{HeldContent, SnapshotRow, ToClient, ToServer, needed_bytes_max};
+use crate::protocol::message::{
+    BLOCK_HASH_BYTES, HeldContent, SnapshotRow, ToClient, ToServer, blocks_bytes_max, needed_bytes_max,
+};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -91,6 +94,8 @@ pub struct Queues {
     pub orders: Sender<Order>,
     pub batches: Receiver<Batch>,
     pub used: Sender<Vec<u8>>,
+    /// As long as there are requests for hashes at once.
+    pub blocks: Sender<BlocksAnswer>,
 }
 
 /// How an upload ended well.
@@ -115,6 +120,8 @@ pub struct Uploading<'a> {
     repeats: u32,
     /// What the answers still to come can take of the server's ring, in bytes.
     answer_bytes: usize,
+    /// Requests for hashes of blocks that have not been answered, oldest first.
+    blocks_wanted: VecDeque<BlocksWanted>,
     offered: u32,
     entries: u64,
     /// What the walk found in all, once it has ended.
@@ -143,6 +150,7 @@ impl<'a> Uploading<'a> {
             recent: VecDeque::new(),
             repeats: 0,
             answer_bytes: 0,
+            blocks_wanted: VecDeque::new(),
             offered: 0,
             entries: 0,
             walked: None,
@@ -229,6 +237,10 @@ impl<'a> Uploading<'a> {
                     let bits = bits.to_vec();
                     self.needed(number, bits, held)?;
                 }
+                ToClient::Blocks { range, entry, first, hashes } => {
+                    let hashes = hashes.to_vec();
+                    self.blocks((range, entry), BlocksAnswer { first, hashes })?;
+                }
                 ToClient::ContentRepeat { range, entry } => self.repeat(range, entry)?,
                 ToClient::Busy { seconds } => return Err(ChannelError::Busy { seconds }.into()),
                 ToClient::Failure { code, text } => return Err(ClientError::Failure { code, text }.into()),
@@ -276,6 +288,19 @@ impl<'a> Uploading<'a> {
         self.order(Order { number, range, bits, held })
     }
 
+    /// Hands hashes to the reading thread, which waits for them. Never waits itself.
+    fn blocks(&mut self, place: (u32, u32), answer: BlocksAnswer) -> Result<(), Stopped> {
+        let wanted = self.blocks_wanted.pop_front().filter(|wanted| {
+            let fits = answer.hashes.len() <= wanted.count as usize * BLOCK_HASH_BYTES;
+            (wanted.range, wanted.entry) == place && wanted.first == answer.first && fits
+        });
+        let Some(wanted) = wanted else {
+            return Err(ChannelError::Violation("it gives hashes of blocks that were not asked for").into());
+        };
+        self.answer_bytes = self.answer_bytes.saturating_sub(blocks_bytes_max(wanted.count));
+        Ok(self.queues.blocks.try_send(answer).map_err(|_| reader_gone())?)
+    }
+
     /// The server got a content with other sums than it was read with: it is read and sent again.
     fn repeat(&mut self, number: u32, entry: u32) -> Result<(), Stopped> {
         let known = self.pending.iter().chain(&self.recent).find(|pending| pending.number == number);
@@ -317,6 +342,9 @@ impl<'a> Uploading<'a> {
             // It works as long as there is an order queue: only a fault of its own ends it sooner.
             Err(TryRecvError::Disconnected) => return Err(reader_gone().into()),
         };
+        // Counted before they are sent, so that nothing else is asked for in their place.
+        self.answer_bytes += batch.blocks_wanted.iter().map(|wanted| blocks_bytes_max(wanted.count)).sum::<usize>();
+        self.blocks_wanted.extend(&batch.blocks_wanted);
         self.channel.send_encoded(&batch.bytes)?;
         self.spoke = Instant::now();
         self.sent.files += batch.files;

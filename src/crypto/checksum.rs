@@ -60,6 +60,16 @@ impl ContentHasher {
         self.size += bytes.len() as u64;
     }
 
+    /// Adds so many zeros.
+    pub fn update_zeros(&mut self, mut bytes: u64) {
+        const ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
+        while bytes > 0 {
+            let piece = bytes.min(ZEROS.len() as u64);
+            self.update(&ZEROS[..piece as usize]);
+            bytes -= piece;
+        }
+    }
+
     /// How many bytes were added so far.
     pub fn size(&self) -> u64 {
         self.size
@@ -90,6 +100,15 @@ mod tests {
     fn the_sums_of_nothing_are_those_of_empty_input() {
         let sums = ContentHasher::new().finish();
         assert_eq!(sums, ContentSums { size: 0, crc32: 0, blake3: blake3_hash(b"") });
+    }
+
+    #[test]
+    fn zeros_count_like_any_bytes() {
+        let mut hasher = ContentHasher::new();
+        hasher.update(b"1");
+        hasher.update_zeros(40_000);
+        let bytes: Vec<u8> = std::iter::once(b'1').chain(std::iter::repeat_n(0, 40_000)).collect();
+        assert_eq!(hasher.finish(), ContentSums::of(&bytes));
     }
 
     #[test]

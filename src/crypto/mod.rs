@@ -29,6 +29,7 @@
 //! - **Epochs.** Each chain moves on by HKDF after a fixed number of segments and wipes what it leaves behind; a
 //!   key sees a bounded amount of data, and a memory image opens nothing that lies before the present epoch.
 
+pub mod blocks;
 pub mod checksum;
 pub mod error;
 pub mod key_exchange;
@@ -40,6 +41,7 @@ pub mod segment;
 mod test_support;
 pub mod token;
 
+pub use blocks::{BLOCK_BYTES, BlockHasher, BlockSum, SumsCombiner, block_sum, blocks_in};
 pub use checksum::{ContentHasher, ContentSums, blake3_hash, crc32};
 pub use error::{CryptoError, Damaged};
 pub use key_exchange::{

@@ -28,6 +28,11 @@ const _: () = {
     assert!(paths + labels + 128 <= REQUEST_BYTES_MAX && selection <= REQUEST_BYTES_MAX);
     assert!(REQUEST_PATHS_MAX <= ROOTS_MAX);
 };
+/// Most blocks of which the hashes are asked for at once.
+pub const BLOCKS_WANTED_MAX: u32 = 2_048;
+/// How much of a block's chaining value travels. What is built on a wrong match does not pass the comparison of
+/// the whole content's sums.
+pub const BLOCK_HASH_BYTES: usize = 32;
 /// A number of a range and the range.
 const RANGE_MESSAGE_BYTES_MAX: usize = 4 + RANGE_BYTES_MAX;
 
@@ -111,6 +116,8 @@ pub struct HostFolder {
 pub struct HeldContent {
     pub entry: u32,
     pub blake3: [u8; 32],
+    /// It is large: the hashes of its blocks can be asked for, and what differs from it be sent.
+    pub blocks: bool,
 }
 
 /// The size and the two checksums of a content.
@@ -174,6 +181,26 @@ pub enum ToServer<'a> {
         range: u32,
         entry: u32,
         flags: u8,
+    },
+    /// Asks for the hashes of so many blocks, at most [`BLOCKS_WANTED_MAX`], of what is held for an entry.
+    BlocksWanted {
+        range: u32,
+        entry: u32,
+        first: u64,
+        count: u32,
+    },
+    /// Begins a content as [`ToServer::ContentStart`] does, but built on what is held for the entry.
+    DeltaStart {
+        range: u32,
+        entry: u32,
+    },
+    /// The next bytes of the content are those that are held, at the same offset.
+    ContentKeep {
+        bytes: u64,
+    },
+    /// The next bytes of the content are zeros that its file does not store.
+    ContentHole {
+        bytes: u64,
     },
     /// What was sent, and how much the walk could not read beside it.
     Commit {
@@ -264,9 +291,21 @@ pub enum ToClient<'a> {
         range: u32,
         entry: u32,
     },
+    /// The hashes of blocks of what is held, [`BLOCK_HASH_BYTES`] each, from block `first` on: fewer than were
+    /// asked for at the content's end, and none from the first block on where nothing can be built on it.
+    Blocks {
+        range: u32,
+        entry: u32,
+        first: u64,
+        hashes: &'a [u8],
+    },
     Snapshot(SnapshotRow),
     Entry(EntryRow<'a>),
     ContentData(&'a [u8]),
+    /// The next bytes of the content are zeros for which nothing is stored.
+    ContentHole {
+        bytes: u64,
+    },
     /// The content just streamed is whole, as far as the server can tell.
     ContentEnd(ContentEnd),
     /// The content just begun cannot be given.
@@ -303,6 +342,10 @@ pub(crate) mod message_kind {
     pub const CONTENT_SKIP: u8 = 22;
     pub const COMMIT: u8 = 23;
     pub const CONTENT_SAME: u8 = 24;
+    pub const BLOCKS_WANTED: u8 = 25;
+    pub const DELTA_START: u8 = 26;
+    pub const CONTENT_KEEP: u8 = 27;
+    pub const CONTENT_HOLE: u8 = 28;
     pub const LIST_SNAPSHOTS: u8 = 32;
     pub const LIST_ENTRIES: u8 = 33;
     pub const RESTORE: u8 = 34;
@@ -321,6 +364,7 @@ pub(crate) mod message_kind {
     pub const RANGE_LACKING: u8 = 147;
     pub const NEEDED: u8 = 148;
     pub const CONTENT_REPEAT: u8 = 149;
+    pub const BLOCKS: u8 = 150;
     pub const SNAPSHOT: u8 = 160;
     pub const ENTRY: u8 = 161;
     pub const SERVER_CONTENT_DATA: u8 = 162;
@@ -330,11 +374,17 @@ pub(crate) mod message_kind {
     pub const VERIFIED: u8 = 166;
     pub const STATISTICS_ANSWER: u8 = 167;
     pub const END: u8 = 168;
+    pub const SERVER_CONTENT_HOLE: u8 = 169;
 }
 
 /// The longest answer about a range of so many entries: how much of the server's ring it can take.
 pub const fn needed_bytes_max(entries: usize) -> usize {
     4 + 2 + entries.div_ceil(8) + entries * HELD_BYTES
+}
+
+/// The longest answer about so many blocks, header included.
+pub const fn blocks_bytes_max(count: u32) -> usize {
+    MESSAGE_HEADER_BYTES + 16 + count as usize * BLOCK_HASH_BYTES
 }
 
 /// The longest body that a message of this kind may have; none for an unknown kind.
@@ -344,7 +394,10 @@ pub fn body_bytes_max(kind: u8) -> Option<usize> {
         FINISHED | LIST_SNAPSHOTS | STATISTICS | CANCEL | SERVER_FINISHED | WELCOME => 0,
         BUSY => 2,
         RANGE_HELD | RANGE_LACKING => 4,
-        CONTENT_START | CONTENT_SKIP | CONTENT_REPEAT | END => 8,
+        CONTENT_START | CONTENT_SKIP | CONTENT_REPEAT | DELTA_START | END => 8,
+        CONTENT_KEEP | CONTENT_HOLE | SERVER_CONTENT_HOLE => 8,
+        BLOCKS_WANTED => 20,
+        BLOCKS => 16 + BLOCKS_WANTED_MAX as usize * BLOCK_HASH_BYTES,
         VERIFIED => 16,
         COMMIT => 20,
         RANGE_OFFER => 32,
@@ -399,6 +452,22 @@ impl ToServer<'_> {
                 put_pair(out, *range, *entry);
                 out.put_u8(*flags);
             }),
+            ToServer::BlocksWanted { range, entry, first, count } => {
+                put_message(out, message_kind::BLOCKS_WANTED, |out| {
+                    put_pair(out, *range, *entry);
+                    out.put_u64(*first);
+                    out.put_u32(*count);
+                });
+            }
+            ToServer::DeltaStart { range, entry } => {
+                put_message(out, message_kind::DELTA_START, |out| put_pair(out, *range, *entry));
+            }
+            ToServer::ContentKeep { bytes } => {
+                put_message(out, message_kind::CONTENT_KEEP, |out| out.put_u64(*bytes));
+            }
+            ToServer::ContentHole { bytes } => {
+                put_message(out, message_kind::CONTENT_HOLE, |out| out.put_u64(*bytes));
+            }
             ToServer::Commit { ranges, entries, unreadable } => put_message(out, message_kind::COMMIT, |out| {
                 out.put_u32(*ranges);
                 out.put_u64(*entries);
@@ -447,6 +516,13 @@ impl ToServer<'_> {
                 let (ranges, entries) = (reader.u32("range count")?, reader.u64("entry count")?);
                 ToServer::Commit { ranges, entries, unreadable: reader.u64("unreadable")? }
             }
+            message_kind::BLOCKS_WANTED => read_blocks_wanted(&mut reader)?,
+            message_kind::DELTA_START => {
+                let (range, entry) = read_pair(&mut reader)?;
+                ToServer::DeltaStart { range, entry }
+            }
+            message_kind::CONTENT_KEEP => ToServer::ContentKeep { bytes: reader.u64("kept bytes")? },
+            message_kind::CONTENT_HOLE => ToServer::ContentHole { bytes: reader.u64("bytes of a hole")? },
             message_kind::LIST_SNAPSHOTS => ToServer::ListSnapshots,
             message_kind::LIST_ENTRIES => ToServer::ListEntries(Selection::decode(&mut reader)?),
             message_kind::RESTORE => ToServer::Restore(Selection::decode(&mut reader)?),
@@ -493,15 +569,24 @@ impl ToClient<'_> {
                 for content in held {
                     out.put_u32(content.entry);
                     out.put_bytes(&content.blake3);
+                    out.put_flag(content.blocks);
                 }
             }),
             ToClient::ContentRepeat { range, entry } => {
                 put_message(out, message_kind::CONTENT_REPEAT, |out| put_pair(out, *range, *entry));
             }
+            ToClient::Blocks { range, entry, first, hashes } => put_message(out, message_kind::BLOCKS, |out| {
+                put_pair(out, *range, *entry);
+                out.put_u64(*first);
+                out.put_bytes(hashes);
+            }),
             ToClient::Snapshot(row) => put_message(out, message_kind::SNAPSHOT, |out| row.encode(out)),
             ToClient::Entry(row) => put_message(out, message_kind::ENTRY, |out| row.encode(out)),
             ToClient::ContentData(bytes) => {
                 put_message(out, message_kind::SERVER_CONTENT_DATA, |out| out.put_bytes(bytes));
+            }
+            ToClient::ContentHole { bytes } => {
+                put_message(out, message_kind::SERVER_CONTENT_HOLE, |out| out.put_u64(*bytes));
             }
             ToClient::ContentEnd(end) => put_message(out, message_kind::SERVER_CONTENT_END, |out| end.encode(out)),
             ToClient::ContentFailed { text } => {
@@ -548,9 +633,11 @@ impl ToClient<'_> {
                 let (range, entry) = read_pair(&mut reader)?;
                 ToClient::ContentRepeat { range, entry }
             }
+            message_kind::BLOCKS => read_blocks(&mut reader)?,
             message_kind::SNAPSHOT => ToClient::Snapshot(SnapshotRow::decode(&mut reader)?),
             message_kind::ENTRY => ToClient::Entry(EntryRow::decode(&mut reader)?),
             message_kind::SERVER_CONTENT_DATA => ToClient::ContentData(reader.rest()),
+            message_kind::SERVER_CONTENT_HOLE => ToClient::ContentHole { bytes: reader.u64("bytes of a hole")? },
             message_kind::SERVER_CONTENT_END => ToClient::ContentEnd(ContentEnd::decode(&mut reader)?),
             message_kind::CONTENT_FAILED => {
                 ToClient::ContentFailed { text: reader.text16(TEXT_BYTES_MAX, "failure text")? }
@@ -605,8 +692,8 @@ impl Begin {
 }
 
 const CONTENT_END_BYTES: usize = 8 + 4 + 32 + 1;
-/// Entry number and BLAKE3.
-const HELD_BYTES: usize = 4 + 32;
+/// Entry number, BLAKE3, and whether its blocks can be asked for.
+const HELD_BYTES: usize = 4 + 32 + 1;
 /// Longest name of a boot.
 const BOOT_BYTES_MAX: usize = 64;
 
@@ -648,9 +735,28 @@ impl HostFolder {
 fn read_held(reader: &mut Reader<'_>) -> Result<Vec<HeldContent>, DecodeError> {
     let mut held = Vec::with_capacity(reader.remaining() / HELD_BYTES);
     while !reader.is_empty() {
-        held.push(HeldContent { entry: reader.u32("held entry")?, blake3: reader.array("held BLAKE3")? });
+        let (entry, blake3) = (reader.u32("held entry")?, reader.array("held BLAKE3")?);
+        held.push(HeldContent { entry, blake3, blocks: reader.flag("held blocks")? });
     }
     Ok(held)
+}
+
+fn read_blocks_wanted<'a>(reader: &mut Reader<'a>) -> Result<ToServer<'a>, DecodeError> {
+    let (range, entry) = read_pair(reader)?;
+    let (first, count) = (reader.u64("first block")?, reader.u32("count of blocks")?);
+    match (1..=BLOCKS_WANTED_MAX).contains(&count) {
+        true => Ok(ToServer::BlocksWanted { range, entry, first, count }),
+        false => Err(DecodeError::Invalid { what: "count of blocks" }),
+    }
+}
+
+fn read_blocks<'a>(reader: &mut Reader<'a>) -> Result<ToClient<'a>, DecodeError> {
+    let (range, entry) = read_pair(reader)?;
+    let (first, hashes) = (reader.u64("first block")?, reader.rest());
+    match hashes.len().is_multiple_of(BLOCK_HASH_BYTES) {
+        true => Ok(ToClient::Blocks { range, entry, first, hashes }),
+        false => Err(DecodeError::Invalid { what: "hashes of blocks" }),
+    }
 }
 
 impl Selection {

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::session::{Ended, Failure};
 use crate::base::ids::{ClientId, SnapshotId};
-use crate::base::limits::CONTENT_CHUNK_BYTES;
+use crate::base::limits::{CONTENT_CHUNK_BYTES, HOLE_BYTES_MAX, LARGE_FILE_BYTES};
 use crate::base::path::EntryPath;
 use crate::channel::worker::{Gone, Outbox};
 use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, Selection, SnapshotRow, ToClient};
-use crate::storage::{Entries, Head, Store, StoreError, StoredEntry};
+use crate::storage::{Entries, Head, Segment, Store, StoreError, StoredEntry};
 
 /// How often a verification says how far it is.
 const VERIFY_REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -148,7 +148,7 @@ fn content_end(stored: &StoredEntry) -> Option<ContentEnd> {
 
 /// Streams one content and its end. A content that cannot be given is said so; the answer goes on.
 fn content(store: &Store, client: ClientId, stored: &StoredEntry, outbox: &mut Outbox) -> Result<(), Ended> {
-    match stream_content(store, client, stored, 0, u64::MAX, outbox)? {
+    match stream_whole(store, client, stored, outbox)? {
         Ok(()) => {
             let end = content_end(stored).expect("only entries with content come here");
             Ok(outbox.send_to_client(&ToClient::ContentEnd(end))?)
@@ -157,6 +157,43 @@ fn content(store: &Store, client: ClientId, stored: &StoredEntry, outbox: &mut O
             log::error!("{error}");
             let text = Failure::from(error).text;
             Ok(outbox.send_to_client(&ToClient::ContentFailed { text })?)
+        }
+    }
+}
+
+/// Sends a whole content, its holes as such.
+fn stream_whole(
+    store: &Store,
+    client: ClientId,
+    stored: &StoredEntry,
+    outbox: &mut Outbox,
+) -> Result<Result<(), StoreError>, Gone> {
+    let mut reader = match store.open_content(client, stored) {
+        Ok(reader) => reader,
+        Err(error) => return Ok(Err(error)),
+    };
+    // Nobody asks a small content for its holes: the question costs more than the bytes.
+    if reader.sums().size < LARGE_FILE_BYTES {
+        return stream_bytes(stored, &mut reader, &mut vec![0; CONTENT_CHUNK_BYTES], outbox);
+    }
+    let mut chunk = vec![0; CONTENT_CHUNK_BYTES];
+    loop {
+        match reader.segment_at_position() {
+            Ok(None) => return Ok(Ok(())),
+            Ok(Some(Segment { bytes, is_hole: true })) => {
+                let bytes = bytes.min(HOLE_BYTES_MAX);
+                outbox.send_to_client(&ToClient::ContentHole { bytes })?;
+                let end = reader.position() + bytes;
+                if let Err(error) = reader.seek_to(end) {
+                    return Ok(Err(unreadable(stored, error)));
+                }
+            }
+            Ok(Some(Segment { bytes, is_hole: false })) => {
+                if let Err(error) = stream_bytes(stored, &mut (&mut reader).take(bytes), &mut chunk, outbox)? {
+                    return Ok(Err(error));
+                }
+            }
+            Err(error) => return Ok(Err(unreadable(stored, error))),
         }
     }
 }
@@ -180,9 +217,18 @@ fn stream_content(
         Ok(reader) => reader,
         Err(error) => return Ok(Err(error)),
     };
-    let mut chunk = vec![0; CONTENT_CHUNK_BYTES];
+    stream_bytes(stored, &mut reader, &mut vec![0; CONTENT_CHUNK_BYTES], outbox)
+}
+
+/// Sends all that a reader of the content gives.
+fn stream_bytes(
+    stored: &StoredEntry,
+    reader: &mut impl Read,
+    chunk: &mut [u8],
+    outbox: &mut Outbox,
+) -> Result<Result<(), StoreError>, Gone> {
     loop {
-        match reader.read(&mut chunk) {
+        match reader.read(chunk) {
             Ok(0) => return Ok(Ok(())),
             Ok(count) => outbox.send_to_client(&ToClient::ContentData(&chunk[..count]))?,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}

@@ -7,10 +7,13 @@ use super::session::{End, Ended, Failure};
 use super::statistics::Count;
 use crate::base::host::boot_name;
 use crate::base::ids::ClientId;
+use crate::base::limits::HOLE_BYTES_MAX;
 use crate::channel::worker::{self, Intake, Outbox};
 use crate::channel::{Channel, Closer};
 use crate::crypto::ContentSums;
-use crate::protocol::message::{Begin, FailureCode, HeldContent, HostFolder, ToClient, ToServer, begin_flag};
+use crate::protocol::message::{
+    BLOCK_HASH_BYTES, Begin, FailureCode, HeldContent, HostFolder, ToClient, ToServer, begin_flag,
+};
 use crate::storage::{
     Begun, ChangeRule, ClientRecord, CommitCounts, ContentVerdict, Head, RangeAnswer, Store, Upload, UploadRequest,
 };
@@ -134,7 +137,11 @@ fn apply(upload: &mut Upload, message: ToServer<'_>, outbox: &mut Outbox) -> Res
         }
         ToServer::RangeEntries { number, entries } => {
             let needed = upload.add_range(number, entries)?;
-            let held = needed.held.iter().map(|(entry, blake3)| HeldContent { entry: *entry, blake3: *blake3 });
+            let held = needed.held.iter().map(|held| HeldContent {
+                entry: held.entry,
+                blake3: held.blake3,
+                blocks: held.blocks,
+            });
             let held = held.collect();
             outbox.send_to_client(&ToClient::Needed { number, bits: &needed.bitmap, held })?;
         }
@@ -150,6 +157,17 @@ fn apply(upload: &mut Upload, message: ToServer<'_>, outbox: &mut Outbox) -> Res
         }
         ToServer::ContentSkip { range, entry } => upload.skip_content(range, entry)?,
         ToServer::ContentSame { range, entry, flags } => upload.same_content(range, entry, flags)?,
+        ToServer::BlocksWanted { range, entry, first, count } => {
+            let held = upload.held_blocks(range, entry, first, count)?;
+            let hashes: Vec<u8> = held.iter().flat_map(|hash| &hash[..BLOCK_HASH_BYTES]).copied().collect();
+            outbox.send_to_client(&ToClient::Blocks { range, entry, first, hashes: &hashes })?;
+        }
+        ToServer::DeltaStart { range, entry } => upload.begin_delta(range, entry)?,
+        ToServer::ContentKeep { bytes } => upload.keep_content(bytes)?,
+        ToServer::ContentHole { bytes } if bytes > HOLE_BYTES_MAX => {
+            return Err(Failure::out_of_place("a hole is longer than one message may tell").into());
+        }
+        ToServer::ContentHole { bytes } => upload.hole_content(bytes)?,
         _ => return Err(Failure::out_of_place("that message does not belong inside an upload").into()),
     }
     Ok(())

@@ -2,8 +2,8 @@
 //!
 //! The argument. Everything is written below the upload's folder first: contents, ranges, index, head, and
 //! the intent, which names the snapshot. Then all of it is flushed. From here on only names change, in this
-//! order: the contents' folder, the ranges and the index, the head; and each step's folders are flushed
-//! before the next begins. So
+//! order: the contents' folder, the delta, the blocks and the ranges, the index, the head; and each step's
+//! folders are flushed before the next begins. So
 //! - a head that can be seen names an index, ranges and contents that are on the disk whole;
 //! - a crash before the head's rename leaves an intent without a head, which the next start takes back;
 //! - a crash after it leaves an intent with a head, which the next start merely tidies up;
@@ -16,11 +16,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::blocks_writer::{BLOCKS, DELTA};
 use super::catalog::locked;
 use super::error::{At, StoreError};
 use super::head::{Head, SnapshotTotals};
 use super::index::{IndexRecord, encode_index};
-use super::layout::{head_name, index_name};
+use super::layout::{blocks_name, head_name, index_name};
 use super::range::HASH_BYTES;
 use super::recovery::Intent;
 use super::staging::{FILES, FLUSHED_SINGLY_MAX, HEAD, INDEX, INTENT};
@@ -83,8 +84,10 @@ impl Upload {
     fn check_unused(&self) -> Result<(), StoreError> {
         let (layout, client) = (&self.shared.layout, &self.state.record.folder);
         let head = layout.snapshots(client).join(head_name(self.snapshot));
-        let places =
-            [layout.received(client).join(self.snapshot.as_str()), layout.index(client, self.snapshot), head];
+        let name = self.snapshot.as_str();
+        let (received, delta) = (layout.received(client).join(name), layout.deltas(client).join(name));
+        let blocks = layout.ranges(client).join(blocks_name(self.snapshot));
+        let places = [received, delta, blocks, layout.index(client, self.snapshot), head];
         match places.into_iter().find(|place| place.symlink_metadata().is_ok()) {
             Some(place) => Err(StoreError::damaged(&place, "the new snapshot would have its name: back up again")),
             None => Ok(()),
@@ -127,9 +130,10 @@ impl Upload {
     }
 
     fn head(&self, sequence: u64, index_bytes: u64, index_blake3: [u8; HASH_BYTES]) -> Head {
+        let new_bytes = self.new_bytes + self.large.delta_bytes();
         let mut totals = SnapshotTotals {
-            new_bytes: self.new_bytes,
-            stored_bytes: self.new_bytes + self.range_bytes + index_bytes,
+            new_bytes,
+            stored_bytes: new_bytes + self.large.blocks_bytes() + self.range_bytes + index_bytes,
             ..SnapshotTotals::default()
         };
         for record in self.records() {
@@ -172,6 +176,7 @@ impl Upload {
         let (shared, state) = (self.shared.clone(), self.state.clone());
         let (disk, layout, client) = (&shared.disk, &shared.layout, &state.record.folder);
         let (snapshot, ranges) = (self.snapshot, self.new_ranges());
+        let (has_delta, has_blocks) = (self.large.delta_bytes() > 0, self.large.blocks_bytes() > 0);
         let staging = self.staging();
         if staging.has_files() {
             let (received, path) = open(layout.received(client))?;
@@ -180,8 +185,17 @@ impl Upload {
             disk.flush_folder(received.as_fd(), b"received").at("flush", &path)?;
             disk.flush_folder(staging.folder(), b"upload").at("flush", staging.path())?;
         }
+        if has_delta {
+            let (deltas, path) = open(layout.deltas(client))?;
+            disk.rename(staging.folder(), DELTA, deltas.as_fd(), snapshot.as_str().as_bytes()).at("fill", &path)?;
+            disk.flush_folder(deltas.as_fd(), b"deltas").at("flush", &path)?;
+        }
         if let Some(staged) = staging.ranges() {
             let (folder, path) = open(layout.ranges(client))?;
+            if has_blocks {
+                let name = blocks_name(snapshot);
+                disk.rename(staging.folder(), BLOCKS, folder.as_fd(), name.as_bytes()).at("fill", &path)?;
+            }
             for name in ranges.iter().map(|name| hex(name)) {
                 disk.rename(staged, name.as_bytes(), folder.as_fd(), name.as_bytes()).at("fill", &path)?;
             }

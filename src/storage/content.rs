@@ -1,16 +1,19 @@
-//! The bytes of one file: written once while their sums are taken, and read back. Nothing else of the
-//! store touches contents, so that sealing at rest can stand here, between the bytes and the disk.
+//! The bytes of one content read back, whether it is a plain file or put together from stretches. (It is
+//! written by `content_writer`.)
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 
+use super::blocks_format::{BlocksPlace, Source};
+use super::blocks_reader::{ClientFiles, ContentMap, MappedContent};
+use super::error::{At, StoreError};
+use super::range::{Location, StoredContent};
 use crate::base::codec::{DecodeError, Reader, Writer};
-use crate::base::durable::NewFile;
+use crate::base::ids::SnapshotId;
 use crate::base::limits::CONTENT_CHUNK_BYTES;
-use crate::crypto::{ContentHasher, ContentSums};
-
-/// What is hashed, summed and written at a time: small enough to stay in the processor's cache meanwhile.
-const PIECE_BYTES: usize = 64 * 1024;
+use crate::base::path::EntryPath;
+use crate::crypto::{BLOCK_BYTES, ContentHasher, ContentSums, SumsCombiner, blocks_in};
 
 /// The encoding of a content's sums on the disk: size u64, CRC32 u32, BLAKE3.
 pub fn encode_sums(sums: &ContentSums, out: &mut Vec<u8>) {
@@ -25,43 +28,62 @@ pub fn decode_sums(reader: &mut Reader<'_>) -> Result<ContentSums, DecodeError> 
     Ok(ContentSums { size, crc32, blake3: reader.array("content BLAKE3")? })
 }
 
-/// Writes a content for the first time.
-#[derive(Debug)]
-pub struct ContentWriter {
-    file: NewFile,
-    summer: ContentHasher,
-}
-
-impl ContentWriter {
-    pub fn new(file: NewFile) -> ContentWriter {
-        ContentWriter { file, summer: ContentHasher::new() }
-    }
-
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for piece in bytes.chunks(PIECE_BYTES) {
-            self.summer.update(piece);
-            self.file.write(piece)?;
-        }
-        Ok(())
-    }
-
-    /// The sums of what was written. Durable only once the commit has flushed it.
-    pub fn finish(self) -> ContentSums {
-        self.summer.finish()
-    }
-}
-
 /// Reads a content back: exactly as many bytes as were recorded, or an error.
 #[derive(Debug)]
 pub struct ContentReader {
-    file: File,
+    body: Body,
     sums: ContentSums,
     position: u64,
+    /// Where the sums of its blocks lie, for a plain content that has them.
+    record: Option<(ClientFiles, SnapshotId, BlocksPlace)>,
+}
+
+#[derive(Debug)]
+enum Body {
+    Plain(File),
+    Mapped(Box<MappedContent>),
+}
+
+/// A part of a content that is all data or all hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    pub bytes: u64,
+    /// Reads as zeros, and nothing is stored for it.
+    pub is_hole: bool,
 }
 
 impl ContentReader {
-    pub(crate) fn new(file: File, sums: ContentSums) -> ContentReader {
-        ContentReader { file, sums, position: 0 }
+    /// Opens the content of the entry at `path`.
+    ///
+    /// # Errors
+    /// `Damaged` where the content, or what says of which stretches it is made, is gone.
+    pub(crate) fn open(
+        files: ClientFiles,
+        path: &EntryPath,
+        content: &StoredContent,
+    ) -> Result<ContentReader, StoreError> {
+        let (snapshot, sums) = (content.snapshot(), content.sums);
+        let stored = match (&content.location, content.blocks) {
+            (Location::Mapped { .. }, place) => {
+                let place = place.ok_or_else(|| StoreError::out_of_place("a mapped content without a map"))?;
+                let map = ContentMap::open(&files, snapshot, place)?;
+                let body = Body::Mapped(Box::new(MappedContent::new(map, files, path.clone())));
+                return Ok(ContentReader { body, sums, position: 0, record: None });
+            }
+            (Location::OwnPath { .. }, _) => None,
+            (Location::StoredPath { path, .. }, _) => Some(path.clone()),
+        };
+        let folder = files.received(snapshot);
+        match files.open(&Source::Plain { snapshot, path: stored }, path) {
+            Ok(file) => {
+                let record = content.blocks.map(|place| (files, snapshot, place));
+                Ok(ContentReader { body: Body::Plain(file), sums, position: 0, record })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(StoreError::damaged(&folder, format!("the stored content of {} is gone", path.display())))
+            }
+            Err(error) => Err(error).at("open the content of a file below", &folder),
+        }
     }
 
     /// What was recorded when the content was stored; not yet compared with what is read.
@@ -72,27 +94,117 @@ impl ContentReader {
     /// Goes on reading at `offset`; past the end there is nothing to read.
     pub fn seek_to(&mut self, offset: u64) -> io::Result<()> {
         self.position = offset.min(self.sums.size);
-        self.file.seek(SeekFrom::Start(self.position))?;
         Ok(())
     }
 
-    /// Reads all of it and compares it with what was recorded.
-    pub fn verify(mut self) -> Result<(), ContentProblem> {
-        self.seek_to(0).map_err(ContentProblem::Unreadable)?;
-        let length = self.file.metadata().map_err(ContentProblem::Unreadable)?.len();
-        if length != self.sums.size {
-            return Err(ContentProblem::Size { recorded: self.sums.size, found: length });
+    /// Where the next byte is read.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// How much from the present position on is all data or all hole; none at the end. Holes shorter than
+    /// the file system's blocks count as data.
+    pub fn segment_at_position(&mut self) -> io::Result<Option<Segment>> {
+        let (position, size) = (self.position, self.sums.size);
+        if position >= size {
+            return Ok(None);
         }
+        match &mut self.body {
+            Body::Plain(file) => plain_segment(file, position, size).map(Some),
+            Body::Mapped(mapped) => {
+                let map = mapped.map();
+                let is_hole = map.stretch_at(position).map_err(io::Error::other)?.data.is_none();
+                let mut end = position;
+                while end < size {
+                    let stretch = map.stretch_at(end).map_err(io::Error::other)?;
+                    if stretch.data.is_none() != is_hole {
+                        break;
+                    }
+                    end = stretch.end();
+                }
+                Ok(Some(Segment { bytes: end - position, is_hole }))
+            }
+        }
+    }
+
+    /// How long the hole is that begins at the present position; none where there is data, or the end.
+    pub fn hole_at_position(&mut self) -> io::Result<Option<u64>> {
+        Ok(self.segment_at_position()?.filter(|segment| segment.is_hole).map(|segment| segment.bytes))
+    }
+
+    /// Reads all of it and compares it with what was recorded, and the recorded sums of its blocks too.
+    pub fn verify(mut self) -> Result<(), ContentProblem> {
+        self.position = 0;
+        self.check_size()?;
         let mut summer = ContentHasher::new();
         let mut buffer = vec![0; CONTENT_CHUNK_BYTES];
         loop {
-            match self.read(&mut buffer).map_err(ContentProblem::Unreadable)? {
+            match self.read(&mut buffer).map_err(ContentProblem::of_reading)? {
                 0 => break,
                 count => summer.update(&buffer[..count]),
             }
         }
-        if summer.finish() == self.sums { Ok(()) } else { Err(ContentProblem::Sums) }
+        if summer.finish() != self.sums {
+            return Err(ContentProblem::Sums);
+        }
+        self.verify_blocks()
     }
+
+    fn check_size(&self) -> Result<(), ContentProblem> {
+        let Body::Plain(file) = &self.body else { return Ok(()) };
+        let found = file.metadata().map_err(ContentProblem::Unreadable)?.len();
+        match found == self.sums.size {
+            true => Ok(()),
+            false => Err(ContentProblem::Size { recorded: self.sums.size, found }),
+        }
+    }
+
+    /// The recorded sums are right exactly when the content's are put together from them.
+    fn verify_blocks(&mut self) -> Result<(), ContentProblem> {
+        let problem = |error: StoreError| ContentProblem::Blocks { problem: error.to_string() };
+        let mut opened = None;
+        let map = match (&mut self.body, &self.record) {
+            (Body::Mapped(mapped), _) => mapped.map(),
+            (Body::Plain(_), Some((files, snapshot, place))) => {
+                opened.insert(ContentMap::open(files, *snapshot, *place).map_err(problem)?)
+            }
+            (Body::Plain(_), None) => return Ok(()),
+        };
+        let (size, mut combiner) = (map.size(), SumsCombiner::new());
+        map.each_sum(0, blocks_in(size), |sum| {
+            let left = size - combiner.size();
+            combiner.add(sum, left.min(BLOCK_BYTES as u64) as usize);
+        })
+        .map_err(problem)?;
+        // A single block's own hash is the content's, which has been checked.
+        match combiner.finish(Some(self.sums.blake3)) == Some(self.sums) {
+            true => Ok(()),
+            false => Err(ContentProblem::Blocks { problem: "they are those of another content".to_string() }),
+        }
+    }
+}
+
+/// Where a plain file has data and where holes, as the file system tells it; one that does not know holes says
+/// that all is data.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn plain_segment(file: &File, position: u64, size: u64) -> io::Result<Segment> {
+    use rustix::fs::{SeekFrom, seek};
+    let segment = |end: u64, is_hole| Segment { bytes: end.min(size) - position, is_hole };
+    match seek(file, SeekFrom::Data(position)) {
+        Ok(data) if data > position => Ok(segment(data, true)),
+        Ok(_) => match seek(file, SeekFrom::Hole(position)) {
+            Ok(hole) if hole > position => Ok(segment(hole, false)),
+            _ => Ok(segment(size, false)),
+        },
+        // Nothing but a hole follows, unless the file is shorter than recorded: then reading says so.
+        Err(rustix::io::Errno::NXIO) if file.metadata()?.len() >= size => Ok(segment(size, true)),
+        Err(_) => Ok(segment(size, false)),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn plain_segment(_file: &File, position: u64, size: u64) -> io::Result<Segment> {
+    Ok(Segment { bytes: size - position, is_hole: false })
 }
 
 impl Read for ContentReader {
@@ -102,7 +214,11 @@ impl Read for ContentReader {
         if wanted == 0 {
             return Ok(0);
         }
-        let count = self.file.read(&mut buffer[..wanted])?;
+        let buffer = &mut buffer[..wanted];
+        let count = match &mut self.body {
+            Body::Plain(file) => file.read_at(buffer, self.position)?,
+            Body::Mapped(mapped) => mapped.read_at(buffer, self.position)?,
+        };
         if count == 0 {
             let problem = format!("the stored content ends {left} bytes before its recorded end");
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, problem));
@@ -117,8 +233,29 @@ impl Read for ContentReader {
 pub enum ContentProblem {
     Missing,
     Unreadable(io::Error),
-    Size { recorded: u64, found: u64 },
+    Size {
+        recorded: u64,
+        found: u64,
+    },
     Sums,
+    /// The record of its blocks: the sums, or of which stretches it is made.
+    Blocks {
+        problem: String,
+    },
+}
+
+impl ContentProblem {
+    /// Reading through a map also fails where the map is damaged, whatever the bytes are.
+    fn of_reading(error: io::Error) -> ContentProblem {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<StoreError>());
+        if let Some(damaged @ StoreError::Damaged { .. }) = inner {
+            return ContentProblem::Blocks { problem: damaged.to_string() };
+        }
+        match error.kind() {
+            io::ErrorKind::NotFound => ContentProblem::Missing,
+            _ => ContentProblem::Unreadable(error),
+        }
+    }
 }
 
 impl std::fmt::Display for ContentProblem {
@@ -130,6 +267,7 @@ impl std::fmt::Display for ContentProblem {
                 write!(f, "{recorded} bytes were stored and {found} are there")
             }
             ContentProblem::Sums => f.write_str("the stored content does not have its recorded checksums"),
+            ContentProblem::Blocks { problem } => write!(f, "the record of its blocks is unusable: {problem}"),
         }
     }
 }
@@ -141,8 +279,7 @@ mod tests {
     fn reader(bytes: &[u8], sums: ContentSums) -> ContentReader {
         let mut file = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut file, bytes).unwrap();
-        file.seek(SeekFrom::Start(0)).unwrap();
-        ContentReader::new(file, sums)
+        ContentReader { body: Body::Plain(file), sums, position: 0, record: None }
     }
 
     #[test]

@@ -3,17 +3,21 @@
 //!
 //! Bytes: magic `cbkjrnl1` · records. A record: length u32 · kind u8 · body · CRC32 u32 of length, kind and
 //! body. Kinds: 1 begin (run [16], snapshot id [25], BLAKE3 [32] of the roots), 2 content (a stored entry as in
-//! a range file), 3 range (new bytes u64, index record), 4 checkpoint. The journal is believed up to its first
-//! record that is cut short or does not match its CRC32; the rest is cut off before anything is appended.
+//! a range file), 3 range (new bytes u64, index record), 4 checkpoint, 5 lengths (bytes u64 of the `blocks` file,
+//! bytes u64 of the `delta` file), before the record of each content whose blocks are recorded. The journal is
+//! believed up to its first record that is cut short or does not match its CRC32; the rest is cut off before
+//! anything is appended, and both files are cut off behind what the last lengths say.
 //!
 //! Invariant: **a record never runs ahead of what it tells.** A content's record is written after its last
 //! byte, a range's after its file. That holds for a process that ends; a machine that stops may keep the record
 //! and lose the bytes. So what follows the last checkpoint, which is written after a flush, is read back
-//! before it is believed, unless it was written by this very process.
+//! before it is believed, unless it was written by this very process. A checkpoint vouches for what its own run
+//! wrote: what an earlier one may have lost stays in doubt.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
 
+use super::blocks_writer::Mark;
 use super::index::IndexRecord;
 use super::range::{HASH_BYTES, StoredEntry, decode_snapshot_id};
 use crate::base::codec::{DecodeError, Reader, Writer};
@@ -31,6 +35,7 @@ const KIND_BEGIN: u8 = 1;
 const KIND_CONTENT: u8 = 2;
 const KIND_RANGE: u8 = 3;
 const KIND_CHECKPOINT: u8 = 4;
+const KIND_LENGTHS: u8 = 5;
 
 /// Which run of the server wrote what follows, for which snapshot, of which roots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +64,8 @@ pub struct Journaled {
     pub ranges: Vec<JournaledRange>,
     /// Contents outside those ranges, by path; with whether they are doubtful.
     pub contents: HashMap<EntryPath, (StoredEntry, bool)>,
+    /// How long the files for large contents were.
+    pub lengths: Mark,
     /// How much of the file is to be believed.
     pub valid_bytes: u64,
 }
@@ -90,6 +97,13 @@ pub fn put_checkpoint(out: &mut Vec<u8>) {
     put_record(out, KIND_CHECKPOINT, |_| {});
 }
 
+pub fn put_lengths(out: &mut Vec<u8>, lengths: Mark) {
+    put_record(out, KIND_LENGTHS, |body| {
+        body.put_u64(lengths.blocks);
+        body.put_u64(lengths.delta);
+    });
+}
+
 fn put_record(out: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.put_u32(0);
@@ -106,6 +120,7 @@ enum Record {
     Content(Box<StoredEntry>),
     Range(Box<IndexRecord>, u64),
     Checkpoint,
+    Lengths(Mark),
 }
 
 /// Reads a journal as far as it is to be believed, record by record. `run` is the present process's.
@@ -169,19 +184,46 @@ fn decode(kind: u8, body: &[u8]) -> Result<Record, DecodeError> {
             Record::Range(Box::new(IndexRecord::decode(&mut reader)?), new_bytes)
         }
         KIND_CHECKPOINT => Record::Checkpoint,
+        KIND_LENGTHS => {
+            Record::Lengths(Mark { blocks: reader.u64("blocks length")?, delta: reader.u64("delta length")? })
+        }
         _ => return Err(DecodeError::Invalid { what: "journal record" }),
     };
     reader.finish("journal record")?;
     Ok(record)
 }
 
+/// Whether the bytes may be lost that a record tells of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    None,
+    UntilCheckpoint,
+    /// Its run ended without a checkpoint behind it.
+    Lasting,
+}
+
+impl Doubt {
+    fn at_begin(&mut self) {
+        if *self == Doubt::UntilCheckpoint {
+            *self = Doubt::Lasting;
+        }
+    }
+
+    fn at_checkpoint(&mut self) {
+        if *self == Doubt::UntilCheckpoint {
+            *self = Doubt::None;
+        }
+    }
+}
+
 #[derive(Default)]
 struct Reading {
     begin: Option<Begin>,
     ours: bool,
-    /// In the order of writing; the flag is set until a checkpoint has come.
-    ranges: Vec<JournaledRange>,
-    contents: HashMap<EntryPath, (StoredEntry, bool)>,
+    /// In the order of writing.
+    ranges: Vec<(JournaledRange, Doubt)>,
+    contents: HashMap<EntryPath, (StoredEntry, Doubt)>,
+    lengths: Mark,
 }
 
 impl Reading {
@@ -189,33 +231,44 @@ impl Reading {
         match record {
             Record::Begin(begin) => {
                 self.ours = begin.run == *run;
+                self.each_doubt(Doubt::at_begin);
                 // The first one names the snapshot; later ones are later runs of the same upload.
                 self.begin.get_or_insert(begin);
             }
             Record::Content(stored) => {
-                self.contents.insert(stored.entry.path.clone(), (*stored, !self.ours));
+                self.contents.insert(stored.entry.path.clone(), (*stored, self.doubt()));
             }
             Record::Range(record, new_bytes) => {
                 let covered = |path: &EntryPath| record.first <= *path && *path <= record.last;
                 self.contents.retain(|path, _| !covered(path));
-                self.ranges.push(JournaledRange { record: *record, new_bytes, doubtful: !self.ours });
+                self.ranges.push((JournaledRange { record: *record, new_bytes, doubtful: false }, self.doubt()));
             }
-            Record::Checkpoint => {
-                self.ranges.iter_mut().for_each(|range| range.doubtful = false);
-                self.contents.values_mut().for_each(|(_, doubtful)| *doubtful = false);
-            }
+            Record::Checkpoint => self.each_doubt(Doubt::at_checkpoint),
+            Record::Lengths(lengths) => self.lengths = lengths,
         }
+    }
+
+    fn doubt(&self) -> Doubt {
+        if self.ours { Doubt::None } else { Doubt::UntilCheckpoint }
+    }
+
+    fn each_doubt(&mut self, change: fn(&mut Doubt)) {
+        self.ranges.iter_mut().for_each(|(_, doubt)| change(doubt));
+        self.contents.values_mut().for_each(|(_, doubt)| change(doubt));
     }
 
     /// The later of two overlapping ranges is the true one: the tree changed between two sessions.
     fn finish(self, valid_bytes: u64) -> Journaled {
         let mut kept: Vec<JournaledRange> = Vec::with_capacity(self.ranges.len());
-        for range in self.ranges {
+        for (range, doubt) in self.ranges {
+            let range = JournaledRange { doubtful: doubt != Doubt::None, ..range };
             let from = kept.partition_point(|other| other.record.last < range.record.first);
             let to = kept.partition_point(|other| other.record.first <= range.record.last);
             kept.splice(from..to.max(from), [range]);
         }
-        Journaled { begin: self.begin, ranges: kept, contents: self.contents, valid_bytes }
+        let contents = self.contents.into_iter();
+        let contents = contents.map(|(path, (stored, doubt))| (path, (stored, doubt != Doubt::None))).collect();
+        Journaled { begin: self.begin, ranges: kept, contents, lengths: self.lengths, valid_bytes }
     }
 }
 
@@ -261,6 +314,32 @@ mod tests {
         };
         assert_eq!(doubts(2), [false, true]);
         assert_eq!(doubts(1), [false, false]);
+    }
+
+    #[test]
+    fn a_checkpoint_does_not_vouch_for_what_an_earlier_run_may_have_lost() {
+        let mut bytes = Vec::new();
+        put_magic(&mut bytes);
+        put_begin(&mut bytes, &begin(1));
+        put_range(&mut bytes, &range("a", "b"), 7);
+        put_begin(&mut bytes, &begin(2));
+        put_range(&mut bytes, &range("c", "d"), 8);
+        put_checkpoint(&mut bytes);
+        let found = read(&bytes[..], &[3; 16]).unwrap();
+        assert_eq!(found.ranges.iter().map(|range| range.doubtful).collect::<Vec<_>>(), [true, false]);
+    }
+
+    #[test]
+    fn the_last_lengths_that_are_whole_count() {
+        let mut bytes = Vec::new();
+        put_magic(&mut bytes);
+        put_begin(&mut bytes, &begin(1));
+        assert_eq!(read(&bytes[..], &[1; 16]).unwrap().lengths, Mark::default());
+        for blocks in 1..4 {
+            put_lengths(&mut bytes, Mark { blocks, delta: 2 * blocks });
+        }
+        bytes.pop();
+        assert_eq!(read(&bytes[..], &[1; 16]).unwrap().lengths, Mark { blocks: 2, delta: 4 });
     }
 
     #[test]

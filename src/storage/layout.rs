@@ -13,7 +13,8 @@ use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId, UserName};
 
 /// The folders that are made at the first start.
-const FOLDERS: [&str; 7] = ["received_files", "ranges", "snapshots", "incoming", "clients", "tokens", "keys"];
+const FOLDERS: [&str; 8] =
+    ["received_files", "deltas", "ranges", "snapshots", "incoming", "clients", "tokens", "keys"];
 /// Those with secrets in them: made private again where they are not.
 const PRIVATE_FOLDERS: [&str; 3] = ["keys", "clients", "tokens"];
 /// Most bytes of a user name in the name of a client's folders.
@@ -83,6 +84,9 @@ impl Layout {
     pub fn received_of_all(&self) -> PathBuf {
         self.data.join("received_files")
     }
+    pub fn deltas_of_all(&self) -> PathBuf {
+        self.data.join("deltas")
+    }
     pub fn ranges_of_all(&self) -> PathBuf {
         self.data.join("ranges")
     }
@@ -94,6 +98,9 @@ impl Layout {
     }
     pub fn received(&self, client: &ClientFolder) -> PathBuf {
         self.received_of_all().join(client.as_str())
+    }
+    pub fn deltas(&self, client: &ClientFolder) -> PathBuf {
+        self.deltas_of_all().join(client.as_str())
     }
     pub fn ranges(&self, client: &ClientFolder) -> PathBuf {
         self.ranges_of_all().join(client.as_str())
@@ -108,6 +115,11 @@ impl Layout {
 
 pub fn head_name(snapshot: SnapshotId) -> String {
     format!("{snapshot}.json")
+}
+
+/// What the blocks of a snapshot's large contents are called, beside the ranges.
+pub fn blocks_name(snapshot: SnapshotId) -> String {
+    format!("{snapshot}.blocks")
 }
 
 pub fn index_name(snapshot: SnapshotId) -> String {

@@ -5,12 +5,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
+use super::blocks_reader::ClientFiles;
 use super::comparison::RangeSet;
 use super::content::ContentReader;
 use super::index::IndexRecord;
 use super::journal::{Journaled, JournaledRange};
 use super::range::{HASH_BYTES, Location, StoredEntry};
-use super::received::open_stored;
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
 use crate::crypto::blake3_hash;
@@ -19,8 +19,8 @@ use crate::crypto::blake3_hash;
 #[derive(Debug)]
 pub struct LeftBehind {
     snapshot: SnapshotId,
-    /// The folder of its contents.
-    files: PathBuf,
+    /// Where contents lie, those of this upload among them.
+    files: ClientFiles,
     ranges: RangeSet,
     /// Beside each range: its new bytes, and whether its contents are still to be read back.
     notes: Vec<(u64, bool)>,
@@ -28,7 +28,7 @@ pub struct LeftBehind {
 }
 
 impl LeftBehind {
-    pub fn new(snapshot: SnapshotId, files: PathBuf, ranges: PathBuf, journaled: Journaled) -> LeftBehind {
+    pub fn new(snapshot: SnapshotId, files: ClientFiles, ranges: PathBuf, journaled: Journaled) -> LeftBehind {
         let note = |range: &JournaledRange| (range.new_bytes, range.doubtful);
         let notes = journaled.ranges.iter().map(note).collect();
         let records = journaled.ranges.into_iter().map(|range| range.record).collect();
@@ -93,10 +93,11 @@ impl LeftBehind {
 /// Where an entry's content lies among the files of `snapshot`, if it is one of them.
 pub fn staged_path(snapshot: SnapshotId, stored: &StoredEntry) -> Option<EntryPath> {
     let content = stored.content.as_ref().filter(|content| content.snapshot() == snapshot)?;
-    Some(match &content.location {
-        Location::OwnPath { .. } => stored.entry.path.clone(),
-        Location::StoredPath { path, .. } => path.clone(),
-    })
+    match &content.location {
+        Location::OwnPath { .. } => Some(stored.entry.path.clone()),
+        Location::StoredPath { path, .. } => Some(path.clone()),
+        Location::Mapped { .. } => None,
+    }
 }
 
 /// A short name for a path, to remember many of them in little room. Two paths with the same one only keep a
@@ -106,8 +107,10 @@ pub fn path_hash(path: &[u8]) -> u64 {
     u64::from_le_bytes(hash[..8].try_into().expect("a hash has 32 bytes"))
 }
 
-fn is_intact(files: &std::path::Path, snapshot: SnapshotId, stored: &StoredEntry) -> bool {
-    let (Some(path), Some(content)) = (staged_path(snapshot, stored), &stored.content) else { return true };
-    let checked = open_stored(files, &path).map(|file| ContentReader::new(file, content.sums).verify());
-    matches!(checked, Ok(Ok(())))
+fn is_intact(files: &ClientFiles, snapshot: SnapshotId, stored: &StoredEntry) -> bool {
+    let Some(content) = stored.content.as_ref().filter(|content| content.snapshot() == snapshot) else {
+        return true;
+    };
+    let opened = ContentReader::open(files.clone(), &stored.entry.path, content);
+    matches!(opened.map(ContentReader::verify), Ok(Ok(())))
 }

@@ -6,11 +6,16 @@
 //! on the disk; whatever a peer sends or a damaged file holds is an error, never a panic and never a write
 //! outside the data folder.
 
+mod blocks_format;
+mod blocks_reader;
+mod blocks_writer;
 mod catalog;
 mod clients;
 mod commit;
 mod comparison;
 mod content;
+mod content_writer;
+mod delta;
 mod entries;
 mod error;
 mod head;
@@ -36,14 +41,15 @@ mod tests;
 /// The version of the data folder as a whole; each kind of file has its own beside it.
 pub const STORE_VERSION: u32 = 1;
 
+pub use blocks_format::{BlocksPlace, RECORD_ITEMS_MAX as HELD_BLOCKS_MAX};
 pub use catalog::DamagedHead;
 pub use clients::ClientRecord;
 pub use comparison::ChangeRule;
-pub use content::{ContentProblem, ContentReader};
+pub use content::{ContentProblem, ContentReader, Segment};
 pub use entries::Entries;
 pub use error::StoreError;
 pub use head::{Head, SnapshotTotals};
-pub use pending::Needed;
+pub use pending::{HeldContent, Needed};
 pub use range::{CHANGED_WHILE_READ, Location, RECHECK, StoredContent, StoredEntry, UNREADABLE};
 pub use recovery::RecoveryReport;
 pub use store::{Damage, Space, Store};

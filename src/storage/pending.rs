@@ -3,7 +3,7 @@
 
 use super::error::StoreError;
 use super::index::IndexRecord;
-use super::range::{HASH_BYTES, RangeEncoder, StoredContent, UNREADABLE};
+use super::range::{HASH_BYTES, Location, RangeEncoder, StoredContent, UNREADABLE};
 use crate::base::codec::Reader;
 use crate::base::entry::{Entry, EntryKind};
 use crate::base::ids::SnapshotId;
@@ -39,6 +39,8 @@ pub struct PendingRange {
     /// No entry before this one waits for its first arrival.
     next: usize,
     files: u32,
+    /// Bytes of new contents for which nothing is stored.
+    hole_bytes: u64,
 }
 
 /// A range whose every entry is accounted for.
@@ -67,8 +69,9 @@ impl PendingRange {
         }
         let awaited = fates.iter().filter(|fate| matches!(fate, Fate::Awaited { .. })).count();
         let files = entries.iter().filter(|entry| entry.kind == EntryKind::File).count() as u32;
+        let bytes = bytes.to_vec();
         let mut range =
-            PendingRange { number, wire_hash, bytes: bytes.to_vec(), ends, fates, awaited, next: 0, files };
+            PendingRange { number, wire_hash, bytes, ends, fates, awaited, next: 0, files, hole_bytes: 0 };
         range.skip_settled();
         range
     }
@@ -89,7 +92,7 @@ impl PendingRange {
         for (place, fate) in self.fates.iter().enumerate() {
             if let Fate::Awaited { held, .. } = fate {
                 needed.bitmap[place / 8] |= 1 << (place % 8);
-                needed.held.extend(held.as_ref().map(|content| (place as u32, content.sums.blake3)));
+                needed.held.extend(held.as_ref().map(|content| HeldContent::new(place as u32, content)));
             }
         }
         needed
@@ -141,6 +144,11 @@ impl PendingRange {
         tries
     }
 
+    /// Notes how much of a new plain content takes no room.
+    pub fn note_holes(&mut self, bytes: u64) {
+        self.hole_bytes += bytes;
+    }
+
     fn skip_settled(&mut self) {
         let waits = |fate: &Fate| matches!(fate, Fate::Awaited { tries: 0, .. });
         while self.fates.get(self.next).is_some_and(|fate| !waits(fate)) {
@@ -161,7 +169,9 @@ impl PendingRange {
             unreadable += u32::from(flags & UNREADABLE != 0);
             unsettled |= flags != 0;
             content_bytes = content_bytes.saturating_add(content.map_or(0, |content| content.sums.size));
-            let new = content.filter(|content| content.snapshot() == snapshot);
+            // What a delta brought is counted with the delta file.
+            let is_mapped = |content: &StoredContent| matches!(content.location, Location::Mapped { .. });
+            let new = content.filter(|content| content.snapshot() == snapshot && !is_mapped(content));
             new_bytes = new_bytes.saturating_add(new.map_or(0, |content| content.sums.size));
             encoder.add(self.wire_bytes(place), flags, content);
         }
@@ -178,7 +188,7 @@ impl PendingRange {
             content_bytes,
             unsettled,
         };
-        FinishedRange { bytes, record, new_bytes }
+        FinishedRange { bytes, record, new_bytes: new_bytes.saturating_sub(self.hole_bytes) }
     }
 
     fn wire_bytes(&self, place: usize) -> &[u8] {
@@ -196,8 +206,23 @@ impl PendingRange {
 pub struct Needed {
     /// One bit for each entry, the lowest bit of the first byte first.
     pub bitmap: Vec<u8>,
-    /// Needed entries for whose path the base has a content: its BLAKE3.
-    pub held: Vec<(u32, [u8; HASH_BYTES])>,
+    /// What the base has for the paths of needed entries, in their order.
+    pub held: Vec<HeldContent>,
+}
+
+/// What the base has for the path of a needed entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldContent {
+    pub entry: u32,
+    pub blake3: [u8; HASH_BYTES],
+    /// Whether it is large: the sums of its blocks can be asked for, and a delta made against it.
+    pub blocks: bool,
+}
+
+impl HeldContent {
+    fn new(entry: u32, content: &StoredContent) -> HeldContent {
+        HeldContent { entry, blake3: content.sums.blake3, blocks: content.blocks.is_some() }
+    }
 }
 
 impl Needed {

@@ -3,11 +3,13 @@
 //!
 //! Bytes, little-endian: magic `cbkrange` · version u32 = 1 · reserved u32 = 0 · entry count u32 ·
 //! wire hash [32] (BLAKE3 of the entries as they travelled) · records · BLAKE3 [32] of all before, which is
-//! also the file's name. A record is the entry's wire bytes · flags u8 · location kind u8 · for kinds 1 and 2
-//! the sums (size u64, CRC32 u32, BLAKE3 [32]) and the snapshot id [25] · for kind 2 the stored path (u16
-//! length). Kind 0 is no content, kind 1 the entry's own path in that snapshot, kind 2 another path in it;
-//! kind 3 is reserved for stretches.
+//! also the file's name. A record is the entry's wire bytes · flags u8 · location kind u8 · for all kinds but 0
+//! the sums (size u64, CRC32 u32, BLAKE3 [32]) and the snapshot id [25] · for kinds 2 and 5 the stored path (u16
+//! length) · for kinds 3, 4 and 5 the place of the content's map in that snapshot's `.blocks` file (offset u64,
+//! length u32). Kind 0 is no content, kind 1 the entry's own path in that snapshot, kind 2 another path in it,
+//! kind 3 is put together from stretches, kinds 4 and 5 are 1 and 2 with block sums.
 
+use super::blocks_format::BlocksPlace;
 use super::content::{decode_sums, encode_sums};
 use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::entry::Entry;
@@ -18,8 +20,8 @@ use crate::crypto::{ContentSums, blake3_hash as hash};
 
 const MAGIC: &[u8; 8] = b"cbkrange";
 const VERSION: u32 = 1;
-/// Longest stored path of location kind 2; ours are far shorter.
-const STORED_PATH_BYTES_MAX: usize = 64;
+/// Longest stored path of location kinds 2 and 5; ours are far shorter.
+pub const STORED_PATH_BYTES_MAX: usize = 64;
 /// Most bytes of a range file: twice the wire's 1 MiB, and what 8,192 records add to it.
 pub const RANGE_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const HASH_BYTES: usize = 32;
@@ -32,11 +34,21 @@ pub const CHANGED_WHILE_READ: u8 = 2;
 pub const UNREADABLE: u8 = 4;
 const FLAGS_KNOWN: u8 = RECHECK | CHANGED_WHILE_READ | UNREADABLE;
 
-/// Where a content lies: the snapshot that brought it, and the path among that snapshot's received files.
+/// Where a content lies: the snapshot that brought it, and the path among that snapshot's received files, or
+/// that its map says more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
-    OwnPath { snapshot: SnapshotId },
-    StoredPath { snapshot: SnapshotId, path: EntryPath },
+    OwnPath {
+        snapshot: SnapshotId,
+    },
+    StoredPath {
+        snapshot: SnapshotId,
+        path: EntryPath,
+    },
+    /// Put together from stretches, as the map in the snapshot's `.blocks` file says.
+    Mapped {
+        snapshot: SnapshotId,
+    },
 }
 
 /// A stored content: its sums and its place.
@@ -44,13 +56,18 @@ pub enum Location {
 pub struct StoredContent {
     pub sums: ContentSums,
     pub location: Location,
+    /// Where the content's map lies in the snapshot's `.blocks` file: there for mapped contents and for plain
+    /// ones that are large.
+    pub blocks: Option<BlocksPlace>,
 }
 
 impl StoredContent {
     /// The snapshot whose folder holds it.
     pub fn snapshot(&self) -> SnapshotId {
         match self.location {
-            Location::OwnPath { snapshot } | Location::StoredPath { snapshot, .. } => snapshot,
+            Location::OwnPath { snapshot }
+            | Location::StoredPath { snapshot, .. }
+            | Location::Mapped { snapshot } => snapshot,
         }
     }
 }
@@ -69,6 +86,11 @@ impl StoredEntry {
     /// Whether the next backup must look at the file again whatever its metadata.
     pub fn is_unsettled(&self) -> bool {
         self.flags != 0
+    }
+
+    /// Whether the sums of its content's blocks are recorded.
+    pub fn is_large(&self) -> bool {
+        self.content.as_ref().is_some_and(|content| content.blocks.is_some())
     }
 
     /// The entry and what is known of its content, as in a range file.
@@ -94,14 +116,20 @@ impl StoredEntry {
 fn encode_rest(flags: u8, content: Option<&StoredContent>, out: &mut Vec<u8>) {
     out.put_u8(flags);
     let Some(content) = content else { return out.put_u8(0) };
-    out.put_u8(match content.location {
-        Location::OwnPath { .. } => 1,
-        Location::StoredPath { .. } => 2,
+    out.put_u8(match (&content.location, content.blocks) {
+        (Location::OwnPath { .. }, None) => 1,
+        (Location::StoredPath { .. }, None) => 2,
+        (Location::Mapped { .. }, _) => 3,
+        (Location::OwnPath { .. }, Some(_)) => 4,
+        (Location::StoredPath { .. }, Some(_)) => 5,
     });
     encode_sums(&content.sums, out);
     out.put_bytes(content.snapshot().as_str().as_bytes());
     if let Location::StoredPath { path, .. } = &content.location {
         out.put_bytes16(path.as_bytes());
+    }
+    if let Some(blocks) = &content.blocks {
+        blocks.encode(out);
     }
 }
 
@@ -113,15 +141,17 @@ fn decode_content(reader: &mut Reader<'_>) -> Result<Option<StoredContent>, Deco
     let sums = decode_sums(reader)?;
     let snapshot = decode_snapshot_id(reader)?;
     let location = match kind {
-        1 => Location::OwnPath { snapshot },
-        2 => {
+        1 | 4 => Location::OwnPath { snapshot },
+        3 => Location::Mapped { snapshot },
+        2 | 5 => {
             let bytes = reader.bytes16(STORED_PATH_BYTES_MAX, "stored path")?;
             let path = EntryPath::parse(bytes).map_err(|_| DecodeError::Invalid { what: "stored path" })?;
             Location::StoredPath { snapshot, path }
         }
         _ => return Err(DecodeError::Invalid { what: "location kind" }),
     };
-    Ok(Some(StoredContent { sums, location }))
+    let blocks = (kind >= 3).then(|| BlocksPlace::decode(reader)).transpose()?;
+    Ok(Some(StoredContent { sums, location, blocks }))
 }
 
 pub(crate) fn decode_snapshot_id(reader: &mut Reader<'_>) -> Result<SnapshotId, DecodeError> {
@@ -218,16 +248,18 @@ pub(crate) mod strategies {
     use proptest::prelude::*;
 
     pub fn stored_entry() -> impl Strategy<Value = StoredEntry> {
-        (entry(), 0u8..8, any::<[u8; 32]>(), any::<(u64, u32)>(), any::<bool>()).prop_map(
-            |(entry, flags, blake3, (size, crc32), renamed)| {
+        (entry(), 0u8..8, any::<[u8; 32]>(), any::<(u64, u32)>(), 1u8..6).prop_map(
+            |(entry, flags, blake3, (size, crc32), kind)| {
                 let flags = if entry.has_content() { flags } else { 0 };
                 let snapshot: SnapshotId = "20260101T000000Z-01234567".parse().unwrap();
                 let path = EntryPath::parse(b".renamed/7").unwrap();
-                let location = match renamed {
-                    true => Location::StoredPath { snapshot, path },
-                    false => Location::OwnPath { snapshot },
+                let location = match kind {
+                    1 | 4 => Location::OwnPath { snapshot },
+                    2 | 5 => Location::StoredPath { snapshot, path },
+                    _ => Location::Mapped { snapshot },
                 };
-                let content = StoredContent { sums: ContentSums { size, crc32, blake3 }, location };
+                let blocks = (kind >= 3).then_some(BlocksPlace { offset: size, bytes: crc32 % 1_000 });
+                let content = StoredContent { sums: ContentSums { size, crc32, blake3 }, location, blocks };
                 let content = (entry.has_content() && flags & UNREADABLE == 0).then_some(content);
                 StoredEntry { entry, flags, content }
             },
@@ -305,7 +337,8 @@ mod tests {
         let snapshot: SnapshotId = "20260101T000000Z-01234567".parse().unwrap();
         let path = EntryPath::parse(b".renamed/7").unwrap();
         let sums = ContentSums { size: 5, crc32: 0x0403_0201, blake3: [9; 32] };
-        let content = StoredContent { sums, location: Location::StoredPath { snapshot, path } };
+        let location = Location::StoredPath { snapshot, path };
+        let mut content = StoredContent { sums, location, blocks: None };
         let mut bytes = Vec::new();
         encode_rest(RECHECK, Some(&content), &mut bytes);
         let expected = [
@@ -319,5 +352,10 @@ mod tests {
         ]
         .concat();
         assert_eq!(bytes, expected);
+        content.blocks = Some(BlocksPlace { offset: 0x0807, bytes: 9 });
+        let mut with_blocks = Vec::new();
+        encode_rest(RECHECK, Some(&content), &mut with_blocks);
+        let place = [7, 8, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0];
+        assert_eq!(with_blocks, [&[1u8, 5][..], &expected[2..], &place].concat());
     }
 }

@@ -11,9 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::blocks_writer::{BLOCKS, DELTA};
 use super::catalog::ClientState;
 use super::error::{At, StoreError};
-use super::layout::{ClientFolder, Layout, head_name, index_name, names_in, read_small_file};
+use super::layout::{ClientFolder, Layout, blocks_name, head_name, index_name, names_in, read_small_file};
 use super::staging::{FILES, INTENT, sweep};
 use super::store::Shared;
 use crate::base::durable::{Disk, TEMPORARY_PREFIX, exists};
@@ -162,7 +163,7 @@ fn settle_commit(
 }
 
 /// Takes back what a commit has put into place: the head first, so that at no time it names what is gone;
-/// the contents move back into the upload's folder. Without an intent nothing was put anywhere.
+/// contents, delta and blocks move back into the upload's folder. Without an intent nothing was put anywhere.
 pub fn take_back(
     disk: &Disk,
     layout: &Layout,
@@ -175,13 +176,19 @@ pub fn take_back(
         return Ok(());
     }
     remove_snapshot_file(disk, &layout.snapshots(client), &head_name(snapshot))?;
-    let path = layout.received(client);
-    if let Some(received) = open_if_there(&path)?
-        && exists(received.as_fd(), snapshot.as_str().as_bytes()).at("look into", &path)?
-    {
-        disk.rename(received.as_fd(), snapshot.as_str().as_bytes(), upload.as_fd(), FILES).at("empty", &path)?;
-        disk.flush_folder(upload.as_fd(), b"upload").at("flush", staging)?;
-        disk.flush_folder(received.as_fd(), b"received").at("flush", &path)?;
+    let placed = [
+        (layout.received(client), snapshot.to_string(), FILES),
+        (layout.deltas(client), snapshot.to_string(), DELTA),
+        (layout.ranges(client), blocks_name(snapshot), BLOCKS),
+    ];
+    for (path, name, staged) in placed {
+        if let Some(folder) = open_if_there(&path)?
+            && exists(folder.as_fd(), name.as_bytes()).at("look into", &path)?
+        {
+            disk.rename(folder.as_fd(), name.as_bytes(), upload.as_fd(), staged).at("empty", &path)?;
+            disk.flush_folder(upload.as_fd(), b"upload").at("flush", staging)?;
+            disk.flush_folder(folder.as_fd(), b"emptied").at("flush", &path)?;
+        }
     }
     remove_snapshot_file(disk, &layout.snapshots(client), &index_name(snapshot))
 }

@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::time::{Duration, Instant};
 
+use super::blocks_reader::ClientFiles;
+use super::blocks_writer::{LargeFiles, Mark};
 use super::error::{At, StoreError};
 use super::index::IndexRecord;
 use super::journal::{self, Begin, Journaled};
 use super::left_behind::{LeftBehind, path_hash};
 use super::range::{HASH_BYTES, StoredEntry};
-use super::staging::{FILES, JOURNAL, RANGES, Staging};
+use super::staging::{JOURNAL, RANGES, Staging};
 use crate::base::codec::Writer;
 use crate::base::durable::NewFile;
 use crate::base::ids::SnapshotId;
@@ -29,31 +31,47 @@ pub struct Opened {
     pub snapshot: SnapshotId,
     pub left: Option<LeftBehind>,
     pub journal: JournalWriter,
+    pub large: LargeFiles,
 }
 
 /// Reads what an earlier session left, if it is of any use, and begins this session's part of the journal.
-pub fn open(staging: &mut Staging, run: &[u8; 16], roots: &[EntryPath]) -> Result<Opened, StoreError> {
+/// `files` is where the client's stored bytes lie.
+pub fn open(
+    staging: &mut Staging,
+    run: &[u8; 16],
+    roots: &[EntryPath],
+    files: ClientFiles,
+) -> Result<Opened, StoreError> {
     let roots = roots_hash(roots);
-    let mut journaled = read(staging, run)?;
-    let usable = journaled.begin.filter(|begin| begin.roots == roots);
-    if usable.is_none() {
-        staging.clear()?;
-        journaled = Journaled::default();
-    }
-    let snapshot = usable.map_or_else(|| SnapshotId::create(Timestamp::now()), |begin| begin.snapshot);
-    let begin = Begin { run: *run, snapshot, roots };
-    let journal = JournalWriter::begin(staging, journaled.valid_bytes, &begin)?;
-    let left = match usable {
-        None => None,
-        Some(_) => {
-            let (files, ranges) = (below(staging, FILES), below(staging, RANGES));
-            let mut left = LeftBehind::new(snapshot, files, ranges, journaled);
-            let known = left.staged_paths();
-            staging.take_over(&|path| known.contains(&path_hash(path)))?;
-            Some(left)
+    let journaled = read(staging, run)?;
+    if let Some(begin) = journaled.begin.filter(|begin| begin.roots == roots) {
+        match open_large(staging, begin.snapshot, journaled.lengths) {
+            Ok(large) => {
+                let begin = Begin { run: *run, ..begin };
+                let journal = JournalWriter::begin(staging, journaled.valid_bytes, &begin)?;
+                let files = files.with_unfinished(begin.snapshot, staging.path().to_path_buf());
+                let mut left = LeftBehind::new(begin.snapshot, files, below(staging, RANGES), journaled);
+                let known = left.staged_paths();
+                staging.take_over(&|path| known.contains(&path_hash(path)))?;
+                return Ok(Opened { snapshot: begin.snapshot, left: Some(left), journal, large });
+            }
+            Err(error @ StoreError::Damaged { .. }) => log::warn!("an upload begins anew: {error}"),
+            Err(error) => return Err(error),
         }
-    };
-    Ok(Opened { snapshot, left, journal })
+    }
+    open_anew(staging, Begin { run: *run, snapshot: SnapshotId::create(Timestamp::now()), roots })
+}
+
+fn open_anew(staging: &mut Staging, begin: Begin) -> Result<Opened, StoreError> {
+    staging.clear()?;
+    let journal = JournalWriter::begin(staging, 0, &begin)?;
+    let large = open_large(staging, begin.snapshot, Mark::default())?;
+    Ok(Opened { snapshot: begin.snapshot, left: None, journal, large })
+}
+
+fn open_large(staging: &Staging, snapshot: SnapshotId, lengths: Mark) -> Result<LargeFiles, StoreError> {
+    let folder = staging.folder().try_clone_to_owned().at("open", staging.path())?;
+    LargeFiles::open(staging.disk(), staging.path(), folder, snapshot, lengths)
 }
 
 fn below(staging: &Staging, name: &[u8]) -> std::path::PathBuf {
@@ -109,6 +127,12 @@ impl JournalWriter {
             return self.write();
         }
         self.write_when_full()
+    }
+
+    /// Notes how long the files for large contents are, ahead of the content's record: so that what a believed
+    /// record tells of is never cut off.
+    pub fn lengths(&mut self, lengths: Mark) {
+        journal::put_lengths(&mut self.buffer, lengths);
     }
 
     pub fn range(&mut self, record: &IndexRecord, new_bytes: u64) -> io::Result<()> {

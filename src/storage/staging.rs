@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::blocks_writer::{BLOCKS, DELTA};
 use super::error::{At, StoreError};
 use super::range::HASH_BYTES;
 use super::tree::{flush_below, flush_tree, remove_tree, sweep_files};
@@ -113,7 +114,7 @@ impl Staging {
 
     /// Empties the folder: what an earlier session left in it is of no use.
     pub fn clear(&mut self) -> Result<(), StoreError> {
-        for item in [FILES, RANGES, JOURNAL, INDEX, HEAD, INTENT] {
+        for item in [FILES, RANGES, BLOCKS, DELTA, JOURNAL, INDEX, HEAD, INTENT] {
             remove_tree(&self.disk, self.folder.as_fd(), item).at("empty", &self.path)?;
         }
         Ok(())
@@ -129,6 +130,9 @@ impl Staging {
         opened.at("open the journal below", &self.path)
     }
 
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -215,21 +219,12 @@ impl Staging {
             self.disk.make_folder(self.folder.as_fd(), RANGES)?;
             self.ranges = Some(open_below(self.folder.as_fd(), RANGES, Missing::Fail)?);
         }
-        let folder = self.ranges.as_ref().expect("opened just now").as_fd();
-        match self.disk.create_file(folder, name) {
-            // Left by an earlier session, perhaps not whole.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.disk.remove_file(folder, name)?;
-                self.disk.create_file(folder, name)?.write(bytes)
-            }
-            created => created?.write(bytes),
-        }
+        write_anew(&self.disk, self.ranges.as_ref().expect("opened just now").as_fd(), name, bytes)
     }
 
     /// Writes one of the files a commit needs.
     pub fn write_file(&self, name: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
-        let written = self.disk.create_file(self.folder(), name).and_then(|mut file| file.write(bytes));
-        written.at("write a file below", &self.path)
+        write_anew(&self.disk, self.folder(), name, bytes).at("write a file below", &self.path)
     }
 
     /// Flushes everything staged, one by one: contents and their folders, the named ranges, what the commit
@@ -246,6 +241,11 @@ impl Staging {
         }
         if let Some(folder) = &self.ranges {
             ranges.iter().try_for_each(|name| flush_below(&self.disk, folder.as_fd(), hex(name).as_bytes()))?;
+        }
+        for name in [DELTA, BLOCKS] {
+            if exists(self.folder.as_fd(), name)? {
+                flush_below(&self.disk, self.folder.as_fd(), name)?;
+            }
         }
         for name in [INDEX, HEAD, INTENT] {
             flush_below(&self.disk, self.folder.as_fd(), name)?;
@@ -277,6 +277,17 @@ impl Staging {
     /// Removes the folder and what is left in it.
     pub fn remove(self) -> Result<(), StoreError> {
         sweep(&self.disk, self.parent.as_fd(), &self.name).at("remove", &self.path)
+    }
+}
+
+/// Writes a file in place of what an earlier session left, perhaps not whole.
+fn write_anew(disk: &Disk, folder: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
+    match disk.create_file(folder, name) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            disk.remove_file(folder, name)?;
+            disk.create_file(folder, name)?.write(bytes)
+        }
+        created => created?.write(bytes),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, DamagedHead, OpenUpload, locked};
 use super::clients::{ClientRecord, Clients};
 use super::comparison::{Base, read_index};
@@ -16,7 +17,6 @@ use super::head::Head;
 use super::layout::{Layout, read_small_file};
 use super::lock::StoreLock;
 use super::range::{Location, StoredEntry};
-use super::received::open_stored;
 use super::recovery::{self, RecoveryReport};
 use super::tokens::{self, TOKEN_BYTES};
 use super::upload::{Begun, Upload, UploadRequest};
@@ -287,8 +287,13 @@ impl Store {
             return Ok(());
         }
         let Shared { layout, disk, .. } = &*self.shared;
-        let parents =
-            [layout.received_of_all(), layout.ranges_of_all(), layout.snapshots_of_all(), layout.incoming_of_all()];
+        let parents = [
+            layout.received_of_all(),
+            layout.deltas_of_all(),
+            layout.ranges_of_all(),
+            layout.snapshots_of_all(),
+            layout.incoming_of_all(),
+        ];
         for parent in parents {
             let folder = open_folder(&parent).at("open", &parent)?;
             let name = state.record.folder.as_str();
@@ -317,30 +322,19 @@ impl Store {
             return Err(StoreError::NotFound { what: format!("{} has no stored content", entry.path.display()) });
         };
         let state = self.state(client)?;
-        let folder = self.shared.layout.received(&state.record.folder).join(content.snapshot().as_str());
-        let path = match &content.location {
-            Location::OwnPath { .. } => &entry.path,
-            Location::StoredPath { path, .. } => path,
-        };
-        match open_stored(&folder, path) {
-            Ok(file) => Ok(ContentReader::new(file, content.sums)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let problem = format!("the stored content of {} is gone", entry.path.display());
-                Err(StoreError::damaged(&folder, problem))
-            }
-            Err(error) => Err(error).at("open the content of a file below", &folder),
-        }
+        let files = ClientFiles::new(&self.shared.layout, &state.record.folder);
+        ContentReader::open(files, &entry.path, content)
     }
 
     /// Reads the content of an entry back and compares it with what was recorded. An entry without content
     /// is whole.
     pub fn verify_content(&self, client: ClientId, stored: &StoredEntry) -> Result<(), Damage> {
-        if stored.content.is_none() {
-            return Ok(());
-        }
+        let Some(content) = &stored.content else { return Ok(()) };
+        let is_mapped = matches!(content.location, Location::Mapped { .. });
         let checked = match self.open_content(client, stored) {
             Ok(reader) => reader.verify(),
             Err(StoreError::Io { source, .. }) => Err(ContentProblem::Unreadable(source)),
+            Err(error) if is_mapped => Err(ContentProblem::Blocks { problem: error.to_string() }),
             Err(_) => Err(ContentProblem::Missing),
         };
         checked.map_err(|problem| Damage { path: stored.entry.path.clone(), problem })

@@ -2,6 +2,7 @@
 //! afterwards, on the disk and through the reading side.
 
 mod crash;
+mod delta;
 mod flushes;
 mod resume;
 
@@ -308,7 +309,7 @@ fn a_touched_file_with_the_same_content_becomes_a_reference() {
     let bytes = &model.ranges()[0];
     upload.offer_range(hash(bytes)).unwrap();
     let needed = upload.add_range(0, bytes).unwrap();
-    assert_eq!(needed.held, vec![(1, ContentSums::of(b"one").blake3)]);
+    assert_eq!(needed.held, [HeldContent { entry: 1, blake3: ContentSums::of(b"one").blake3, blocks: false }]);
     upload.same_content(0, 1, 0).unwrap();
     let head = upload.commit(model.counts()).unwrap();
     let stored = store.entries(&head, &[path("root/a")]).unwrap().next().unwrap().unwrap();

@@ -9,9 +9,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::blocks_format::Source;
+use super::blocks_reader::ClientFiles;
+use super::blocks_writer::LargeFiles;
 use super::catalog::{ClientState, OpenUpload};
 use super::comparison::{Base, ChangeRule, RangeSet};
-use super::content::ContentWriter;
+use super::content_writer::{ContentWriter, WrittenContent};
+use super::delta::OpenHeld;
 use super::error::{At, StoreError};
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, IndexRecord};
@@ -99,7 +103,10 @@ pub struct Upload {
     next_to_add: usize,
     index_bytes: u64,
     pending: VecDeque<PendingRange>,
-    writing: Option<Writing>,
+    pub(super) writing: Option<Writing>,
+    pub(super) large: LargeFiles,
+    /// The held content whose blocks were asked for last.
+    pub(super) open_held: Option<OpenHeld>,
     /// What an earlier session of this upload stored.
     left: Option<LeftBehind>,
     journal: JournalWriter,
@@ -143,12 +150,12 @@ impl Slot {
 
 /// The content that is arriving.
 #[derive(Debug)]
-struct Writing {
-    range: u32,
-    entry: u32,
-    writer: ContentWriter,
-    path: EntryPath,
-    renamed: Option<EntryPath>,
+pub(super) struct Writing {
+    pub(super) range: u32,
+    pub(super) entry: u32,
+    pub(super) writer: ContentWriter,
+    pub(super) path: EntryPath,
+    pub(super) renamed: Option<EntryPath>,
 }
 
 impl Upload {
@@ -163,8 +170,12 @@ impl Upload {
         let anchor = shared.can_flush_all.then(|| open_folder(data)).transpose().at("open", data)?;
         let incoming = shared.layout.incoming(&state.record.folder);
         let mut staging = Staging::open(&shared.disk, &incoming, request.upload)?;
-        let Opened { snapshot, left, journal } = resume::open(&mut staging, &shared.run, &request.roots)?;
+        let files = ClientFiles::new(&shared.layout, &state.record.folder);
+        let Opened { snapshot, left, journal, large } =
+            resume::open(&mut staging, &shared.run, &request.roots, files)?;
         Ok(Upload {
+            large,
+            open_held: None,
             snapshot,
             shared,
             state,
@@ -324,6 +335,8 @@ impl Upload {
         }
         let rule = self.request.changes;
         let left = self.left.as_mut().and_then(|left| left.find(&entry.path));
+        // A large one that changed since is not built upon, since its file goes with the commit: the base is.
+        let left = left.filter(|stored| rule.is_unchanged(stored, entry) || !stored.is_large());
         if let Some(stored) = left {
             return match (rule.is_unchanged(&stored, entry), stored.content) {
                 (true, Some(content)) => Fate::Stored { flags: 0, content },
@@ -350,17 +363,16 @@ impl Upload {
             let _ = self.staging().remove_content(&staged);
         }
         let PlacedFile { file, renamed } = self.staging().create_content(&path)?;
-        self.writing = Some(Writing { range, entry, writer: ContentWriter::new(file), path, renamed });
+        let own = Source::Plain { snapshot: self.snapshot, path: renamed.clone() };
+        let writer = ContentWriter::plain(file, own, &self.large);
+        self.writing = Some(Writing { range, entry, writer, path, renamed });
         Ok(())
     }
 
     /// Appends to the content that was begun.
     pub fn write_content(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let Some(writing) = &mut self.writing else { return Err(no_content_begun()) };
-        match writing.writer.write(bytes) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(error).at("write a file below", self.staging().path()),
-        }
+        writing.writer.write(bytes, &mut self.large)
     }
 
     /// Ends the content with what the client knows of it; `flags` are [`RECHECK`] and [`CHANGED_WHILE_READ`].
@@ -368,33 +380,43 @@ impl Upload {
         self.check_live()?;
         check_client_flags(flags)?;
         let Writing { range, entry, writer, path, renamed } = self.writing.take().ok_or_else(no_content_begun)?;
-        let sums = writer.finish();
+        let (is_delta, mark) = (writer.is_delta(), writer.mark());
+        let WrittenContent { sums, blocks, stored_bytes } = writer.finish(&mut self.large)?;
         if sums != claimed {
-            return self.take_back(range, entry, renamed.as_ref().unwrap_or(&path), &path);
+            self.large.cut_back(mark)?;
+            let stored = renamed.as_ref().unwrap_or(&path);
+            return self.take_back(range, entry, (!is_delta).then_some(stored), &path);
         }
         let snapshot = self.snapshot;
         let location = match renamed {
+            _ if is_delta => Location::Mapped { snapshot },
             None => Location::OwnPath { snapshot },
             Some(path) => Location::StoredPath { snapshot, path },
         };
-        let content = StoredContent { sums, location };
+        let content = StoredContent { sums, location, blocks };
         let stored =
             StoredEntry { entry: self.pending_range(range)?.entry(entry), flags, content: Some(content.clone()) };
+        if blocks.is_some() {
+            self.journal.lengths(self.large.mark());
+        }
         self.journal.content(&stored).at("write the journal below", self.staging.as_ref().expect("open").path())?;
+        if !is_delta {
+            self.pending_range(range)?.note_holes(sums.size - stored_bytes);
+        }
         self.settle(range, entry, Fate::Stored { flags, content })?;
         self.checkpoint_when_due()?;
         Ok(ContentVerdict::Stored)
     }
 
-    /// Removes a content that arrived damaged, and says whether it may come again.
+    /// Removes a content that arrived damaged (its file, where it has one), and says whether it may come again.
     fn take_back(
         &mut self,
         range: u32,
         entry: u32,
-        stored: &EntryPath,
+        stored: Option<&EntryPath>,
         path: &EntryPath,
     ) -> Result<ContentVerdict, StoreError> {
-        self.staging().remove_content(stored)?;
+        stored.map_or(Ok(()), |stored| self.staging().remove_content(stored))?;
         let tries = self.pending_range(range)?.note_damaged(entry);
         match tries < CONTENT_TRIES_MAX {
             true => Ok(ContentVerdict::Repeat),
@@ -419,16 +441,18 @@ impl Upload {
     }
 
     /// Removes what has arrived of this very content, if it is the one under way.
-    fn drop_unfinished(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
+    pub(super) fn drop_unfinished(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
         let same = |writing: &mut Writing| (writing.range, writing.entry) == (range, entry);
-        match self.writing.take_if(same) {
-            Some(Writing { path, renamed, .. }) => self.staging().remove_content(renamed.as_ref().unwrap_or(&path)),
-            None => Ok(()),
+        let Some(Writing { path, renamed, writer, .. }) = self.writing.take_if(same) else { return Ok(()) };
+        self.large.cut_back(writer.mark())?;
+        match writer.is_delta() {
+            true => Ok(()),
+            false => self.staging().remove_content(renamed.as_ref().unwrap_or(&path)),
         }
     }
 
     /// The entry must be the next in order, or one whose content arrived damaged.
-    fn check_turn(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
+    pub(super) fn check_turn(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
         self.check_live()?;
         if self.writing.is_some() {
             return Err(StoreError::out_of_place("a content is begun inside another"));
@@ -471,7 +495,7 @@ impl Upload {
         }
     }
 
-    fn pending_range(&mut self, number: u32) -> Result<&mut PendingRange, StoreError> {
+    pub(super) fn pending_range(&mut self, number: u32) -> Result<&mut PendingRange, StoreError> {
         let found = self.pending.iter_mut().find(|range| range.number == number);
         found.ok_or_else(|| StoreError::out_of_place(format!("range {number} waits for no content")))
     }
@@ -571,6 +595,6 @@ fn check_client_flags(flags: u8) -> Result<(), StoreError> {
     }
 }
 
-fn no_content_begun() -> StoreError {
+pub(super) fn no_content_begun() -> StoreError {
     StoreError::out_of_place("no content was begun")
 }

@@ -61,6 +61,10 @@ fn to_server() -> Vec<ToServer<'static>> {
         ToServer::ContentEnd(end()),
         ToServer::ContentSkip { range: 1, entry: 2 },
         ToServer::ContentSame { range: 1, entry: 2, flags: content_flag::RECHECK },
+        ToServer::BlocksWanted { range: 1, entry: 2, first: 3, count: 4 },
+        ToServer::DeltaStart { range: 1, entry: 2 },
+        ToServer::ContentKeep { bytes: 3 },
+        ToServer::ContentHole { bytes: 4 },
         ToServer::Commit { ranges: 1, entries: 2, unreadable: 3 },
         ToServer::ListSnapshots,
         ToServer::ListEntries(selection()),
@@ -83,12 +87,18 @@ fn to_client() -> Vec<ToClient<'static>> {
         ToClient::Stored(row()),
         ToClient::RangeHeld { number: 1 },
         ToClient::RangeLacking { number: 1 },
-        ToClient::Needed { number: 1, bits: &[5], held: vec![HeldContent { entry: 2, blake3: [8; 32] }] },
+        ToClient::Needed {
+            number: 1,
+            bits: &[5],
+            held: vec![HeldContent { entry: 2, blake3: [8; 32], blocks: true }],
+        },
+        ToClient::Blocks { range: 1, entry: 2, first: 3, hashes: &[9; 2 * BLOCK_HASH_BYTES] },
         ToClient::ContentRepeat { range: 1, entry: 2 },
         ToClient::Snapshot(row()),
         ToClient::Entry(EntryRow { content: Some(end()), entry: b"entry" }),
         ToClient::Entry(EntryRow { content: None, entry: b"entry" }),
         ToClient::ContentData(b"content"),
+        ToClient::ContentHole { bytes: 3 },
         ToClient::ContentEnd(end()),
         ToClient::ContentFailed { text: "gone".into() },
         ToClient::Damage { snapshot: id(), path: Some(path("a")), text: "CRC32 differs".into() },
@@ -156,6 +166,18 @@ fn every_message_to_the_client_comes_back_as_it_was() {
     }
 }
 
+#[test]
+fn too_many_blocks_at_once_and_a_torn_hash_are_refused() {
+    for (count, fine) in [(0, false), (1, true), (BLOCKS_WANTED_MAX, true), (BLOCKS_WANTED_MAX + 1, false)] {
+        let mut bytes = Vec::new();
+        ToServer::BlocksWanted { range: 1, entry: 2, first: 3, count }.encode(&mut bytes);
+        let (kind, body) = split(&bytes);
+        assert_eq!(ToServer::decode(kind, body).is_ok(), fine, "{count}");
+    }
+    let body = [0; 16 + BLOCK_HASH_BYTES - 1];
+    assert!(ToClient::decode(message_kind::BLOCKS, &body).is_err());
+}
+
 /// The bytes of every message, as `tests/testdata/vectors/messages.txt` pins them.
 #[test]
 fn the_bytes_of_every_message_are_pinned() {
@@ -186,7 +208,7 @@ proptest! {
     }
 
     #[test]
-    fn every_shortened_message_is_refused_or_is_bulk(index in 0usize..17, cut in any::<prop::sample::Index>()) {
+    fn every_shortened_message_is_refused_or_is_bulk(index in 0usize..21, cut in any::<prop::sample::Index>()) {
         let message = &to_server()[index];
         let mut bytes = Vec::new();
         message.encode(&mut bytes);

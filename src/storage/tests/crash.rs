@@ -3,12 +3,12 @@
 use super::*;
 
 /// Two snapshots are made on a sound disk; the third is cut short after `operations` operations.
-struct Crash {
-    folder: tempfile::TempDir,
-    client: ClientId,
-    first: Arc<Head>,
-    before: Model,
-    after: Model,
+pub(super) struct Crash {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) client: ClientId,
+    pub(super) first: Arc<Head>,
+    pub(super) before: Model,
+    pub(super) after: Model,
 }
 
 fn crash_case(files: usize) -> Crash {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The recorded operations since the last look, without writes and what the names do not tell.
-fn record(disk: &Disk) -> Vec<String> {
+pub(super) fn record(disk: &Disk) -> Vec<String> {
     let told = |name: &str| match name.len() {
         64 => "<range>".to_string(),
         25 => "<snapshot>".to_string(),

@@ -1,0 +1,279 @@
+//! One content as it arrives: written whole to a plain file, or composed of what the store holds at the same
+//! offset, changed blocks and holes. Either way its sums are put together from those of its blocks, and what
+//! is kept is never read. Nothing else of the store writes contents, so that sealing at rest can stand here,
+//! between the bytes and the disk.
+//!
+//! The peer is not trusted: a piece out of place is an error, and memory does not grow with the content.
+
+use super::blocks_format::{BlocksPlace, Source, Stretch, StretchData};
+use super::blocks_reader::{ClientFiles, ContentMap};
+use super::blocks_writer::{LargeFiles, MapWriter, Mark};
+use super::content::ContentReader;
+use super::error::{At, StoreError};
+use super::range::StoredContent;
+use crate::base::durable::NewFile;
+use crate::base::limits::LARGE_FILE_BYTES;
+use crate::base::path::EntryPath;
+use crate::crypto::{
+    BLOCK_BYTES, BlockHasher, BlockSum, ContentSums, SumsCombiner, blake3_hash, block_sum, blocks_in,
+};
+
+/// What is hashed, summed and written at a time: small enough to stay in the processor's cache meanwhile.
+const PIECE_BYTES: usize = 64 * 1024;
+const BLOCK: u64 = BLOCK_BYTES as u64;
+const ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+/// Largest content: what a file may have.
+const CONTENT_BYTES_MAX: u64 = i64::MAX as u64;
+
+/// Takes a content in.
+#[derive(Debug)]
+pub struct ContentWriter {
+    target: Target,
+    /// Where the bytes that arrive lie.
+    own: Source,
+    own_number: Option<u16>,
+    /// What to add to a block's offset to have its place in the delta, since the last border.
+    shift: u64,
+    position: u64,
+    /// A kept piece ended with a short block, which is the last one of a content.
+    ended: bool,
+    /// Bytes that take room on the disk.
+    stored_bytes: u64,
+    hasher: BlockHasher,
+    finished: Vec<(BlockSum, usize)>,
+    combiner: SumsCombiner,
+    map: MapWriter,
+    mark: Mark,
+}
+
+#[derive(Debug)]
+enum Target {
+    Plain(NewFile),
+    Delta(Box<Held>),
+}
+
+/// The content that a delta is made against.
+#[derive(Debug)]
+pub struct Held {
+    files: ClientFiles,
+    path: EntryPath,
+    content: StoredContent,
+    map: ContentMap,
+    /// The numbers that its sources have in the new map.
+    numbers: Vec<Option<u16>>,
+}
+
+impl Held {
+    pub fn new(files: ClientFiles, path: EntryPath, content: StoredContent, map: ContentMap) -> Held {
+        let numbers = vec![None; map.sources()];
+        Held { files, path, content, map, numbers }
+    }
+}
+
+/// What is known of a content that has arrived.
+#[derive(Debug)]
+pub struct WrittenContent {
+    pub sums: ContentSums,
+    /// Where its blocks are recorded; none for a plain content that is not large.
+    pub blocks: Option<BlocksPlace>,
+    /// Bytes of it that take room on the disk.
+    pub stored_bytes: u64,
+}
+
+impl ContentWriter {
+    /// A content that is written whole to `file`, which will lie where `own` says.
+    pub fn plain(file: NewFile, own: Source, large: &LargeFiles) -> ContentWriter {
+        ContentWriter::new(Target::Plain(file), own, large)
+    }
+
+    /// A content composed with what is held.
+    pub fn delta(held: Held, own: Source, large: &LargeFiles) -> ContentWriter {
+        ContentWriter::new(Target::Delta(Box::new(held)), own, large)
+    }
+
+    fn new(target: Target, own: Source, large: &LargeFiles) -> ContentWriter {
+        ContentWriter {
+            target,
+            own,
+            own_number: None,
+            shift: 0,
+            position: 0,
+            ended: false,
+            stored_bytes: 0,
+            hasher: BlockHasher::new(),
+            finished: Vec::new(),
+            combiner: SumsCombiner::new(),
+            map: MapWriter::default(),
+            mark: large.mark(),
+        }
+    }
+
+    pub fn is_delta(&self) -> bool {
+        matches!(self.target, Target::Delta(_))
+    }
+
+    /// How long the upload's files were when the content was begun.
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Appends bytes; in a delta, behind a kept piece that ended at a block border.
+    pub fn write(&mut self, bytes: &[u8], large: &mut LargeFiles) -> Result<(), StoreError> {
+        self.check_room(bytes.len() as u64)?;
+        for piece in bytes.chunks(PIECE_BYTES) {
+            self.note_shift(large);
+            match &mut self.target {
+                Target::Plain(file) => file.write(piece).at("write a file below", large.path())?,
+                Target::Delta(_) => large.append_delta(piece)?,
+            }
+            self.stored_bytes += piece.len() as u64;
+            self.hash(piece, large)?;
+        }
+        Ok(())
+    }
+
+    /// Appends zeros for which nothing is stored. What of them does not fill a block is stored in a delta.
+    pub fn write_hole(&mut self, length: u64, large: &mut LargeFiles) -> Result<(), StoreError> {
+        self.check_room(length)?;
+        let to_border = (BLOCK - self.hasher.filled() as u64) % BLOCK;
+        let head = length.min(to_border);
+        self.write_zeros(head as usize, large)?;
+        let blocks = (length - head) / BLOCK;
+        self.write_hole_blocks(blocks, large)?;
+        self.write_zeros(((length - head) % BLOCK) as usize, large)
+    }
+
+    /// Fewer zeros than a block.
+    fn write_zeros(&mut self, length: usize, large: &mut LargeFiles) -> Result<(), StoreError> {
+        let zeros = &ZEROS[..length];
+        match &mut self.target {
+            _ if length == 0 => Ok(()),
+            Target::Delta(_) => self.write(zeros, large),
+            Target::Plain(file) => {
+                file.skip(length as u64).at("write a file below", large.path())?;
+                self.hash(zeros, large)
+            }
+        }
+    }
+
+    fn write_hole_blocks(&mut self, blocks: u64, large: &mut LargeFiles) -> Result<(), StoreError> {
+        if blocks == 0 {
+            return Ok(());
+        }
+        if let Target::Plain(file) = &mut self.target {
+            file.skip(blocks * BLOCK).at("write a file below", large.path())?;
+        }
+        let first = self.position / BLOCK;
+        (first..first + blocks).for_each(|block| self.combiner.add(&block_sum(block, &ZEROS), BLOCK_BYTES));
+        self.map.add(large, Stretch { offset: self.position, bytes: blocks * BLOCK, data: None })?;
+        self.hasher.skip_blocks(blocks);
+        self.position += blocks * BLOCK;
+        Ok(())
+    }
+
+    /// Takes the next `length` bytes from the held content, at the same offset.
+    pub fn keep(&mut self, length: u64, large: &mut LargeFiles) -> Result<(), StoreError> {
+        self.check_room(length)?;
+        let Target::Delta(held) = &mut self.target else {
+            return Err(StoreError::out_of_place("nothing can be kept in a content that is sent whole"));
+        };
+        let end = self.position + length;
+        let at_borders = self.hasher.filled() == 0 && (end.is_multiple_of(BLOCK) || end == held.map.size());
+        if length == 0 || end > held.map.size() || !at_borders {
+            return Err(StoreError::out_of_place("a kept piece does not fit what is held"));
+        }
+        let start = self.position;
+        while self.position < end {
+            let stretch = held.map.stretch_at(self.position)?.part(self.position, end);
+            self.position = stretch.end();
+            let stretch = renumbered(held, &mut self.map, stretch)?;
+            self.map.add(large, stretch)?;
+        }
+        let combiner = &mut self.combiner;
+        held.map.each_sum(start / BLOCK, blocks_in(end), |sum| {
+            let left = end - combiner.size();
+            combiner.add(sum, left.min(BLOCK) as usize);
+        })?;
+        self.hasher.skip_blocks(blocks_in(length));
+        self.ended = !end.is_multiple_of(BLOCK);
+        Ok(())
+    }
+
+    fn check_room(&self, length: u64) -> Result<(), StoreError> {
+        let fits = self.position.checked_add(length).is_some_and(|end| end <= CONTENT_BYTES_MAX);
+        match (fits, self.ended) {
+            (true, false) => Ok(()),
+            (false, _) => Err(StoreError::out_of_place("a content is longer than a file can be")),
+            (true, true) => Err(StoreError::out_of_place("a content goes on behind its last block")),
+        }
+    }
+
+    /// At a block border, what comes next in the delta may lie anywhere.
+    fn note_shift(&mut self, large: &LargeFiles) {
+        if self.is_delta() && self.hasher.filled() == 0 {
+            self.shift = large.delta_bytes().wrapping_sub(self.position);
+        }
+    }
+
+    fn hash(&mut self, bytes: &[u8], large: &mut LargeFiles) -> Result<(), StoreError> {
+        let finished = &mut self.finished;
+        self.hasher.update(bytes, |sum, length| finished.push((sum, length)));
+        self.position += bytes.len() as u64;
+        self.take_finished(large)
+    }
+
+    fn take_finished(&mut self, large: &mut LargeFiles) -> Result<(), StoreError> {
+        let mut finished = std::mem::take(&mut self.finished);
+        for (sum, bytes) in finished.drain(..) {
+            let number = match self.own_number {
+                Some(number) => number,
+                None => *self.own_number.insert(self.map.add_source(&self.own)?),
+            };
+            let stored = self.combiner.size().wrapping_add(self.shift);
+            self.map.add_block(large, number, stored, bytes, sum)?;
+            self.combiner.add(&sum, bytes);
+        }
+        self.finished = finished;
+        Ok(())
+    }
+
+    /// The sums of what arrived, and what was recorded of it. Durable only once the commit has flushed it.
+    pub fn finish(mut self, large: &mut LargeFiles) -> Result<WrittenContent, StoreError> {
+        let hasher = std::mem::take(&mut self.hasher);
+        let finished = &mut self.finished;
+        let single = hasher.finish(|sum, length| finished.push((sum, length)));
+        self.take_finished(large)?;
+        let single = match single {
+            None if (1..=BLOCK).contains(&self.position) => Some(self.only_block()?),
+            single => single,
+        };
+        let sums = std::mem::take(&mut self.combiner).finish(single).expect("a single block's hash is given");
+        let is_mapped = self.is_delta() || sums.size >= LARGE_FILE_BYTES;
+        let blocks = is_mapped.then(|| self.map.finish(large)).transpose()?;
+        Ok(WrittenContent { sums, blocks, stored_bytes: self.stored_bytes })
+    }
+
+    /// The BLAKE3 of a content of one block, which was kept or is a hole: a kept block has to be read, since its
+    /// recorded value is that of a block among others.
+    fn only_block(&self) -> Result<[u8; 32], StoreError> {
+        let mut block = vec![0; self.position as usize];
+        if let (Target::Delta(held), false) = (&self.target, self.map.is_hole()) {
+            let mut reader = ContentReader::open(held.files.clone(), &held.path, &held.content)?;
+            let read = std::io::Read::read_exact(&mut reader, &mut block);
+            read.at("read the held content of a file below", &held.files.received(held.content.snapshot()))?;
+        }
+        Ok(blake3_hash(&block))
+    }
+}
+
+/// A stretch of the held content with the number that its source has in the new map.
+fn renumbered(held: &mut Held, map: &mut MapWriter, stretch: Stretch) -> Result<Stretch, StoreError> {
+    let Some(data) = stretch.data else { return Ok(stretch) };
+    let source = held.map.source(data.source)?;
+    let number = &mut held.numbers[usize::from(data.source)];
+    let source = match *number {
+        Some(number) => number,
+        None => *number.insert(map.add_source(source)?),
+    };
+    Ok(Stretch { data: Some(StretchData { source, ..data }), ..stretch })
+}
