@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Run, TestClient, TestServer, Workplace};
+use cyberbackup::base::time::Timestamp;
+
+use crate::support::{Run, TestClient, TestServer, Workplace, wait_until};
 
 /// How a file of the store is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +95,9 @@ fn a_head_that_is_damaged_or_gone_is_told_by_every_command() {
         says(harmed.run(&["ls"]), &refused);
         says(harmed.run(&["ls", "--snapshot", &harmed.snapshot]), &refused);
         says(harmed.run(&["restore", "--to", "to"]), &refused);
-        // A new backup is the newest; the damaged one stays named.
+        // A new backup is the newest, from the next second on; the damaged one stays named.
+        let second = &harmed.snapshot[..16];
+        wait_until(|| Timestamp::now().compact().as_str() > second, "the next second");
         TestClient::new(&harmed.workplace, &harmed.server.address, "ada").backup(&harmed.source);
         harmed.run(&["ls"]).expect(0);
         harmed.run(&["restore", "--to", "to"]).expect(0);

@@ -100,21 +100,32 @@ impl Upload {
         };
         let held = Held::new(self.client_files(), path.clone(), content, map);
         let writer = ContentWriter::delta(held, Source::Delta { snapshot: self.snapshot }, &self.large);
-        self.writing = Some(Writing { range, entry, writer, path, renamed: None });
+        self.writing = Some(Writing { range, entry, writer, path, renamed: None, is_spoiled: false });
         Ok(())
     }
 
     /// Takes the next `length` bytes of a delta from the held content, at the same offset. The piece begins at a
-    /// block border, and ends at one or where both contents end.
+    /// block border, and ends at one or where both contents end. Where the record of what is held turns out to be
+    /// damaged, the content is asked for again at its end.
     pub fn keep_content(&mut self, length: u64) -> Result<(), StoreError> {
         let Some(writing) = &mut self.writing else { return Err(no_content_begun()) };
-        writing.writer.keep(length, &mut self.large)
+        if writing.is_spoiled {
+            return Ok(());
+        }
+        match writing.writer.keep(length, &mut self.large) {
+            Err(error @ StoreError::Damaged { .. }) => {
+                log::warn!("{} is sent again: {error}", writing.path.display());
+                writing.is_spoiled = true;
+                Ok(())
+            }
+            kept => kept,
+        }
     }
 
     /// Appends `length` zeros to the content that was begun, plain or delta, without storing them.
     pub fn hole_content(&mut self, length: u64) -> Result<(), StoreError> {
         let Some(writing) = &mut self.writing else { return Err(no_content_begun()) };
-        writing.writer.write_hole(length, &mut self.large)
+        if writing.is_spoiled { Ok(()) } else { writing.writer.write_hole(length, &mut self.large) }
     }
 }
 

@@ -156,6 +156,8 @@ pub(super) struct Writing {
     pub(super) writer: ContentWriter,
     pub(super) path: EntryPath,
     pub(super) renamed: Option<EntryPath>,
+    /// What it is built on turned out to be damaged: the rest of it is passed over, and all is sent again.
+    pub(super) is_spoiled: bool,
 }
 
 impl Upload {
@@ -365,22 +367,27 @@ impl Upload {
         let PlacedFile { file, renamed } = self.staging().create_content(&path)?;
         let own = Source::Plain { snapshot: self.snapshot, path: renamed.clone() };
         let writer = ContentWriter::plain(file, own, &self.large);
-        self.writing = Some(Writing { range, entry, writer, path, renamed });
+        self.writing = Some(Writing { range, entry, writer, path, renamed, is_spoiled: false });
         Ok(())
     }
 
     /// Appends to the content that was begun.
     pub fn write_content(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let Some(writing) = &mut self.writing else { return Err(no_content_begun()) };
-        writing.writer.write(bytes, &mut self.large)
+        if writing.is_spoiled { Ok(()) } else { writing.writer.write(bytes, &mut self.large) }
     }
 
     /// Ends the content with what the client knows of it; `flags` are [`RECHECK`] and [`CHANGED_WHILE_READ`].
     pub fn end_content(&mut self, claimed: ContentSums, flags: u8) -> Result<ContentVerdict, StoreError> {
         self.check_live()?;
         check_client_flags(flags)?;
-        let Writing { range, entry, writer, path, renamed } = self.writing.take().ok_or_else(no_content_begun)?;
+        let writing = self.writing.take().ok_or_else(no_content_begun)?;
+        let Writing { range, entry, writer, path, renamed, is_spoiled } = writing;
         let (is_delta, mark) = (writer.is_delta(), writer.mark());
+        if is_spoiled {
+            self.large.cut_back(mark)?;
+            return self.take_back(range, entry, None, &path);
+        }
         let WrittenContent { sums, blocks, stored_bytes } = writer.finish(&mut self.large)?;
         if sums != claimed {
             self.large.cut_back(mark)?;

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{LARGE_BYTES, Run, TestClient, TestServer, Workplace, kill, tree};
+use crate::support::{LARGE_BYTES, Run, TestClient, TestServer, Workplace, kill, large_file, tree};
 
 fn fifo(path: &Path) {
     rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
@@ -29,7 +29,7 @@ fn files_that_change_between_the_walk_and_the_reading_are_named_or_read_as_they_
     }
     fs::write(workplace.join("outside"), "not to be read").unwrap();
     // The walk is past all of them while the first one, which is large, is being sent.
-    fs::File::create(source.join("a large file")).unwrap().set_len(LARGE_BYTES).unwrap();
+    large_file(&source.join("a large file"), LARGE_BYTES);
     let started = client.start_stalled(&server, &source);
     fs::write(source.join("grows"), "0123456789 and more").unwrap();
     fs::write(source.join("shrinks"), "0").unwrap();
@@ -72,8 +72,8 @@ fn a_file_that_grows_while_it_is_read_is_read_again() {
     client.flags.insert(0, "--json".into());
     let source = workplace.join("source");
     fs::create_dir(&source).unwrap();
-    let file = fs::File::create(source.join("log")).unwrap();
-    file.set_len(LARGE_BYTES / 4).unwrap();
+    large_file(&source.join("log"), LARGE_BYTES / 4);
+    let file = fs::OpenOptions::new().write(true).open(source.join("log")).unwrap();
     let started = client.start_stalled(&server, &source);
     file.set_len(LARGE_BYTES / 4 + 4_321).unwrap();
     kill(started.id(), "CONT");

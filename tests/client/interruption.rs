@@ -51,7 +51,7 @@ fn an_interrupted_restore_leaves_no_half_file_under_its_name() {
     let client = TestClient::new(&workplace, &server.address, "ada");
     let source = workplace.join("source");
     std::fs::create_dir(&source).unwrap();
-    std::fs::File::create(source.join("large")).unwrap().set_len(crate::support::LARGE_BYTES).unwrap();
+    crate::support::large_file(&source.join("large"), crate::support::LARGE_BYTES);
     client.backup(&source);
     let started = client.start(["restore", "--to", "to"]);
     let folder = workplace.join("to").join(source.strip_prefix("/").unwrap());

@@ -33,7 +33,10 @@ fn own_paths(data: &Path) -> BTreeSet<PathBuf> {
     let of_client = |path: &PathBuf| {
         let below = path.strip_prefix(data).unwrap();
         let first = below.components().next().unwrap().as_os_str().to_str().unwrap();
-        matches!(first, "received_files" | "ranges" | "snapshots" | "incoming" | "clients" | "tokens" | "lock")
+        matches!(
+            first,
+            "received_files" | "deltas" | "ranges" | "snapshots" | "incoming" | "clients" | "tokens" | "lock"
+        )
     };
     everything(data, &[]).into_iter().filter(|path| !of_client(path)).collect()
 }

@@ -356,7 +356,7 @@ impl<'a> TestClient<'a> {
     pub fn start_stalled_backup(&self, server: &TestServer) -> Started {
         let source = self.workplace.join("stalled");
         std::fs::create_dir_all(&source).unwrap();
-        std::fs::File::create(source.join("large")).unwrap().set_len(LARGE_BYTES).unwrap();
+        large_file(&source.join("large"), LARGE_BYTES);
         self.start_stalled(server, &source)
     }
 
@@ -386,7 +386,13 @@ impl<'a> TestClient<'a> {
 }
 
 /// A size that takes a good while to send.
-pub const LARGE_BYTES: u64 = 1024 * 1024 * 1024;
+pub const LARGE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Makes a file that has no holes: those would not be sent.
+pub fn large_file(path: &Path, bytes: u64) {
+    let mut file = std::fs::File::create(path).unwrap();
+    std::io::copy(&mut std::io::Read::take(std::io::repeat(7), bytes), &mut file).unwrap();
+}
 
 /// The size of the largest file below a folder.
 fn largest_file(folder: &Path) -> u64 {

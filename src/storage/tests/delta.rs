@@ -415,6 +415,29 @@ fn a_held_content_of_which_a_file_is_gone_is_not_built_on() {
 }
 
 #[test]
+fn a_record_of_blocks_that_turns_out_damaged_inside_a_delta_asks_for_the_whole() {
+    let Fixture { store, client, folder } = fixture();
+    let bytes = Random(3).bytes(1_200_000);
+    back_up_deltas(&store, client, &large(bytes.clone(), 1));
+    let model = large(bytes.clone(), 2);
+    let mut upload = begin_needed(&store, client, &model);
+    upload.begin_delta(0, 1).unwrap();
+    let mut files = Vec::new();
+    all_files(&folder.path().join("ranges"), &mut files);
+    let blocks = files.iter().find(|file| file.extension().is_some_and(|extension| extension == "blocks")).unwrap();
+    std::fs::write(blocks, vec![0; std::fs::metadata(blocks).unwrap().len() as usize]).unwrap();
+    upload.keep_content(BLOCK).unwrap();
+    upload.write_content(&bytes[BLOCK_BYTES..2 * BLOCK_BYTES]).unwrap();
+    upload.hole_content(BLOCK).unwrap();
+    assert_eq!(upload.end_content(ContentSums::of(&bytes), 0).unwrap(), ContentVerdict::Repeat);
+    upload.begin_content(0, 1).unwrap();
+    upload.write_content(&bytes).unwrap();
+    assert_eq!(upload.end_content(ContentSums::of(&bytes), 0).unwrap(), ContentVerdict::Stored);
+    let head = upload.commit(model.counts()).unwrap();
+    check_snapshot(&store, &head, &model);
+}
+
+#[test]
 fn holes_take_no_room_and_are_found_again() {
     use std::os::unix::fs::MetadataExt;
     let Fixture { store, client, folder } = fixture();
