@@ -38,7 +38,7 @@ const _: () = {
 pub const BLOCKS_WANTED_MAX: u32 = 2_048;
 /// How much of a block's chaining value travels. What is built on a wrong match does not pass the comparison of
 /// the whole content's sums.
-pub const BLOCK_HASH_BYTES: usize = 32;
+pub const BLOCK_HASH_BYTES: usize = 8;
 /// A number of a range and the range.
 const RANGE_MESSAGE_BYTES_MAX: usize = 4 + RANGE_BYTES_MAX;
 
