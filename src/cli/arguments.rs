@@ -102,8 +102,9 @@ impl Arguments {
         }
     }
 
+    /// A path; an empty one counts as none, as the environment's do.
     pub fn path(&self, name: &'static str) -> Option<PathBuf> {
-        self.value(name).map(PathBuf::from)
+        self.value(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
     /// A value as text.

@@ -57,6 +57,7 @@ fn print(text: &str) -> i32 {
 fn print_help(name: Option<&OsStr>) -> i32 {
     match name.map(|name| (name, name.to_str().and_then(find))) {
         None => print(&help::overview()),
+        Some((name, None)) if name == HELP => print(&help::overview()),
         Some((_, Some(command))) => print(&help::of_command(command)),
         Some((name, None)) => unknown(&name.to_string_lossy()),
     }

@@ -60,6 +60,10 @@ fn options(arguments: &Arguments, setup: &Setup) -> Result<BackupOptions, CliErr
 fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf), CliError> {
     let here = std::env::current_dir();
     let here = here.map_err(|source| ClientError::Io { doing: "find the current folder".into(), source })?;
+    if arguments.positional.iter().any(|path| path.is_empty()) {
+        let text = "one of the paths is empty: name a file or folder (. is the current one)";
+        return Err(UsageError(text.into()).into());
+    }
     if !arguments.positional.is_empty() {
         return Ok((arguments.positional.iter().map(PathBuf::from).collect(), here));
     }

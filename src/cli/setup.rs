@@ -117,7 +117,7 @@ impl Drop for LocalServer {
 impl Setup {
     pub fn new(arguments: &Arguments, purpose: &str, access: Access, output: &Output) -> Result<Setup, CliError> {
         let info = transfer_info(arguments)?;
-        let user = user(arguments, info.as_ref())?;
+        let named = named_user(arguments, info.as_ref())?;
         let file = info.as_ref().map(|info| info.file.clone());
         let places = StatePlaces::from_environment(arguments.path("state"), file);
         let folder = places.resolve().map_err(ClientError::from)?;
@@ -127,6 +127,10 @@ impl Setup {
             Access::Reading => StateFolder::open_for_reading(&folder, purpose),
         };
         let state = opened.map_err(ClientError::from)?;
+        let user = match named {
+            Some(user) => user,
+            None => usual_user(&state)?,
+        };
         let (destination, local) = destination(arguments, info.as_ref(), output)?;
         let options = client_options(arguments, destination, user)?;
         Ok(Setup { info, options: Some(options), state: Some(state), local })
@@ -161,12 +165,15 @@ fn transfer_info(arguments: &Arguments) -> Result<Option<TransferInfo>, CliError
     }
 }
 
-fn user(arguments: &Arguments, info: Option<&TransferInfo>) -> Result<UserName, CliError> {
-    if let Some(user) = arguments.parsed("user")? {
-        return Ok(user);
-    }
-    if let Some(info) = info {
-        return Ok(info.user.clone());
+/// The name that a flag, the environment or the file gives.
+fn named_user(arguments: &Arguments, info: Option<&TransferInfo>) -> Result<Option<UserName>, CliError> {
+    Ok(arguments.parsed("user")?.or_else(|| info.map(|info| info.user.clone())))
+}
+
+/// The name that the state folder belongs to; in a new one, who runs this and where.
+fn usual_user(state: &StateFolder) -> Result<UserName, CliError> {
+    if let Some(identity) = state.read_identity().map_err(ClientError::from)? {
+        return Ok(identity.user);
     }
     let login = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or("user".into());
     let name = format!("{login}@{}", host_name());

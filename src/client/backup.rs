@@ -17,7 +17,7 @@ use super::roots::{ResolvedRoots, Root};
 use super::scan::{FolderIdentity, ScanEnd, ScanOptions, ScanReport, ScanSink, scan};
 use super::sender::ContentSender;
 use super::source::SourceReader;
-use super::unfinished;
+use super::unfinished::{self, ChosenUpload};
 use super::uploading::{Queues, Sent, Stopped, Uploaded, Uploading, Walked};
 use crate::base::host::boot_name;
 use crate::base::ids::{SnapshotId, UploadId};
@@ -96,7 +96,7 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
         match attempt(client, &mut session, options, upload.id) {
             // That snapshot was stored by an earlier run whose answer was lost: this run makes its own.
             Ok(summary) if upload.is_resumed && summary.was_stored_before => {
-                upload = unfinished::begin_new(&client.state, options)?;
+                upload = ChosenUpload::fresh();
                 let _ = session.close();
             }
             Ok(mut summary) => {
@@ -133,6 +133,9 @@ fn attempt(
         Answer::Open(data) => data,
         Answer::Stored(row) => return Ok(BackupSummary::of_stored(row)),
     };
+    if !options.dry_run {
+        unfinished::note(&client.state, options, upload)?;
+    }
     let mut excluded = options.excluded.clone();
     // A server on this very host: its data is no part of any backup.
     if !data.boot.is_empty() && data.boot == boot_name() {

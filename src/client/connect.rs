@@ -73,6 +73,8 @@ pub struct Client<'a> {
     key: PrivateKey,
     identity: Option<Identity>,
     reached: bool,
+    /// The key that was shown as a first contact's: once is enough.
+    told_key: Option<Fingerprint>,
 }
 
 impl<'a> Client<'a> {
@@ -88,7 +90,7 @@ impl<'a> Client<'a> {
             identity.check_user(&options.user)?;
         }
         let key = open_keys(&state, &options, sink)?;
-        Ok(Client { options, state, sink, shutdown, key, identity, reached: false })
+        Ok(Client { options, state, sink, shutdown, key, identity, reached: false, told_key: None })
     }
 
     /// Connects and logs in, with as many tries as the options allow.
@@ -197,7 +199,7 @@ impl<'a> Client<'a> {
 
     /// Compares the server's key with what is demanded, what the token names, and what is pinned. Nothing
     /// of the user has been sent yet.
-    fn check_server(&self, server: &ServerIdentity) -> Result<Option<Identity>, ClientError> {
+    fn check_server(&mut self, server: &ServerIdentity) -> Result<Option<Identity>, ClientError> {
         let found = server.fingerprint;
         let from_token = self.options.token.as_ref().map(|token| token.server);
         for wanted in [self.options.fingerprint, from_token].into_iter().flatten() {
@@ -211,8 +213,10 @@ impl<'a> Client<'a> {
         let recorded = self.options.destination.recorded();
         let Some(identity) = &self.identity else {
             // Shown before the login, so that it can be compared also where that is refused.
-            let message = format!("first contact with {}: its key is {found}", self.address());
-            self.sink.event(Event::FirstContact { message: &message });
+            if self.told_key.replace(found) != Some(found) {
+                let message = format!("first contact with {}: its key is {found}", self.address());
+                self.sink.event(Event::FirstContact { message: &message });
+            }
             return Ok(None);
         };
         match identity.check(&self.options.user, &found.to_string(), recorded.as_deref())? {

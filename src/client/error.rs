@@ -137,8 +137,8 @@ impl fmt::Display for ClientError {
             ClientError::State(error) => write!(formatter, "{error}"),
             ClientError::Key { file, source } => write!(
                 formatter,
-                "{file} cannot be used: {source}; put a saved copy back, or move it away to register anew under \
-                 another name"
+                "{file} cannot be used: {source}; put a saved copy back, or use another folder with --state and \
+                 another name to register anew"
             ),
             ClientError::UnknownHost { address, source } => {
                 write!(

@@ -56,6 +56,12 @@ impl TargetError {
     }
 
     /// Whether no further file will fit either.
+    /// Whether nothing can be written there at all.
+    pub fn is_read_only(&self) -> bool {
+        let kind = |error: &io::Error| error.kind() == io::ErrorKind::ReadOnlyFilesystem;
+        matches!(self, TargetError::Io { source, .. } if kind(source))
+    }
+
     pub fn is_disk_full(&self) -> bool {
         let full =
             |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);

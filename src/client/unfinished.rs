@@ -29,26 +29,30 @@ pub struct ChosenUpload {
     pub is_resumed: bool,
 }
 
-/// The unfinished upload of the same things, or a new one that is noted as such.
+impl ChosenUpload {
+    pub fn fresh() -> ChosenUpload {
+        ChosenUpload { id: UploadId::random(), is_resumed: false }
+    }
+}
+
+/// The unfinished upload of the same things, or a new one.
 pub fn choose(state: &StateFolder, options: &BackupOptions) -> Result<ChosenUpload, StateError> {
     if options.dry_run {
-        return Ok(ChosenUpload { id: UploadId::random(), is_resumed: false });
+        return Ok(ChosenUpload::fresh());
     }
     let of = description(options);
     let noted = state.read_file(UNFINISHED_FILE)?;
     let noted = noted.and_then(|bytes| serde_json::from_slice::<Unfinished>(&bytes).ok());
     match noted.filter(|noted| noted.version == UNFINISHED_VERSION && noted.of == of) {
         Some(noted) => Ok(ChosenUpload { id: noted.upload, is_resumed: true }),
-        None => begin_new(state, options),
+        None => Ok(ChosenUpload::fresh()),
     }
 }
 
-/// Notes a new upload in the place of whatever was noted.
-pub fn begin_new(state: &StateFolder, options: &BackupOptions) -> Result<ChosenUpload, StateError> {
-    let id = UploadId::random();
+/// Notes an upload that the server has opened, in the place of whatever was noted.
+pub fn note(state: &StateFolder, options: &BackupOptions, id: UploadId) -> Result<(), StateError> {
     let noted = Unfinished { version: UNFINISHED_VERSION, upload: id, of: description(options) };
-    state.write_json(UNFINISHED_FILE, &noted)?;
-    Ok(ChosenUpload { id, is_resumed: false })
+    state.write_json(UNFINISHED_FILE, &noted)
 }
 
 /// The upload is a snapshot now, or nothing that can be gone on with.
