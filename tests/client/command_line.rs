@@ -190,3 +190,26 @@ fn the_log_file_gets_what_the_log_says() {
     let log = std::fs::read_to_string(workplace.join("server.txt")).unwrap();
     assert!(log.contains("ada is here") && log.lines().all(|line| line.starts_with("20")), "{log}");
 }
+
+#[test]
+fn the_name_of_the_state_folder_is_the_usual_one() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let mut client = TestClient::new(&workplace, &server.address, "ada");
+    workplace.write("source/file", "12345");
+    client.run(["backup", "source"]).expect(0);
+    let user = client.flags.iter().position(|flag| flag == "--user").expect("the flag is there");
+    client.flags.drain(user..user + 2);
+    assert_eq!(client.run(["ls"]).expect(0).out().lines().count(), 2);
+}
+
+#[test]
+fn an_empty_path_is_no_path() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    workplace.write("source/file", "12345");
+    let run = client.run(["backup", "source", ""]).expect(2);
+    assert!(run.err().contains("one of the paths is empty"), "{}", run.err());
+    assert!(client.run(["restore", "--to", ""]).expect(2).err().contains("give --to DIR"));
+}
