@@ -387,6 +387,30 @@ mod tests {
         }
     }
 
+    /// The bytes of every handshake message, as `tests/testdata/vectors/handshake.txt` pins them.
+    #[test]
+    fn the_bytes_of_every_handshake_message_are_pinned() {
+        let [known, register] = logins();
+        let answer = LoginAnswer {
+            client: ClientId::from_bytes([1; 16]),
+            client_fingerprint: [2; 32],
+            sealed_secret: vec![3; 384],
+        };
+        let mut lines = vec![
+            ("client-hello", client_hello().encode()),
+            ("server-hello", server_hello().encode()),
+            ("login-known", known.encode()),
+            ("login-register", register.encode()),
+            ("login-answer", answer.encode()),
+            ("busy", Busy { seconds: 30 }.encode()),
+        ];
+        lines.extend(Refusal::ALL.map(|refusal| ("refusal", refusal.encode())));
+        let found: String =
+            lines.iter().map(|(name, bytes)| format!("{name} {}\n", crate::base::ids::hex(bytes))).collect();
+        let pinned = include_str!("../../tests/testdata/vectors/handshake.txt");
+        assert!(found == pinned, "the bytes of a handshake message changed; they are now:\n{found}");
+    }
+
     #[test]
     fn one_byte_more_or_less_is_refused() {
         type Decodes = fn(&[u8]) -> bool;
