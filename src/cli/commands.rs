@@ -29,11 +29,7 @@ pub const CLIENT: &[Flag] = &[
     valued("server", "HOST:PORT", "the server (else line 1 of transfer.info)"),
     switch("local-server", "run a server inside this process, with its data in server/"),
     valued("data", "DIR", "with --local-server: its data folder (server/)"),
-    valued(
-        "user",
-        "NAME",
-        "the name to back up under (else line 2 of transfer.info, else the state folder's, else USER@HOST)",
-    ),
+    valued("user", "NAME", "the name (else line 2 of transfer.info, the state folder's, USER@HOST)"),
     valued("state", "DIR", "the state folder (else client/ beside transfer.info, else the per-user one)"),
     valued("config", "FILE", "a transfer.info elsewhere"),
     valued("server-fingerprint", "SHA256:…", "the key that the server must have"),
