@@ -12,7 +12,7 @@ use crate::base::ids::{ClientId, UserName};
 use crate::base::progress::{Event, Phase, ProgressSink};
 use crate::base::shutdown::Shutdown;
 use crate::channel::{
-    Channel, ChannelError, ClientHandshake, ClientLogin, Closer, SegmentCounts, ServerIdentity, Transport,
+    Channel, ChannelError, ClientHandshake, ClientLogin, SegmentCounts, ServerIdentity, Transport,
 };
 use crate::crypto::{EnrolToken, Fingerprint, PrivateKey};
 use crate::protocol::message::{ToClient, ToServer};
@@ -284,11 +284,6 @@ pub struct Session {
 }
 
 impl Session {
-    /// Ends this session from another thread.
-    pub fn closer(&self) -> Closer {
-        self.channel.closer()
-    }
-
     /// The sealed close.
     pub fn close(self) -> Result<SegmentCounts, ClientError> {
         let Session { channel, address, .. } = self;

@@ -57,6 +57,23 @@ pub struct ListSummary {
 }
 
 impl ListSummary {
+    /// Takes what every listing has beside its rows: damage, and the end.
+    fn take_rest(
+        &mut self,
+        message: &ToClient<'_>,
+        damage: &mut impl FnMut(&Damage),
+    ) -> Result<Option<ListSummary>, ClientError> {
+        match message {
+            ToClient::Damage { snapshot, path, text } => {
+                self.damaged += 1;
+                damage(&Damage { snapshot: *snapshot, path: path.clone(), text: text.clone() });
+                Ok(None)
+            }
+            ToClient::End { rows } => self.check(*rows).map(Some),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Compares what came with what the server says that it sent.
     fn check(self, rows: u64) -> Result<ListSummary, ClientError> {
         check_rows(self.rows + self.damaged, rows).map(|()| self)
@@ -108,13 +125,7 @@ impl Session {
                 summary.rows += 1;
                 row(snapshot).map(|()| None)
             }
-            ToClient::Damage { snapshot, path, text } => {
-                summary.damaged += 1;
-                damage(&Damage { snapshot: *snapshot, path: path.clone(), text: text.clone() });
-                Ok(None)
-            }
-            ToClient::End { rows } => summary.check(*rows).map(Some),
-            _ => Err(unexpected()),
+            other => summary.take_rest(other, &mut damage),
         })
     }
 
@@ -133,13 +144,7 @@ impl Session {
                 summary.rows += 1;
                 row(&Listed::decode(entry).map_err(malformed)?).map(|()| None)
             }
-            ToClient::Damage { snapshot, path, text } => {
-                summary.damaged += 1;
-                damage(&Damage { snapshot: *snapshot, path: path.clone(), text: text.clone() });
-                Ok(None)
-            }
-            ToClient::End { rows } => summary.check(*rows).map(Some),
-            _ => Err(unexpected()),
+            other => summary.take_rest(other, &mut damage),
         })
     }
 

@@ -66,9 +66,6 @@ impl Layout {
     pub fn lock(&self) -> PathBuf {
         self.data.join("lock")
     }
-    pub fn control_socket(&self) -> PathBuf {
-        self.data.join("control.sock")
-    }
     pub fn keys(&self) -> PathBuf {
         self.data.join("keys")
     }

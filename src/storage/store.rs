@@ -100,9 +100,6 @@ impl Store {
     pub fn path(&self) -> &Path {
         self.shared.layout.data()
     }
-    pub fn control_socket_path(&self) -> PathBuf {
-        self.shared.layout.control_socket()
-    }
     pub fn disk(&self) -> &Disk {
         &self.shared.disk
     }
