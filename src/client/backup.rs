@@ -13,6 +13,7 @@ use super::connect::{Client, Session};
 use super::delta::REQUESTS_MAX;
 use super::error::ClientError;
 use super::ranges::{ScanTotals, ScannedRange};
+use super::retry::BusyWait;
 use super::roots::{ResolvedRoots, Root};
 use super::scan::{FolderIdentity, ScanEnd, ScanOptions, ScanReport, ScanSink, scan};
 use super::sender::ContentSender;
@@ -84,13 +85,16 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
     let began = Instant::now();
     let mut upload = unfinished::choose(&client.state, options)?;
     if upload.is_resumed {
-        client.notice("going on with the upload that an earlier run left unfinished");
+        client.notice(match options.dry_run {
+            true => "counting what the upload still lacks that an earlier run left unfinished",
+            false => "going on with the upload that an earlier run left unfinished",
+        });
     }
     for missing in &options.missing {
         let path = std::os::unix::ffi::OsStrExt::as_bytes(missing.path.as_os_str());
         client.sink.event(Event::FileError { path, reason: &missing.reason });
     }
-    let mut tries = 0;
+    let (mut tries, mut busy) = (0, BusyWait::default());
     loop {
         let mut session = client.connect()?;
         match attempt(client, &mut session, options, upload.id) {
@@ -108,6 +112,14 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
                 summary.wire_bytes = counts.bytes_sent + counts.bytes_received;
                 summary.elapsed = began.elapsed();
                 return Ok(summary);
+            }
+            // An older session of the upload is ending still.
+            Err(ClientError::Channel { source: ChannelError::Busy { seconds }, address }) => {
+                let wait = busy.next(seconds).ok_or_else(|| ClientError::still_busy(&address))?;
+                client.notice(&format!("the server is busy; going on in {:.1} s", wait.as_secs_f64()));
+                if client.shutdown.wait(wait) {
+                    return Err(ClientError::Interrupted);
+                }
             }
             Err(error) if error.is_passing() && tries < client.options.retry.retries => {
                 tries += 1;
@@ -227,6 +239,7 @@ fn begin_flags(options: &BackupOptions) -> u8 {
     bit(options.full, begin_flag::FULL)
         | bit(options.ignore_inode, begin_flag::IGNORE_INODE)
         | bit(options.ignore_ctime, begin_flag::IGNORE_CTIME)
+        | bit(options.dry_run, begin_flag::DRY_RUN)
 }
 
 impl BackupSummary {

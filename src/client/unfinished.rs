@@ -37,9 +37,6 @@ impl ChosenUpload {
 
 /// The unfinished upload of the same things, or a new one.
 pub fn choose(state: &StateFolder, options: &BackupOptions) -> Result<ChosenUpload, StateError> {
-    if options.dry_run {
-        return Ok(ChosenUpload::fresh());
-    }
     let of = description(options);
     let noted = state.read_file(UNFINISHED_FILE)?;
     let noted = noted.and_then(|bytes| serde_json::from_slice::<Unfinished>(&bytes).ok());

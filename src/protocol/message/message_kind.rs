@@ -1,0 +1,47 @@
+//! The number of each kind of message. From 128 on they go to the client.
+
+pub const FINISHED: u8 = 1;
+pub const BEGIN: u8 = 16;
+pub const RANGE_OFFER: u8 = 17;
+pub const RANGE_ENTRIES: u8 = 18;
+pub const CONTENT_START: u8 = 19;
+pub const CONTENT_DATA: u8 = 20;
+pub const CONTENT_END: u8 = 21;
+pub const CONTENT_SKIP: u8 = 22;
+pub const COMMIT: u8 = 23;
+pub const CONTENT_SAME: u8 = 24;
+pub const BLOCKS_WANTED: u8 = 25;
+pub const DELTA_START: u8 = 26;
+pub const CONTENT_KEEP: u8 = 27;
+pub const CONTENT_HOLE: u8 = 28;
+pub const LIST_SNAPSHOTS: u8 = 32;
+pub const LIST_ENTRIES: u8 = 33;
+pub const RESTORE: u8 = 34;
+pub const READ_FILE: u8 = 35;
+pub const VERIFY: u8 = 36;
+pub const STATISTICS: u8 = 37;
+pub const CANCEL: u8 = 38;
+pub const PARTIAL_WANTED: u8 = 47;
+pub const CONTENT_RESUME: u8 = 48;
+
+pub const SERVER_FINISHED: u8 = 129;
+pub const FAILURE: u8 = 130;
+pub const BUSY: u8 = 131;
+pub const WELCOME: u8 = 132;
+pub const BEGUN: u8 = 144;
+pub const STORED: u8 = 145;
+pub const RANGE_HELD: u8 = 146;
+pub const RANGE_LACKING: u8 = 147;
+pub const NEEDED: u8 = 148;
+pub const CONTENT_REPEAT: u8 = 149;
+pub const BLOCKS: u8 = 150;
+pub const SNAPSHOT: u8 = 160;
+pub const ENTRY: u8 = 161;
+pub const SERVER_CONTENT_DATA: u8 = 162;
+pub const SERVER_CONTENT_END: u8 = 163;
+pub const CONTENT_FAILED: u8 = 164;
+pub const DAMAGE: u8 = 165;
+pub const VERIFIED: u8 = 166;
+pub const STATISTICS_ANSWER: u8 = 167;
+pub const END: u8 = 168;
+pub const SERVER_CONTENT_HOLE: u8 = 169;
