@@ -32,13 +32,13 @@ pub enum Request {
 pub struct Page {
     pub after: Option<EntryPath>,
     pub entries: u64,
-    /// A bit for each entry, lowest first.
-    pub wanted: Vec<u8>,
+    /// A bit for each entry, lowest first; none where the client only looks.
+    pub wanted: Option<Vec<u8>>,
 }
 
 impl Page {
     fn wants(&self, entry: u64) -> bool {
-        let byte = usize::try_from(entry / 8).ok().and_then(|place| self.wanted.get(place));
+        let byte = usize::try_from(entry / 8).ok().and_then(|place| self.wanted.as_ref()?.get(place));
         byte.is_some_and(|byte| byte >> (entry % 8) & 1 == 1)
     }
 }
@@ -153,6 +153,7 @@ fn page(
     for number in 0..page.entries {
         match walk.next()? {
             Some(stored) => walk.send(&stored, page.wants(number))?,
+            None if page.wanted.is_none() => break,
             None => {
                 walk.check_matched(page.after.as_ref())?;
                 break;

@@ -233,7 +233,7 @@ impl Command {
                 Command::Stream(answers::Request::File { selection, offset, length })
             }
             ToServer::Page(page) => {
-                let (entries, wanted) = (u64::from(page.entries), page.wanted.to_vec());
+                let (entries, wanted) = (u64::from(page.entries), page.wanted.map(<[u8]>::to_vec));
                 let part = answers::Page { after: page.after, entries, wanted };
                 Command::Stream(answers::Request::Page { selection: page.selection, page: part })
             }

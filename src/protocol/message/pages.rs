@@ -18,8 +18,9 @@ pub struct Page<'a> {
     pub after: Option<EntryPath>,
     /// At most so many, from 1 to [`PAGE_ENTRIES_MAX`]. Fewer come only where the selection ends.
     pub entries: u32,
-    /// A bit for each entry of the page, lowest first: its content is wanted. Where the bits end, none is.
-    pub wanted: &'a [u8],
+    /// A bit for each entry of the page, lowest first: its content is wanted. Where the bits end, none is. Without
+    /// bits the page is only looked at: what the selection names and the snapshot has not is not told.
+    pub wanted: Option<&'a [u8]>,
 }
 
 /// Neighbouring blocks of a content.
@@ -52,13 +53,16 @@ impl<'a> Page<'a> {
         self.selection.encode(out);
         put_path_option(out, self.after.as_ref());
         out.put_u32(self.entries);
-        out.put_bytes(self.wanted);
+        out.put_flag(self.wanted.is_some());
+        out.put_bytes(self.wanted.unwrap_or_default());
     }
 
     pub(super) fn decode(reader: &mut Reader<'a>) -> Result<ToServer<'a>, DecodeError> {
         let (selection, after) = (Selection::decode(reader)?, read_path_option(reader)?);
-        let (entries, wanted) = (reader.u32("entries of a page")?, reader.rest());
-        match (1..=PAGE_ENTRIES_MAX).contains(&entries) && wanted.len() <= (entries as usize).div_ceil(8) {
+        let entries = reader.u32("entries of a page")?;
+        let wanted = if reader.flag("wanted contents")? { Some(reader.rest()) } else { None };
+        let is_fine = |bits: &[u8]| bits.len() <= (entries as usize).div_ceil(8);
+        match (1..=PAGE_ENTRIES_MAX).contains(&entries) && wanted.is_none_or(is_fine) {
             true => Ok(ToServer::Page(Page { selection, after, entries, wanted })),
             false => Err(DecodeError::Invalid { what: "entries of a page" }),
         }
@@ -111,7 +115,7 @@ pub(super) fn read_hashes<'a>(reader: &mut Reader<'a>) -> Result<ToClient<'a>, D
 
 /// The longest body of a page: what the selection may have, a path, and the bits.
 pub(super) const fn page_bytes_max(selection_bytes_max: usize) -> usize {
-    selection_bytes_max + 2 + crate::base::limits::PATH_BYTES_MAX + 4 + PAGE_ENTRIES_MAX as usize / 8
+    selection_bytes_max + 2 + crate::base::limits::PATH_BYTES_MAX + 4 + 1 + PAGE_ENTRIES_MAX as usize / 8
 }
 
 /// The longest body that asks for blocks.

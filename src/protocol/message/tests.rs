@@ -74,8 +74,13 @@ fn to_server() -> Vec<ToServer<'static>> {
         ToServer::Verify(selection()),
         ToServer::Statistics,
         ToServer::Cancel,
-        ToServer::Page(Page { selection: selection(), after: Some(path("a/x")), entries: 9, wanted: &[5, 1] }),
-        ToServer::Page(Page { selection: selection(), after: None, entries: PAGE_ENTRIES_MAX, wanted: &[] }),
+        ToServer::Page(Page {
+            selection: selection(),
+            after: Some(path("a/x")),
+            entries: 9,
+            wanted: Some(&[5, 1]),
+        }),
+        ToServer::Page(Page { selection: selection(), after: None, entries: PAGE_ENTRIES_MAX, wanted: None }),
         ToServer::ReadBlocks(ReadBlocks {
             selection: selection(),
             hashes: BlockRun { first: 1, count: 2 },
@@ -194,7 +199,9 @@ fn a_page_and_runs_beyond_their_limits_are_refused() {
         message.encode(&mut bytes);
         ToServer::decode(bytes[0], &bytes[MESSAGE_HEADER_BYTES..]).is_ok()
     };
-    let page = |entries, wanted| ToServer::Page(Page { selection: selection(), after: None, entries, wanted });
+    let page = |entries, wanted: &'static [u8]| {
+        ToServer::Page(Page { selection: selection(), after: None, entries, wanted: Some(wanted) })
+    };
     assert!(is_fine(page(8, &[1])) && !is_fine(page(8, &[1, 1])));
     assert!(!is_fine(page(0, &[])) && !is_fine(page(PAGE_ENTRIES_MAX + 1, &[])));
     let read = |count, runs: &[(u64, u32)]| {
