@@ -9,6 +9,7 @@ mod deltas;
 mod demo_scenarios;
 mod encryption;
 mod progress_reporting;
+mod restore_resume;
 mod resume;
 mod scale;
 mod server;
