@@ -112,7 +112,7 @@ fn overwrite(file: &Path, bytes: &[u8], offset: u64) {
 fn left_over(folder: &Path) -> Vec<String> {
     let names =
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.starts_with(".cyberbackup-") || name.starts_with(".cb-")).collect()
+    names.filter(|name| name.starts_with(".cb-")).collect()
 }
 
 /// Small files, some large ones, and one that is most of it: 128 MiB and more.
@@ -135,7 +135,7 @@ fn survives_kills(kills: u64) {
     let before = scene.received();
     for round in 0..kills {
         // Not in even steps, and one of them before anything has come.
-        scene.cut_off("again", round * 7_919 % kills * once / (kills * kills) + round * 104_729);
+        scene.cut_off("again", (round * 7_919 % kills) * once / (kills * kills) + round * 104_729);
     }
     let (summary, _) = scene.restore("again");
     tree::assert_same(&scene.source(), &scene.restored("again"));

@@ -5,10 +5,10 @@
 //! folder or file that stands in the way of something else is left alone and named.
 //!
 //! A file appears under its name only when it is whole and its sums are right: it is written under a short
-//! random name beside it (a large one under a name that is found again, see [`part`]), checked, given its
-//! properties, and renamed. Properties of a folder are set when
-//! the walk has left it, so that a read-only folder can be filled, and that filling it does not change its
-//! time. Until then it is opened to its owner, and whatever ends the restore sets it right again.
+//! name beside it, which a later restore finds again ([`part`]), checked, given its properties, and renamed.
+//! Properties of a folder are set when the walk has left it, so that a read-only folder can be filled, and
+//! that filling it does not change its time. Until then it is opened to its owner, and whatever ends the
+//! restore sets it right again.
 
 mod part;
 
@@ -105,7 +105,7 @@ impl RestoreTarget {
         self.check_free(&entry.path, "a file")?;
         let (path, summer) = (entry.path.clone(), ContentHasher::default());
         if let Some((temporary, file)) = self.open_empty_part(entry) {
-            self.file = Some(OpenFile { path, temporary, is_part: true, file, summer });
+            self.file = Some(OpenFile { path, temporary, is_part: is_large(entry), file, summer });
             return Ok(());
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -64,7 +64,7 @@ fn an_interrupted_restore_leaves_no_half_file_under_its_name() {
     // What has come of a large file is kept for the next restore, under a name of its own.
     let left = names();
     assert_eq!(left.len(), 1, "{left:?}");
-    assert!(left[0].starts_with(".cyberbackup-") && left[0].ends_with(".part"), "{left:?}");
+    assert!(left[0].starts_with(".cb-") && left[0].ends_with(".part"), "{left:?}");
     client.run(["restore", "--to", "to"]).expect(0);
     assert_eq!(names(), ["large"], "something was left beside the file");
     assert_eq!(std::fs::metadata(folder.join("large")).unwrap().len(), crate::support::LARGE_BYTES);

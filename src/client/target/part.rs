@@ -1,5 +1,5 @@
-//! What a restore builds on: files of the target that are right already, and the unfinished contents ("parts") of
-//! large files that an earlier restore left.
+//! What a restore builds on: files of the target that are right already, and the unfinished contents ("parts") that
+//! an earlier restore left: of large files those that were cut off, of small ones only where it was killed.
 //!
 //! A part has a name that is found again, made from its folder's inode and the file's name, so that there is at most
 //! one for each file: whatever snapshot is restored next, its blocks are compared with what the part holds, and the
@@ -7,7 +7,7 @@
 //! for one there.
 //!
 //! **Two restores never write to one part**: whoever has it holds a lock on it until it has its name, and has looked
-//! that the name still leads to what is locked. Who does not get it uses a random name, as for a small file.
+//! that the name still leads to what is locked. Who does not get it uses a random name.
 
 use std::fs::File;
 use std::io;
@@ -27,7 +27,7 @@ use crate::crypto::blake3_hash;
 /// How often a part that vanishes while it is being opened is tried again.
 const PART_TRIES_MAX: u32 = 4;
 
-/// The open part of a large file, locked.
+/// The open part of a large file, locked, with what it holds.
 #[derive(Debug)]
 pub(in crate::client) struct Part {
     pub name: String,
@@ -45,7 +45,7 @@ pub(in crate::client) fn is_large(entry: &Entry) -> bool {
 pub(in crate::client) fn part_name(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<String> {
     let inode = FileFacts::of(&rustix::fs::fstat(folder)?).inode;
     let hash = blake3_hash(&[&inode.to_le_bytes(), name].concat());
-    Ok(format!(".cyberbackup-{}.part", hex(&hash[..8])))
+    Ok(format!(".cb-{}.part", hex(&hash[..8])))
 }
 
 /// Opens a file for reading, if it is one; never through a link, never waiting for a pipe.
@@ -68,14 +68,33 @@ pub(in crate::client) fn may_stay(stat: &Stat, as_root: bool) -> bool {
 
 /// Opens, or makes, a part and locks it; none where it cannot be had.
 fn open_locked(folder: BorrowedFd<'_>, name: &str) -> Option<File> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     for _ in 0..PART_TRIES_MAX {
-        let file: File = rustix::fs::openat(folder, name, flags, Mode::RUSR | Mode::WUSR).ok()?.into();
+        let made = rustix::fs::openat(folder, name, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR);
+        let is_new = made.is_ok();
+        let opened = made.or_else(|_| rustix::fs::openat(folder, name, flags, Mode::empty()));
+        let file: File = match opened {
+            Ok(file) => file.into(),
+            // It had its file's name given to it meanwhile.
+            Err(rustix::io::Errno::NOENT) => continue,
+            Err(_) => return None,
+        };
         let stat = rustix::fs::fstat(&file).ok()?;
         if file_type(&stat) != FileType::RegularFile || !may_stay(&stat, false) {
             return None;
         }
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            // Another restore has it.
+            Err(rustix::io::Errno::WOULDBLOCK) => return None,
+            Err(_) => {
+                // Nothing can be locked on this file system: it is nobody's.
+                if is_new {
+                    let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
+                }
+                return None;
+            }
+        }
         // Whoever had it before may have given it its file's name meanwhile.
         let named = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
         if named.is_ok_and(|named| (named.st_dev, named.st_ino) == (stat.st_dev, stat.st_ino)) {
@@ -88,12 +107,10 @@ fn open_locked(folder: BorrowedFd<'_>, name: &str) -> Option<File> {
 impl RestoreTarget {
     /// Opens the part of a file in the current folder for a content that is written from its start.
     pub(super) fn open_empty_part(&self, entry: &Entry) -> Option<(String, File)> {
-        if !is_large(entry) {
-            return None;
-        }
         let name = part_name(self.stack.top(), entry.path.name()).ok()?;
         let file = open_locked(self.stack.top(), &name)?;
-        file.set_len(0).ok().map(|()| (name, file))
+        let is_empty = file.metadata().is_ok_and(|metadata| metadata.len() == 0) || file.set_len(0).is_ok();
+        is_empty.then_some((name, file))
     }
 
     /// Opens the part of the file at `path` with what it holds; none where another restore has it.
