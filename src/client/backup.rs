@@ -13,6 +13,7 @@ use super::connect::{Client, Session};
 use super::delta::REQUESTS_MAX;
 use super::error::ClientError;
 use super::ranges::{ScanTotals, ScannedRange};
+use super::reach::Place;
 use super::roots::{ResolvedRoots, Root};
 use super::scan::{FolderIdentity, ScanEnd, ScanOptions, ScanReport, ScanSink, scan};
 use super::sender::ContentSender;
@@ -73,7 +74,7 @@ pub struct BackupSummary {
     pub unreadable: u64,
     /// The upload had been committed before, and its answer lost.
     pub was_stored_before: bool,
-    /// On the wire in both directions, everything included.
+    /// On the wire in both directions, everything included, over all connections of the run.
     pub wire_bytes: u64,
     pub elapsed: Duration,
 }
@@ -90,10 +91,16 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
         let path = std::os::unix::ffi::OsStrExt::as_bytes(missing.path.as_os_str());
         client.sink.event(Event::FileError { path, reason: &missing.reason });
     }
-    let mut tries = 0;
+    let (mut tries, mut furthest, mut wire_bytes) = (0, None, 0);
     loop {
         let mut session = client.connect()?;
-        match attempt(client, &mut session, options, upload.id) {
+        let mut reached = None;
+        let result = attempt(client, &mut session, options, upload.id, &mut reached);
+        // Tries are counted while nothing gets on: a line that drops again and again is one to be patient with.
+        if reached > furthest {
+            (tries, furthest) = (0, reached);
+        }
+        match result {
             // That snapshot was stored by an earlier run whose answer was lost: this run makes its own.
             Ok(summary) if upload.is_resumed && summary.was_stored_before => {
                 upload = ChosenUpload::fresh();
@@ -105,12 +112,14 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
                 }
                 let counts = session.close();
                 let counts = counts.unwrap_or_default();
-                summary.wire_bytes = counts.bytes_sent + counts.bytes_received;
+                summary.wire_bytes = wire_bytes + counts.bytes_sent + counts.bytes_received;
                 summary.elapsed = began.elapsed();
                 return Ok(summary);
             }
             Err(error) if error.is_passing() && tries < client.options.retry.retries => {
                 tries += 1;
+                let counts = session.counts();
+                wire_bytes += counts.bytes_sent + counts.bytes_received;
                 let wait = client.options.retry.wait(tries);
                 client.notice(&format!("{error}; going on in {:.1} s", wait.as_secs_f64()));
                 if client.shutdown.wait(wait) {
@@ -127,6 +136,7 @@ fn attempt(
     session: &mut Session,
     options: &BackupOptions,
     upload: UploadId,
+    reached: &mut Option<Place>,
 ) -> Result<BackupSummary, ClientError> {
     client.sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "backing up" });
     let data = match begin(session, options, upload)? {
@@ -180,7 +190,7 @@ fn attempt(
         // Where one did not start, leaving drops the queues, which ends the other.
         started.map_err(|source| Stopped::Client(ClientError::Io { doing: "start a thread".into(), source }))?;
         // `run` owns the queues: when it returns, the other threads find nobody at their ends and return too.
-        upload.run()
+        upload.run(reached)
     });
     match result {
         Ok(uploaded) => Ok(BackupSummary::of(uploaded)),

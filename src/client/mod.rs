@@ -14,6 +14,7 @@ mod owners;
 mod properties;
 mod query;
 mod ranges;
+mod reach;
 mod request_limits;
 mod restore;
 mod retry;

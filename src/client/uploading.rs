@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use super::delta::{BlocksAnswer, BlocksWanted};
 use super::error::ClientError;
 use super::ranges::{ScanTotals, ScannedRange};
+use super::reach::{Place, Reach};
 use super::sender::{Batch, Order};
 use crate::base::limits::{RANGES_PENDING_BYTES_MAX, RANGES_PENDING_MAX};
 use crate::base::progress::{Event, Phase, ProgressSink, Totals};
@@ -130,6 +131,7 @@ pub struct Uploading<'a> {
     dry_run: bool,
     totals: Totals,
     sent: Sent,
+    reach: Reach,
     told: Instant,
     spoke: Instant,
 }
@@ -158,18 +160,21 @@ impl<'a> Uploading<'a> {
             dry_run,
             totals: Totals::default(),
             sent: Sent::default(),
+            reach: Reach::default(),
             told: Instant::now(),
             spoke: Instant::now(),
         }
     }
 
     /// Runs until the snapshot is stored, or a dry run has seen everything. Where the line ends, what the
-    /// server said before that is the reason.
-    pub fn run(mut self) -> Result<Uploaded, Stopped> {
-        match self.upload() {
+    /// server said before that is the reason. `reached` becomes the last content that arrived for sure.
+    pub fn run(mut self, reached: &mut Option<Place>) -> Result<Uploaded, Stopped> {
+        let result = match self.upload() {
             Err(Stopped::Channel(error)) => Err(self.last_word().unwrap_or(Stopped::Channel(error))),
             other => other,
-        }
+        };
+        *reached = self.reach.verified(self.channel.segments_acknowledged());
+        result
     }
 
     /// A failure that the server told and that was not looked at before the line ended.
@@ -285,6 +290,9 @@ impl<'a> Uploading<'a> {
                 self.totals.bytes_done += item.size;
             }
         }
+        if bits.iter().all(|byte| *byte == 0) {
+            self.reach.told((number, range.entries));
+        }
         self.order(Order { number, range, bits, held })
     }
 
@@ -347,6 +355,9 @@ impl<'a> Uploading<'a> {
         self.blocks_wanted.extend(&batch.blocks_wanted);
         self.channel.send_encoded(&batch.bytes)?;
         self.spoke = Instant::now();
+        if let Some(place) = batch.last_ended {
+            self.reach.sent(place, self.channel.segments(), self.channel.segments_acknowledged());
+        }
         self.sent.files += batch.files;
         self.sent.bytes += batch.content_bytes;
         self.sent.files_same += batch.files_same;
