@@ -9,6 +9,10 @@ use crate::support::slow_line::{Nature, SlowLine};
 use crate::support::{Run, TestClient, TestServer, Workplace, tree};
 
 const MIB: u64 = 1024 * 1024;
+/// How long a byte is on its way in one direction where a round trip takes 100 ms.
+const ONE_WAY: Duration = Duration::from_millis(50);
+/// What round trips of 100 ms may make of the time that a backup takes.
+const SLOWDOWN_MAX: u32 = 3;
 /// What a drop may cost: the entries of the ranges that were under way, and what was on the line.
 const DROP_COST_MAX: u64 = 2 * MIB;
 
@@ -64,4 +68,48 @@ fn a_line_that_drops_again_and_again_is_no_reason_to_give_up_while_it_gets_on() 
 #[ignore = "long: 200,000 files"]
 fn two_hundred_thousand_files_go_over_a_line_that_drops_every_five_mebibytes() {
     survives_drops(200_000, 200, 5 * MIB, Duration::from_secs(900));
+}
+
+/// How long the first backup of a tree takes over a line of this kind.
+fn time_over(workplace: &Workplace, source: &Path, server: &TestServer, user: &str, delay: Duration) -> Duration {
+    let line = SlowLine::start(&server.address, Nature { delay, ..Nature::default() });
+    let client = TestClient::new(workplace, &line.address, user);
+    // The keys are made, and the first contact is made, before the clock runs.
+    client.run(["snapshots"]).expect(0);
+    let began = Instant::now();
+    back_up(&client, source, Duration::from_secs(300)).expect(0);
+    began.elapsed()
+}
+
+/// Compares backups over round trips of 100 ms with some without them; of each the best of two.
+fn bears_round_trips(files: u64, bytes: u64) {
+    let workplace = Workplace::new();
+    let source = workplace.join("source");
+    small_files(&source, files, bytes);
+    let server = TestServer::start(&workplace);
+    let best = |users: [&str; 2], delay| {
+        users.map(|user| time_over(&workplace, &source, &server, user, delay)).into_iter().min().unwrap()
+    };
+    let near = best(["ada", "bob"], Duration::ZERO);
+    let far = best(["cleo", "dan"], ONE_WAY);
+    println!("{files} files of {bytes} bytes and up: {near:.2?}, with round trips of 100 ms {far:.2?}");
+    assert!(far < near * SLOWDOWN_MAX, "{near:.2?} became {far:.2?}");
+}
+
+#[test]
+fn no_file_costs_a_round_trip() {
+    let workplace = Workplace::in_memory();
+    let source = workplace.join("source");
+    small_files(&source, 2_000, 100);
+    let server = TestServer::start(&workplace);
+    let first = time_over(&workplace, &source, &server, "ada", ONE_WAY);
+    println!("2,000 files over round trips of 100 ms: {first:.2?}");
+    assert!(first < Duration::from_secs(20), "{first:.2?}, which is more than 200 round trips");
+}
+
+#[test]
+#[ignore = "measures time: 20,000 files"]
+fn twenty_thousand_files_over_round_trips_of_100_ms_take_at_most_three_times_as_long() {
+    bears_round_trips(20_000, 100);
+    bears_round_trips(20_000, 1_000);
 }

@@ -10,6 +10,7 @@ mod deltas;
 mod demo_scenarios;
 mod encryption;
 mod progress_reporting;
+mod random_changes;
 mod resume;
 mod scale;
 mod server;

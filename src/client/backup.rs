@@ -19,7 +19,7 @@ use super::scan::{FolderIdentity, ScanEnd, ScanOptions, ScanReport, ScanSink, sc
 use super::sender::ContentSender;
 use super::source::SourceReader;
 use super::unfinished::{self, ChosenUpload};
-use super::uploading::{Queues, Sent, Stopped, Uploaded, Uploading, Walked};
+use super::uploading::{Holdings, Queues, Sent, Stopped, Uploaded, Uploading, Walked};
 use crate::base::host::boot_name;
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::limits::CONTENT_CHUNK_BYTES;
@@ -95,7 +95,8 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
     loop {
         let mut session = client.connect()?;
         let mut reached = None;
-        let result = attempt(client, &mut session, options, upload.id, &mut reached);
+        let result = attempt(client, &mut session, options, upload, &mut reached);
+        upload.is_begun = true;
         // Tries are counted while nothing gets on: a line that drops again and again is one to be patient with.
         if reached > furthest {
             (tries, furthest) = (0, reached);
@@ -135,16 +136,16 @@ fn attempt(
     client: &Client<'_>,
     session: &mut Session,
     options: &BackupOptions,
-    upload: UploadId,
+    upload: ChosenUpload,
     reached: &mut Option<Place>,
 ) -> Result<BackupSummary, ClientError> {
     client.sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "backing up" });
-    let data = match begin(session, options, upload)? {
-        Answer::Open(data) => data,
+    let (base, data) = match begin(session, options, upload.id)? {
+        Answer::Open { base, data } => (base, data),
         Answer::Stored(row) => return Ok(BackupSummary::of_stored(row)),
     };
     if !options.dry_run {
-        unfinished::note(&client.state, options, upload)?;
+        unfinished::note(&client.state, options, upload.id)?;
     }
     let mut excluded = options.excluded.clone();
     // A server on this very host: its data is no part of any backup.
@@ -170,12 +171,12 @@ fn attempt(
         scratch: vec![0; CONTENT_CHUNK_BYTES],
         dry_run: options.dry_run,
     };
-    let upload = Uploading::new(
-        &mut session.channel,
-        client.sink,
-        Queues { wakes, walked, orders, batches, used, blocks },
-        options.dry_run,
-    );
+    let queues = Queues { wakes, walked, orders, batches, used, blocks };
+    let holdings = match base.is_none() && !upload.is_begun {
+        true => Holdings::Nothing,
+        false => Holdings::Unknown,
+    };
+    let upload = Uploading::new(&mut session.channel, client.sink, queues, holdings, options.dry_run);
     let result = thread::scope(|scope| {
         let missing = options.missing.len() as u64;
         let mut walk = WalkSink { walked: walk_sender, waker, sink: client.sink, missing };
@@ -200,7 +201,10 @@ fn attempt(
 }
 
 enum Answer {
-    Open(HostFolder),
+    Open {
+        base: Option<SnapshotId>,
+        data: HostFolder,
+    },
     /// This upload was committed before: its answer was lost.
     Stored(SnapshotRow),
 }
@@ -219,7 +223,7 @@ fn begin(session: &mut Session, options: &BackupOptions, upload: UploadId) -> Re
     }))?;
     let answer = match session.channel.receive() {
         Ok(Some(message)) => match ToClient::decode(message.kind, message.body) {
-            Ok(ToClient::Begun { data, .. }) => Ok(Answer::Open(data)),
+            Ok(ToClient::Begun { base, data }) => Ok(Answer::Open { base, data }),
             Ok(ToClient::Stored(row)) => Ok(Answer::Stored(row)),
             Ok(ToClient::Busy { seconds }) => Err(ChannelError::Busy { seconds }),
             Ok(ToClient::Failure { code, text }) => return Err(ClientError::Failure { code, text }),

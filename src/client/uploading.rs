@@ -37,8 +37,24 @@ fn reader_gone() -> ClientError {
     ClientError::Io { doing: "read the files to back up".into(), source }
 }
 
-fn answer_bytes(range: &ScannedRange) -> usize {
-    needed_bytes_max(range.entries as usize)
+/// How the server may answer for ranges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holdings {
+    /// It may hold anything of them.
+    Unknown,
+    /// It has nothing to compare them with: every range is lacking, so its entries go with the question, and a
+    /// round trip is saved.
+    Nothing,
+}
+
+impl Holdings {
+    /// How long the answer for a range may become.
+    fn answer_bytes(self, range: &ScannedRange) -> usize {
+        match self {
+            Holdings::Unknown => needed_bytes_max(range.entries as usize),
+            Holdings::Nothing => needed_bytes_max(0) + (range.entries as usize).div_ceil(8),
+        }
+    }
 }
 
 /// What has been sent.
@@ -112,6 +128,7 @@ pub struct Uploading<'a> {
     channel: &'a mut Channel,
     sink: &'a dyn ProgressSink,
     queues: Queues,
+    holdings: Holdings,
     /// Ranges whose contents have not all been sent, oldest first.
     pending: VecDeque<Pending>,
     pending_bytes: usize,
@@ -141,9 +158,11 @@ impl<'a> Uploading<'a> {
         channel: &'a mut Channel,
         sink: &'a dyn ProgressSink,
         queues: Queues,
+        holdings: Holdings,
         dry_run: bool,
     ) -> Uploading<'a> {
         Uploading {
+            holdings,
             channel,
             sink,
             queues,
@@ -265,13 +284,16 @@ impl<'a> Uploading<'a> {
         let range = self.find(number)?;
         self.totals.files_done += range.items.len() as u64;
         self.totals.bytes_done += range.items.iter().map(|item| item.size).sum::<u64>();
-        self.answer_bytes = self.answer_bytes.saturating_sub(answer_bytes(&range));
+        self.answer_bytes = self.answer_bytes.saturating_sub(self.holdings.answer_bytes(&range));
         self.finish_range(number);
         Ok(())
     }
 
     fn lacking(&mut self, number: u32) -> Result<(), Stopped> {
         let range = self.find(number)?;
+        if self.holdings == Holdings::Nothing {
+            return Ok(());
+        }
         self.channel.send_to_server(&ToServer::RangeEntries { number, entries: &range.bytes })?;
         self.spoke = Instant::now();
         Ok(())
@@ -279,7 +301,7 @@ impl<'a> Uploading<'a> {
 
     fn needed(&mut self, number: u32, bits: Vec<u8>, held: Vec<HeldContent>) -> Result<(), Stopped> {
         let range = self.find(number)?;
-        self.answer_bytes = self.answer_bytes.saturating_sub(answer_bytes(&range));
+        self.answer_bytes = self.answer_bytes.saturating_sub(self.holdings.answer_bytes(&range));
         if bits.len() != (range.entries as usize).div_ceil(8) {
             return Err(ChannelError::Violation("its answer does not fit the range").into());
         }
@@ -404,12 +426,16 @@ impl<'a> Uploading<'a> {
             Err(TryRecvError::Disconnected) => return Err(ClientError::Interrupted.into()),
         };
         self.channel.send_to_server(&ToServer::RangeOffer { hash: range.hash })?;
+        if self.holdings == Holdings::Nothing {
+            let (number, entries) = (self.offered, &range.bytes);
+            self.channel.send_to_server(&ToServer::RangeEntries { number, entries })?;
+        }
         self.spoke = Instant::now();
         self.totals.files_total = range.totals.files;
         self.totals.bytes_total = range.totals.bytes;
         self.entries += u64::from(range.entries);
         self.pending_bytes += range.bytes.len();
-        self.answer_bytes += answer_bytes(&range);
+        self.answer_bytes += self.holdings.answer_bytes(&range);
         self.pending.push_back(Pending { number: self.offered, range: Arc::new(range) });
         self.offered += 1;
         Ok(true)

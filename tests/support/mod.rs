@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub mod changes;
+pub mod random;
 pub mod slow_line;
 pub mod tree;
 
