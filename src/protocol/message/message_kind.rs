@@ -21,6 +21,8 @@ pub const READ_FILE: u8 = 35;
 pub const VERIFY: u8 = 36;
 pub const STATISTICS: u8 = 37;
 pub const CANCEL: u8 = 38;
+pub const PAGE: u8 = 39;
+pub const READ_BLOCKS: u8 = 40;
 pub const PARTIAL_WANTED: u8 = 47;
 pub const CONTENT_RESUME: u8 = 48;
 
@@ -45,3 +47,4 @@ pub const VERIFIED: u8 = 166;
 pub const STATISTICS_ANSWER: u8 = 167;
 pub const END: u8 = 168;
 pub const SERVER_CONTENT_HOLE: u8 = 169;
+pub const BLOCK_HASHES: u8 = 170;
