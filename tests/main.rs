@@ -11,6 +11,7 @@ mod demo_scenarios;
 mod encryption;
 mod progress_reporting;
 mod random_changes;
+mod restore_resume;
 mod resume;
 mod scale;
 mod server;
