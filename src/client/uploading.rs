@@ -316,17 +316,13 @@ impl<'a> Uploading<'a> {
 
     /// Sends the entries of the lacking ranges, in order, as far as they may be ahead of the contents.
     fn send_entries(&mut self) -> Result<(), Stopped> {
-        let mut sent = self.pending.iter().filter(|pending| pending.entries == Entries::Sent).count();
+        let sent = self.pending.iter().filter(|pending| pending.entries == Entries::Sent).count();
         let lacking = self.pending.iter_mut().filter(|pending| pending.entries == Entries::Lacking);
-        for pending in lacking {
-            if sent >= self.ranges_sent_max {
-                break;
-            }
+        for pending in lacking.take(self.ranges_sent_max.saturating_sub(sent)) {
             let (number, entries) = (pending.number, &pending.range.bytes);
             self.channel.send_to_server(&ToServer::RangeEntries { number, entries })?;
             pending.entries = Entries::Sent;
             self.spoke = Instant::now();
-            sent += 1;
         }
         Ok(())
     }
