@@ -25,7 +25,7 @@ pub(super) struct Page {
     prints: Vec<[u8; PRINT_BYTES]>,
     /// A bit for each entry: its content is to be fetched.
     wanted: Vec<u8>,
-    /// The large files that were made right, by place, and how much of each was there.
+    /// The large files that were made right, by rising place, and how much of each was there.
     refilled: Vec<(u32, u64)>,
     /// How many entries have come again.
     taken: usize,
@@ -60,8 +60,8 @@ impl Page {
         if self.wanted[number / 8] >> (number % 8) & 1 == 1 {
             return Ok(Coming::Content);
         }
-        let refilled = self.refilled.iter().find(|(refilled, _)| *refilled as usize == number);
-        Ok(refilled.map_or(Coming::Right, |(_, kept)| Coming::Refilled { kept: *kept }))
+        let refilled = self.refilled.binary_search_by_key(&number, |(refilled, _)| *refilled as usize);
+        Ok(refilled.map_or(Coming::Right, |place| Coming::Refilled { kept: self.refilled[place].1 }))
     }
 
     fn add(&mut self, row: &EntryRow<'_>, is_wanted: bool) {
