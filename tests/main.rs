@@ -8,6 +8,7 @@ mod damage;
 mod deltas;
 mod demo_scenarios;
 mod encryption;
+mod legacy;
 mod progress_reporting;
 mod resume;
 mod scale;
