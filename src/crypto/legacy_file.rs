@@ -82,6 +82,11 @@ impl FileDecryptor {
         self.chain.decrypt_blocks(blocks);
     }
 
+    /// The ciphertext that is held back: with that of all plaintext so far it makes up what was put in.
+    pub fn held(&self) -> &[u8] {
+        &self.held
+    }
+
     /// Appends the rest of the file, without the padding.
     ///
     /// # Errors

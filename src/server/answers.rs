@@ -16,6 +16,9 @@ use crate::storage::{Entries, Head, Segment, Store, StoreError, StoredEntry};
 /// How often a verification says how far it is.
 const VERIFY_REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Stands among the tags of a snapshot whose sender nobody proved to be.
+const UNAUTHENTICATED: &str = "unauthenticated";
+
 /// A request whose answer is streamed.
 pub enum Request {
     Snapshots,
@@ -36,6 +39,10 @@ pub fn stream(store: &Store, client: ClientId, request: Request, outbox: &mut Ou
 
 /// A head as the client sees it.
 pub fn snapshot_row(head: &Head) -> SnapshotRow {
+    let mut tags = head.tags.clone();
+    if head.unauthenticated {
+        tags.push(UNAUTHENTICATED.to_string());
+    }
     SnapshotRow {
         id: head.id,
         sequence: head.sequence,
@@ -48,7 +55,7 @@ pub fn snapshot_row(head: &Head) -> SnapshotRow {
         unreadable: head.totals.unreadable,
         host: head.host.clone(),
         label: head.label.clone(),
-        tags: head.tags.clone(),
+        tags,
         roots: head.roots.clone(),
     }
 }

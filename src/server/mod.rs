@@ -9,6 +9,7 @@ mod answers;
 mod config;
 mod connections;
 mod error;
+mod legacy;
 mod listener;
 mod operator;
 mod semaphore;

@@ -80,10 +80,22 @@ impl RangeSet {
         Some(&entries[found])
     }
 
+    /// The place of the range that an entry with this path belongs to: the last that begins before it, else the first;
+    /// none where there is no range.
+    pub fn place_for(&self, path: &EntryPath) -> Option<usize> {
+        let after = self.records.partition_point(|record| record.first <= *path);
+        (!self.records.is_empty()).then(|| after.saturating_sub(1))
+    }
+
+    /// Reads the entries of one range.
+    pub fn read(&self, place: usize) -> Result<Vec<StoredEntry>, StoreError> {
+        read_range(&self.folder, &self.records[place])
+    }
+
     /// The entries of one range; none where it is damaged.
     pub fn load(&mut self, place: usize) -> &[StoredEntry] {
         if self.loaded.as_ref().is_none_or(|(loaded, _)| *loaded != place) {
-            let entries = read_range(&self.folder, &self.records[place]).unwrap_or_else(|error| {
+            let entries = self.read(place).unwrap_or_else(|error| {
                 log::warn!("files are sent again: {error}");
                 Vec::new()
             });
@@ -108,6 +120,10 @@ impl Base {
 
     pub fn head(&self) -> &Arc<Head> {
         &self.head
+    }
+
+    pub fn ranges(&self) -> &RangeSet {
+        &self.ranges
     }
 
     /// The range with this hash, if it may be shared: it is settled, and it lies within one of `roots` (or

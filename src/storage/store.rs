@@ -26,6 +26,7 @@ use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, UserName, random_array};
 use crate::base::limits::{LABEL_BYTES_MAX, PATHS_BYTES_MAX, ROOTS_MAX, TAGS_MAX};
 use crate::base::path::EntryPath;
+use crate::base::time::Timestamp;
 use std::os::fd::AsFd;
 
 const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -174,12 +175,48 @@ impl Store {
     ) -> Result<Arc<ClientRecord>, StoreError> {
         let Shared { layout, disk, .. } = &*self.shared;
         let mut clients = locked(&self.clients);
-        let record = clients.register(disk, &layout.clients(), id, name, public_key_der)?;
+        let record = clients.register(disk, &layout.clients(), id, name, public_key_der, false)?;
         if consume_token {
             // After the name: a crash between leaves a token that is good for a name already taken.
             tokens::consume(disk, &layout.tokens(), name)?;
         }
         Ok(record)
+    }
+
+    /// Registers a name with a key in the legacy dialect, which uses up the opening of the name, if there is one.
+    ///
+    /// # Errors
+    /// `NameTaken` where the name belongs to anybody.
+    pub fn register_legacy(
+        &self,
+        id: ClientId,
+        name: &UserName,
+        public_key_der: &[u8],
+    ) -> Result<Arc<ClientRecord>, StoreError> {
+        let Shared { layout, disk, .. } = &*self.shared;
+        let mut clients = locked(&self.clients);
+        if clients.named(name).is_some() {
+            return Err(StoreError::NameTaken { name: name.to_string() });
+        }
+        let record = clients.register(disk, &layout.clients(), id, name, public_key_der, true)?;
+        tokens::consume_opening(disk, &layout.tokens(), name)?;
+        Ok(record)
+    }
+
+    /// Closes a client's name to the legacy dialect for good, durably: it has proved its key natively.
+    pub fn close_to_legacy(&self, id: ClientId) -> Result<(), StoreError> {
+        let Shared { layout, disk, .. } = &*self.shared;
+        locked(&self.clients).close_to_legacy(disk, &layout.clients(), id)
+    }
+
+    /// Opens `name` for one registration in the legacy dialect; gives until when.
+    pub fn open_to_legacy(&self, name: &UserName, lifetime: Duration) -> Result<Timestamp, StoreError> {
+        tokens::create_opening(&self.shared.disk, &self.shared.layout.tokens(), name, lifetime)
+    }
+
+    /// Whether the operator has opened `name` for a registration in the legacy dialect.
+    pub fn is_open_to_legacy(&self, name: &UserName) -> Result<bool, StoreError> {
+        tokens::has_opening(&self.shared.layout.tokens(), name)
     }
 
     /// Makes an enrolment token for `name`, in the place of an earlier one.

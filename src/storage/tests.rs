@@ -4,6 +4,7 @@
 mod crash;
 mod delta;
 mod flushes;
+mod put_file;
 mod resume;
 
 use std::collections::BTreeMap;

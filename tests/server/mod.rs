@@ -1,6 +1,6 @@
 //! The server as strangers, crowds, attackers and its operator meet it.
 
-mod crowds;
+pub mod crowds;
 mod ending;
 mod malformed;
 mod operator;
