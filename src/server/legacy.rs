@@ -338,6 +338,7 @@ impl Session<'_> {
         }
         let Some(_place) = self.shared.legacy_held.try_acquire() else { return Err(self.busy()) };
         self.standing = Standing::Held;
+        log::info!("{} (legacy): held until a session ends", self.peer);
         let until = Instant::now() + HELD_FOR;
         loop {
             let left = until.saturating_duration_since(Instant::now());

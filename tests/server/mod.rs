@@ -2,7 +2,7 @@
 
 pub mod crowds;
 mod ending;
-mod malformed;
+pub mod malformed;
 mod operator;
 mod paths;
 pub mod rogue;

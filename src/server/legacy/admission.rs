@@ -148,6 +148,24 @@ mod tests {
     }
 
     #[test]
+    fn only_loopback_registers_without_an_opening_under_the_local_policy() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), crate::base::durable::Disk::real()).unwrap();
+        store.open_to_legacy(&"opened".parse().unwrap(), Duration::from_secs(60)).unwrap();
+        let may = |policy, peer: &str, name: &str| {
+            let name = NameField::new(name.as_bytes()).unwrap();
+            may_register(&store, policy, peer.parse().unwrap(), &name).is_ok()
+        };
+        for (peer, is_local) in [("127.0.0.1", true), ("::ffff:127.0.0.1", true), ("192.0.2.1", false)] {
+            assert_eq!(may(RegistrationPolicy::Local, peer, "ada"), is_local, "{peer}");
+            assert!(may(RegistrationPolicy::Local, peer, "opened"));
+            assert!(may(RegistrationPolicy::Open, peer, "ada"));
+            assert!(!may(RegistrationPolicy::Token, peer, "ada") && may(RegistrationPolicy::Token, peer, "opened"));
+            assert!(!may(RegistrationPolicy::Closed, peer, "opened"));
+        }
+    }
+
+    #[test]
     fn ids_are_version_4() {
         let text = version_4(ClientId::random()).to_string();
         assert_eq!(&text[12..13], "4");
