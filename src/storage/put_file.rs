@@ -53,7 +53,7 @@ pub struct PutFile {
 enum Content {
     None,
     Arriving {
-        writer: ContentWriter,
+        writer: Box<ContentWriter>,
         renamed: Option<EntryPath>,
     },
     /// Here, and how long the files for large contents were before.
@@ -113,7 +113,7 @@ impl PutFile {
         let upload = &mut self.upload;
         let PlacedFile { file, renamed } = upload.staging().create_content(&self.path)?;
         let own = Source::Plain { snapshot: upload.snapshot, path: renamed.clone() };
-        let writer = ContentWriter::plain(file, own, &upload.large);
+        let writer = Box::new(ContentWriter::plain(file, own, &upload.large));
         self.content = Content::Arriving { writer, renamed };
         Ok(())
     }
