@@ -9,6 +9,7 @@ mod damage;
 mod deltas;
 mod demo_scenarios;
 mod encryption;
+mod legacy;
 mod progress_reporting;
 mod random_changes;
 mod restore_resume;

@@ -9,6 +9,7 @@ mod look;
 mod operator;
 mod output;
 mod run_backup;
+mod run_backup_legacy;
 mod run_restore;
 mod run_server;
 mod setup;

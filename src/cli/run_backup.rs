@@ -6,18 +6,25 @@ use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
 use super::output::{Output, bytes_text, count_text, path_list, rate};
+use super::run_backup_legacy;
 use super::setup::{Access, CliError, Setup, host_name};
 use crate::base::path::EntryPath;
+use crate::base::progress::{Event, ProgressSink};
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
 use crate::client::roots::resolve_roots;
 use crate::client::scan::FolderIdentity;
-use crate::client::{BackupOptions, BackupSummary, Client, ClientError, ExitCode, backup, check_backup};
+use crate::client::state::StateFolder;
+use crate::client::{BackupOptions, BackupSummary, ClientError, ExitCode, backup, check_backup};
 
 /// The version of `status.json`.
 const STATUS_VERSION: u32 = 1;
 
 pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
+    if arguments.is_on("legacy") {
+        return run_backup_legacy::run(arguments, output, shutdown);
+    }
+    run_backup_legacy::check_unused(arguments)?;
     let mut setup = Setup::new(arguments, "backup", Access::Exclusive, output)?;
     let options = options(arguments, &setup)?;
     let mut client = setup.client(output, shutdown)?;
@@ -28,7 +35,8 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
         Err(error) => error.exit_code(),
     };
     if !options.dry_run {
-        keep_status(&client, &result, code);
+        let summary = result.as_ref().map(|summary| summary_json(summary, code));
+        keep_status(&client.state, client.sink, summary, code);
     }
     output.ended(&result);
     let summary = result?;
@@ -57,7 +65,7 @@ fn options(arguments: &Arguments, setup: &Setup) -> Result<BackupOptions, CliErr
 }
 
 /// What to back up, and the folder that relative paths count from.
-fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf), CliError> {
+pub fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf), CliError> {
     let here = std::env::current_dir();
     let here = here.map_err(|source| ClientError::Io { doing: "find the current folder".into(), source })?;
     if arguments.positional.iter().any(|path| path.is_empty()) {
@@ -76,7 +84,7 @@ fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf)
 }
 
 /// The state folder and the local server's data, which no backup may hold.
-fn own_folders(setup: &Setup) -> Vec<FolderIdentity> {
+pub fn own_folders(setup: &Setup) -> Vec<FolderIdentity> {
     let folders = [setup.state_path(), setup.local_data().map(Path::to_path_buf)];
     folders.iter().flatten().filter_map(|folder| FolderIdentity::of(folder).ok()).collect()
 }
@@ -138,7 +146,12 @@ fn summary_json(summary: &BackupSummary, code: ExitCode) -> Value {
 }
 
 /// Writes `status.json`. That it cannot be written is said; it does not undo the backup.
-fn keep_status(client: &Client<'_>, result: &Result<BackupSummary, ClientError>, code: ExitCode) {
+pub fn keep_status(
+    state: &StateFolder,
+    sink: &dyn ProgressSink,
+    summary: Result<Value, &ClientError>,
+    code: ExitCode,
+) {
     let word = match code {
         ExitCode::Done => "done",
         ExitCode::Partial => "partial",
@@ -151,11 +164,11 @@ fn keep_status(client: &Client<'_>, result: &Result<BackupSummary, ClientError>,
         "result": word,
         "exit_code": code as i32,
     });
-    match result {
-        Ok(summary) => status["summary"] = summary_json(summary, code),
+    match summary {
+        Ok(summary) => status["summary"] = summary,
         Err(error) => status["error"] = Value::String(error.to_string()),
     }
-    if let Err(error) = client.state.write_status(&status) {
-        client.notice(&error.to_string());
+    if let Err(error) = state.write_status(&status) {
+        sink.event(Event::Notice { message: &error.to_string() });
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
+use crate::crypto::LegacyOaep;
 use crate::protocol::handshake::RegistrationPolicy;
 
 /// The server's resend ring: what one session may keep of sealed segments, in bytes.
@@ -29,6 +30,10 @@ pub struct ServerConfig {
     pub rsa_bits: usize,
     /// After how many data segments the keys of a direction advance.
     pub segments_per_epoch: u64,
+    /// Whether clients of the legacy dialect are served.
+    pub legacy: bool,
+    /// The hash inside OAEP for their keys.
+    pub legacy_oaep: LegacyOaep,
 }
 
 /// How long running work may go on after the wish to stop, unless said otherwise.
@@ -51,6 +56,8 @@ impl ServerConfig {
             grace: DEFAULT_GRACE,
             rsa_bits: DEFAULT_RSA_BITS,
             segments_per_epoch: DEFAULT_SEGMENTS_PER_EPOCH,
+            legacy: true,
+            legacy_oaep: LegacyOaep::Sha256,
         }
     }
 }

@@ -10,6 +10,7 @@ mod blocks;
 mod config;
 mod connections;
 mod error;
+mod legacy;
 mod listener;
 mod operator;
 mod semaphore;

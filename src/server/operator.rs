@@ -39,6 +39,8 @@ const SOCKET_TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// Mode of the socket: whoever may write to it may use it.
 const SOCKET_MODE: u32 = 0o700;
+/// How long a name stays open for a registration in the legacy dialect.
+const LEGACY_OPENING: Duration = Duration::from_secs(3_600);
 /// Most tokens that one command makes.
 const TOKENS_MAX: u32 = 10_000;
 
@@ -50,6 +52,8 @@ pub enum OperatorCommand {
     Clients,
     /// A token for `name`, or for `name-1` to `name-<count>`.
     Enroll { name: UserName, count: Option<u32>, valid_hours: u32 },
+    /// Opens `name` for one registration in the legacy dialect.
+    EnrollLegacy { name: UserName },
 }
 
 /// Why a command was not carried out.
@@ -129,7 +133,16 @@ fn execute(store: &Store, fingerprint: Fingerprint, command: &OperatorCommand) -
             }
             names.iter().map(|name| enroll(store, fingerprint, name, lifetime)).collect()
         }
+        OperatorCommand::EnrollLegacy { name } => enroll_legacy(store, name),
     }
+}
+
+fn enroll_legacy(store: &Store, name: &UserName) -> Result<Vec<Value>, StoreError> {
+    if store.client_named(name).is_some() {
+        return Err(StoreError::NameTaken { name: name.to_string() });
+    }
+    let expires = store.open_to_legacy(name, LEGACY_OPENING)?;
+    Ok(vec![json!({ "name": name, "legacy": true, "expires": expires.to_string() })])
 }
 
 fn names(name: &UserName, count: Option<u32>) -> Result<Vec<UserName>, StoreError> {
@@ -176,6 +189,7 @@ fn client_row(store: &Store, client: &ClientRecord) -> Result<Value, StoreError>
         "bytes": last.map_or(0, |head| head.totals.bytes),
         "stored_bytes": stored,
         "fingerprint": fingerprint,
+        "legacy": client.legacy,
     }))
 }
 

@@ -29,6 +29,8 @@ pub struct ClientRecord {
     /// SubjectPublicKeyInfo, DER.
     pub public_key: Vec<u8>,
     pub registered: Timestamp,
+    /// Registered in the legacy dialect and not moved over yet: the name may be used there, and nowhere else may it.
+    pub legacy: bool,
     pub(crate) folder: ClientFolder,
 }
 
@@ -40,6 +42,8 @@ struct ClientFile {
     folder: String,
     registered: Moment,
     public_key: String,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    legacy: bool,
 }
 
 /// All clients, in memory; the files say the same.
@@ -91,6 +95,7 @@ impl Clients {
         id: ClientId,
         name: &UserName,
         public_key: &[u8],
+        legacy: bool,
     ) -> Result<Arc<ClientRecord>, StoreError> {
         if let Some(record) = self.named(name) {
             return match record.public_key == public_key {
@@ -103,11 +108,21 @@ impl Clients {
             name: name.clone(),
             public_key: public_key.to_vec(),
             registered: Timestamp::now(),
+            legacy,
             folder: ClientFolder::create(name, id),
         });
         write_client(disk, folder, &record)?;
         self.insert(record.clone());
         Ok(record)
+    }
+
+    /// Closes a name to the legacy dialect for good; durable when this returns.
+    pub fn close_to_legacy(&mut self, disk: &Disk, folder: &Path, id: ClientId) -> Result<(), StoreError> {
+        let Some(record) = self.get(id).filter(|record| record.legacy) else { return Ok(()) };
+        let record = Arc::new(ClientRecord { legacy: false, ..(*record).clone() });
+        write_client(disk, folder, &record)?;
+        self.insert(record);
+        Ok(())
     }
 
     /// A random id whose folder name, which holds only half a word of it, is nobody else's.
@@ -130,6 +145,7 @@ fn write_client(disk: &Disk, folder: &Path, record: &ClientRecord) -> Result<(),
         folder: record.folder.to_string(),
         registered: record.registered.into(),
         public_key: STANDARD.encode(&record.public_key),
+        legacy: record.legacy,
     };
     let mut bytes = serde_json::to_vec_pretty(&file).expect("strings and numbers always serialise");
     bytes.push(b'\n');
@@ -148,5 +164,6 @@ fn read_client(path: &Path) -> Result<ClientRecord, StoreError> {
     let folder = ClientFolder::parse(&file.folder).filter(|_| own_name);
     let folder = folder.ok_or_else(|| StoreError::damaged(path, "its id or folder is not what it should be"))?;
     let public_key = STANDARD.decode(&file.public_key).map_err(|error| StoreError::damaged(path, error))?;
-    Ok(ClientRecord { id: file.id, name: file.name, public_key, registered: file.registered.into(), folder })
+    let (registered, legacy) = (file.registered.into(), file.legacy);
+    Ok(ClientRecord { id: file.id, name: file.name, public_key, registered, legacy, folder })
 }

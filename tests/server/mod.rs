@@ -1,8 +1,8 @@
 //! The server as strangers, crowds, attackers and its operator meet it.
 
-mod crowds;
+pub mod crowds;
 mod ending;
-mod malformed;
+pub mod malformed;
 mod operator;
 mod paths;
 pub mod rogue;
