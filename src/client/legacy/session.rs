@@ -101,7 +101,7 @@ impl<'a> LegacyClient<'a> {
 
     /// On the wire in both directions, so far.
     pub fn wire_bytes(&self) -> u64 {
-        self.wire_bytes + self.session.as_ref().map_or(0, |session| session.line.bytes)
+        self.wire_bytes + self.session.as_ref().map_or(0, |session| session.line.wire_bytes())
     }
 
     /// Has a session, with as many tries as the options allow.
@@ -186,7 +186,7 @@ impl<'a> LegacyClient<'a> {
         if known.is_none() && self.id.take().is_some() {
             self.notice("the server does not know the id in me.info: registering the name again");
             self.is_forgotten = true;
-            self.wire_bytes += line.bytes;
+            self.wire_bytes += line.wire_bytes();
             line = self.open_line()?;
         }
         let (client, wrapped_key) = match known {
