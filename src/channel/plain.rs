@@ -5,14 +5,20 @@ use std::time::Duration;
 
 use super::error::ChannelError;
 use super::handshake::answer_last;
-use super::transport::{Transport, WaitBudget};
+use super::transport::{Interest, Transport, WaitBudget};
 use crate::protocol::header::{REQUEST_HEADER_BYTES, RequestHeader};
+
+/// What is read ahead at a time, so that small messages do not take a call to the system each.
+const READ_AHEAD_BYTES: usize = 32 * 1024;
 
 /// One end of such a connection.
 #[derive(Debug)]
 pub struct PlainConnection {
     transport: Transport,
     budget: WaitBudget,
+    /// What has been read and not been asked for yet: the part behind `taken`.
+    ahead: Vec<u8>,
+    taken: usize,
     received: u64,
     sent: u64,
 }
@@ -25,7 +31,7 @@ impl PlainConnection {
 
     /// A connection of which the first bytes were read elsewhere.
     pub(super) fn begun(transport: Transport, budget: WaitBudget, received: u64) -> PlainConnection {
-        PlainConnection { transport, budget, received, sent: 0 }
+        PlainConnection { transport, budget, ahead: Vec::new(), taken: 0, received, sent: 0 }
     }
 
     /// From now on, all reads and writes together may wait for so long.
@@ -46,9 +52,41 @@ impl PlainConnection {
 
     /// Fills `buffer`.
     pub fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), ChannelError> {
-        self.transport.read_exact(buffer, &mut self.budget)?;
         self.received += buffer.len() as u64;
+        let filled = self.take_ahead(buffer);
+        let rest = &mut buffer[filled..];
+        if rest.len() >= READ_AHEAD_BYTES {
+            return self.transport.read_exact(rest, &mut self.budget);
+        }
+        let mut filled = 0;
+        while filled < rest.len() {
+            self.read_ahead()?;
+            filled += self.take_ahead(&mut rest[filled..]);
+        }
         Ok(())
+    }
+
+    fn take_ahead(&mut self, buffer: &mut [u8]) -> usize {
+        let ahead = &self.ahead[self.taken..];
+        let bytes = ahead.len().min(buffer.len());
+        buffer[..bytes].copy_from_slice(&ahead[..bytes]);
+        self.taken += bytes;
+        bytes
+    }
+
+    /// Reads what there is; everything read before has been taken.
+    fn read_ahead(&mut self) -> Result<(), ChannelError> {
+        self.taken = 0;
+        self.ahead.resize(READ_AHEAD_BYTES, 0);
+        let read = self.transport.try_read(&mut self.ahead);
+        self.ahead.truncate(match &read {
+            Ok(Some(bytes)) => *bytes,
+            _ => 0,
+        });
+        match read? {
+            Some(_) => Ok(()),
+            None => self.budget.wait(&self.transport, Interest { read: true, write: false }),
+        }
     }
 
     /// Writes all of `bytes`.
@@ -60,7 +98,7 @@ impl PlainConnection {
 
     /// Whether the peer has left: nothing is to be read any more, nor will be.
     pub fn is_gone(&self) -> bool {
-        self.transport.is_at_end()
+        self.taken == self.ahead.len() && self.transport.is_at_end()
     }
 
     /// Whether the peer has said something that was not read, or left.

@@ -196,7 +196,7 @@ impl WaitBudget {
         self.left
     }
 
-    fn wait(&mut self, transport: &Transport, interest: Interest) -> Result<(), ChannelError> {
+    pub(super) fn wait(&mut self, transport: &Transport, interest: Interest) -> Result<(), ChannelError> {
         if self.left.is_zero() {
             return Err(ChannelError::TimedOut(self.whole));
         }

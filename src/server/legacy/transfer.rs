@@ -19,6 +19,9 @@ use crate::storage::PutFile;
 /// How many times a file's size its waiting and replaced packets may have in all.
 const SPOOLED_TIMES: u64 = 8;
 
+/// How much plaintext is gathered before it is summed and written.
+const GATHERED_BYTES: usize = 32 * 1024;
+
 /// What 1603 says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
@@ -72,23 +75,24 @@ impl Stream {
         Stream { decryptor, checksum, plaintext: Vec::new(), written: 0 }
     }
 
+    /// Takes the next ciphertext. What comes out is gathered, so that small packets are not small writes.
     fn take(&mut self, ciphertext: &[u8], upload: &mut PutFile) -> Result<(), Problem> {
-        self.plaintext.clear();
         self.decryptor.update(ciphertext, &mut self.plaintext);
-        self.write(upload)
+        if self.plaintext.len() >= GATHERED_BYTES { self.write(upload) } else { Ok(()) }
     }
 
     fn write(&mut self, upload: &mut PutFile) -> Result<(), Problem> {
         self.checksum.update(&self.plaintext);
         upload.write(&self.plaintext)?;
         self.written += self.plaintext.len() as u64;
+        self.plaintext.clear();
         Ok(())
     }
 
     /// Takes the padding off; gives the checksum of the whole.
-    fn finish(self, upload: &mut PutFile) -> Result<u32, Problem> {
+    fn finish(mut self, upload: &mut PutFile) -> Result<u32, Problem> {
+        self.write(upload)?;
         let Stream { decryptor, mut checksum, mut plaintext, .. } = self;
-        plaintext.clear();
         decryptor.finish(&mut plaintext).map_err(|error| refused(error.to_string()))?;
         checksum.update(&plaintext);
         upload.write(&plaintext)?;
@@ -227,7 +231,8 @@ impl Transfer {
     /// Makes all that was joined wait again. Its ciphertext is made of the plaintext: key and IV are known.
     fn unjoin(&mut self) -> Result<(), Problem> {
         let joined = std::mem::take(&mut self.joined);
-        let stream = std::mem::replace(&mut self.stream, Stream::new(&self.file_key));
+        let mut stream = std::mem::replace(&mut self.stream, Stream::new(&self.file_key));
+        stream.write(&mut self.upload)?;
         self.count_spooled(joined.iter().map(|packet| u64::from(packet.bytes)).sum())?;
         let mut offset = self.upload.spool()?.bytes();
         let written = self.upload.written()?;
