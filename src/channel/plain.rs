@@ -103,7 +103,7 @@ impl PlainConnection {
 
     /// Whether the peer has said something that was not read, or left.
     pub fn has_input(&self) -> bool {
-        self.transport.has_input()
+        self.taken < self.ahead.len() || self.transport.has_input()
     }
 
     /// Bytes received and sent so far.
