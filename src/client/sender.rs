@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::delta::{BlocksAnswer, BlocksWanted, HOLE_STEP_BYTES};
 use super::ranges::{ScannedItem, ScannedRange};
+use super::reach::Place;
 use super::source::{SourceError, SourceFile, SourceReader};
 use crate::base::entry::Entry;
 use crate::base::limits::{CONTENT_CHUNK_BYTES, LARGE_FILE_BYTES};
@@ -36,6 +37,8 @@ pub struct Batch {
     pub bytes: Vec<u8>,
     /// The number of a range whose last content ends in this batch.
     pub finished_range: Option<u32>,
+    /// The last content that ends in this batch.
+    pub last_ended: Option<Place>,
     /// Contents that end in this batch, and all content bytes in it.
     pub files: u64,
     pub content_bytes: u64,
@@ -122,6 +125,7 @@ impl ContentSender<'_> {
             ToServer::ContentSame { range: place.0, entry: place.1, flags }.encode(&mut batch.bytes);
             batch.files_same += 1;
             batch.bytes_same += item.size;
+            batch.last_ended = Some(place);
             return Ok(());
         }
         let has_blocks = held.is_some_and(|held| held.blocks);
@@ -129,6 +133,7 @@ impl ContentSender<'_> {
             Ok((sums, flags)) => {
                 end(batch, sums, flags);
                 batch.files += 1;
+                batch.last_ended = Some(place);
                 let (path, ContentSums { size, crc32, blake3 }) = (entry.path.as_bytes(), sums);
                 self.sink.event(Event::FileReceipt { path, bytes: size, crc32, blake3 });
                 if flags & content_flag::CHANGED_WHILE_READ != 0 {
