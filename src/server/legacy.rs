@@ -10,6 +10,7 @@
 
 mod admission;
 mod files;
+mod superseded;
 mod transfer;
 
 use std::net::SocketAddr;
@@ -99,7 +100,7 @@ pub fn serve(
         line.end(&Response::GeneralError.encode());
         return Ok(());
     }
-    let session = Session {
+    let mut session = Session {
         shared,
         line,
         peer,
@@ -110,7 +111,24 @@ pub fn serve(
         general_errors: 0,
         counted: (0, 0),
     };
-    session.run(first)
+    let last_word = session.run(first);
+    let Session { line, mut files, standing, .. } = session;
+    // What was under way is dropped before the peer is waited for, and the permit before anything is swept.
+    files.clear();
+    connection.set_working(false);
+    match last_word {
+        Ok(LastWord::GeneralError) => line.end(&Response::GeneralError.encode()),
+        _ => drop(line),
+    }
+    drop(standing);
+    files.finish(&shared.store);
+    last_word.map(|_| ())
+}
+
+/// What is said before a connection is closed.
+enum LastWord {
+    Nothing,
+    GeneralError,
 }
 
 struct Session<'a> {
@@ -147,7 +165,7 @@ enum Who {
 }
 
 impl Session<'_> {
-    fn run(mut self, first: RequestHeader) -> Result<(), ChannelError> {
+    fn run(&mut self, first: RequestHeader) -> Result<LastWord, ChannelError> {
         let mut header = first;
         loop {
             self.allow_message(header.payload_bytes);
@@ -160,24 +178,25 @@ impl Session<'_> {
                 Err(Problem::Lost(error)) => return Err(error),
                 Err(Problem::Ending(problem)) => {
                     self.note(&problem);
-                    return Ok(self.end());
+                    return Ok(LastWord::GeneralError);
                 }
                 Err(Problem::Refused(problem)) => {
                     self.note(&problem);
                     self.general_errors += 1;
                     if self.general_errors > GENERAL_ERRORS_MAX {
-                        return Ok(self.end());
+                        return Ok(LastWord::GeneralError);
                     }
                     self.line.write_all(&Response::GeneralError.encode())?;
                 }
             }
+            self.files.tidy_when_due(&self.shared.store);
             if self.is_session() {
                 self.line.allow(SILENCE_MAX.max(self.shared.config.timeout));
             }
             header = match self.line.read_header()? {
                 Some(header) => header,
                 None if self.files.are_under_way() => return Err(ChannelError::Lost),
-                None => return Ok(()),
+                None => return Ok(LastWord::Nothing),
             };
         }
     }
@@ -197,13 +216,6 @@ impl Session<'_> {
     fn note(&self, problem: &str) {
         self.shared.statistics.count(Count::Failure);
         log::warn!("{} (legacy): {problem}", self.peer);
-    }
-
-    fn end(mut self) {
-        // What was under way is dropped before the peer is waited for.
-        self.files.clear();
-        self.connection.set_working(false);
-        self.line.end(&Response::GeneralError.encode());
     }
 
     fn count_bytes(&mut self) {

@@ -28,7 +28,6 @@ use super::staging::{FILES, FLUSHED_SINGLY_MAX, HEAD, INDEX, INTENT};
 use super::upload::{CommitCounts, Slot, SlotState, Upload};
 use crate::base::folder::open_folder;
 use crate::base::ids::hex;
-use crate::base::time::Timestamp;
 
 impl Upload {
     /// Makes the snapshot. When this returns it is on the disk, whatever happens next.
@@ -159,7 +158,7 @@ impl Upload {
             upload: self.request.upload,
             parent: self.base().map(|base| base.id),
             started: self.request.started,
-            committed: Timestamp::now(),
+            committed: self.shared.clock.now(),
             roots: self.request.roots.clone(),
             label: self.request.label.clone(),
             host: self.request.host.clone(),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::catalog::Pin;
 use super::error::StoreError;
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_index};
@@ -105,17 +106,18 @@ impl RangeSet {
     }
 }
 
-/// One snapshot, made ready to be compared with.
+/// One snapshot, made ready to be compared with. It is not dropped meanwhile.
 #[derive(Debug)]
 pub struct Base {
     head: Arc<Head>,
     ranges: RangeSet,
+    _pin: Pin,
 }
 
 impl Base {
-    pub fn open(layout: &Layout, client: &ClientFolder, head: Arc<Head>) -> Result<Base, StoreError> {
+    pub fn open(layout: &Layout, client: &ClientFolder, head: Arc<Head>, pin: Pin) -> Result<Base, StoreError> {
         let records = read_index(layout, client, &head)?;
-        Ok(Base { head, ranges: RangeSet::new(layout.ranges(client), records) })
+        Ok(Base { head, ranges: RangeSet::new(layout.ranges(client), records), _pin: pin })
     }
 
     pub fn head(&self) -> &Arc<Head> {

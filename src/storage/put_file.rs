@@ -53,7 +53,7 @@ pub struct PutFile {
 enum Content {
     None,
     Arriving {
-        writer: ContentWriter,
+        writer: Box<ContentWriter>,
         renamed: Option<EntryPath>,
     },
     /// Here, and how long the files for large contents were before.
@@ -113,7 +113,7 @@ impl PutFile {
         let upload = &mut self.upload;
         let PlacedFile { file, renamed } = upload.staging().create_content(&self.path)?;
         let own = Source::Plain { snapshot: upload.snapshot, path: renamed.clone() };
-        let writer = ContentWriter::plain(file, own, &upload.large);
+        let writer = Box::new(ContentWriter::plain(file, own, &upload.large));
         self.content = Content::Arriving { writer, renamed };
         Ok(())
     }
@@ -200,13 +200,17 @@ impl WrittenSoFar {
 /// The newest snapshot whose index can be read. What lies in one that cannot is still named by that one.
 fn newest_base(upload: &Upload) -> Result<Option<Base>, StoreError> {
     let (layout, client) = (&upload.shared.layout, &upload.state.record.folder);
-    let heads = upload.state.with_catalog(layout, |catalog| catalog.heads().to_vec())?;
-    for head in heads.into_iter().rev() {
-        match Base::open(layout, client, head) {
+    let newest_but = |passed_over: usize| {
+        upload.state.pin(layout, |catalog| catalog.heads().iter().rev().nth(passed_over).cloned())
+    };
+    let mut passed_over = 0;
+    while let Some((head, pin)) = newest_but(passed_over)? {
+        match Base::open(layout, client, head, pin) {
             Ok(base) => return Ok(Some(base)),
             Err(error) if error.is_damage() => log::error!("an older snapshot is built on: {error}"),
             Err(error) => return Err(error),
         }
+        passed_over += 1;
     }
     Ok(None)
 }

@@ -14,10 +14,12 @@ use super::content::{ContentProblem, ContentReader};
 use super::entries::Entries;
 use super::error::{At, StoreError};
 use super::head::Head;
+use super::journal::Begin;
 use super::layout::{Layout, read_small_file};
 use super::lock::StoreLock;
 use super::range::{Location, StoredEntry};
 use super::recovery::{self, RecoveryReport};
+use super::resume;
 use super::tokens::{self, TOKEN_BYTES};
 use super::upload::{Begun, Upload, UploadRequest};
 use crate::base::durable::{Disk, FILE_MODE};
@@ -26,7 +28,7 @@ use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, UserName, random_array};
 use crate::base::limits::{LABEL_BYTES_MAX, PATHS_BYTES_MAX, ROOTS_MAX, TAGS_MAX};
 use crate::base::path::EntryPath;
-use crate::base::time::Timestamp;
+use crate::base::time::{Clock, Timestamp};
 use std::os::fd::AsFd;
 
 const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -34,7 +36,7 @@ const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// An open data folder.
 #[derive(Debug)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     clients: Mutex<Clients>,
     states: Mutex<HashMap<ClientId, Arc<ClientState>>>,
     recovery: RecoveryReport,
@@ -49,6 +51,7 @@ pub(super) struct Shared {
     pub can_flush_all: bool,
     /// Random for each opening: tells this process's journals from others'.
     pub run: [u8; 16],
+    pub clock: Clock,
     _lock: StoreLock,
 }
 
@@ -87,7 +90,14 @@ impl Store {
         let clients = Clients::load(&layout.clients(), &mut recovery.lines)?;
         let can_flush_all = reports_failed_writes(data);
         Ok(Store {
-            shared: Arc::new(Shared { layout, disk, can_flush_all, run: random_array(), _lock: lock }),
+            shared: Arc::new(Shared {
+                layout,
+                disk,
+                can_flush_all,
+                run: random_array(),
+                clock: Clock::default(),
+                _lock: lock,
+            }),
             clients: Mutex::new(clients),
             states: Mutex::default(),
             recovery,
@@ -292,19 +302,26 @@ impl Store {
         Ok(Begun::Open(Box::new(Upload::open(self.shared.clone(), state.clone(), request, base, ticket)?)))
     }
 
-    fn choose_base(&self, state: &ClientState, request: &UploadRequest) -> Result<Option<Base>, StoreError> {
+    /// An upload that was cut off goes on with the snapshot that it was compared with, if that is there.
+    fn choose_base(&self, state: &Arc<ClientState>, request: &UploadRequest) -> Result<Option<Base>, StoreError> {
         let layout = &self.shared.layout;
-        let head = match request.parent {
+        let upload = layout.incoming(&state.record.folder).join(request.upload.to_string());
+        let begun = resume::begin_of(&upload)?.filter(|begin| begin.roots == resume::roots_hash(&request.roots));
+        let chosen = match (request.parent, begun) {
             _ if request.full => None,
-            None => state.with_catalog(layout, |catalog| catalog.base_for(&request.roots))?,
-            Some(id) => {
-                let found = state.with_catalog(layout, |catalog| catalog.get(id))?;
+            (None, Some(Begin { base: None, .. })) => None,
+            (None, Some(Begin { base: Some(id), .. })) => {
+                state.pin(layout, |catalog| catalog.get(id).or_else(|| catalog.base_for(&request.roots)))?
+            }
+            (None, None) => state.pin(layout, |catalog| catalog.base_for(&request.roots))?,
+            (Some(id), _) => {
+                let found = state.pin(layout, |catalog| catalog.get(id))?;
                 let what = || format!("there is no snapshot {id} to compare with: leave the parent out");
                 Some(found.ok_or_else(|| StoreError::NotFound { what: what() })?)
             }
         };
-        let Some(head) = head else { return Ok(None) };
-        match Base::open(layout, &state.record.folder, head) {
+        let Some((head, pin)) = chosen else { return Ok(None) };
+        match Base::open(layout, &state.record.folder, head, pin) {
             Ok(base) => Ok(Some(base)),
             Err(error) => {
                 log::warn!("everything is sent again: {error}");
@@ -338,12 +355,18 @@ impl Store {
         Ok(())
     }
 
-    /// A snapshot's entries at and below the paths of `filter`, or all of them, in path order.
+    /// A snapshot's entries at and below the paths of `filter`, or all of them, in path order. As long as they are
+    /// there, the snapshot is not dropped.
+    ///
+    /// # Errors
+    /// `Dropped` where that has happened already.
     pub fn entries(&self, head: &Head, filter: &[EntryPath]) -> Result<Entries, StoreError> {
         let state = self.state(head.client)?;
         let (layout, folder) = (&self.shared.layout, &state.record.folder);
+        let pinned = state.pin(layout, |catalog| catalog.get(head.id))?;
+        let (_, pin) = pinned.ok_or(StoreError::Dropped { snapshot: head.id })?;
         let records = read_index(layout, folder, head)?;
-        Ok(Entries::new(layout.ranges(folder), records, filter))
+        Ok(Entries::new(layout.ranges(folder), records, filter, pin))
     }
 
     /// Opens the content of an entry.
@@ -380,7 +403,7 @@ impl Store {
         Arc::get_mut(&mut self.shared).expect("no upload is open").can_flush_all = can_flush_all;
     }
 
-    fn state(&self, client: ClientId) -> Result<Arc<ClientState>, StoreError> {
+    pub(super) fn state(&self, client: ClientId) -> Result<Arc<ClientState>, StoreError> {
         let what = || format!("no client {client} is registered here: register it with \"cyberbackup backup\"");
         let record = self.client(client).ok_or_else(|| StoreError::NotFound { what: what() })?;
         let mut states = locked(&self.states);

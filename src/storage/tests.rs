@@ -4,6 +4,7 @@
 mod crash;
 mod delta;
 mod flushes;
+mod prune;
 mod put_file;
 mod resume;
 
@@ -181,7 +182,7 @@ fn check_snapshot(store: &Store, head: &Head, model: &Model) {
         store.verify_content(head.client, stored).unwrap();
         let mut bytes = Vec::new();
         store.open_content(head.client, stored).unwrap().read_to_end(&mut bytes).unwrap();
-        assert_eq!(bytes, model.files[&stored.entry.path].0);
+        assert!(bytes == model.files[&stored.entry.path].0, "{} differs", stored.entry.path.display());
     }
     assert_eq!(head.totals.entries, entries.len() as u64);
 }

@@ -179,8 +179,13 @@ impl Upload {
         let incoming = shared.layout.incoming(&state.record.folder);
         let mut staging = Staging::open(&shared.disk, &incoming, request.upload)?;
         let files = ClientFiles::new(&shared.layout, &state.record.folder);
-        let Opened { snapshot, left, journal, large } =
-            resume::open(&mut staging, &shared.run, &request.roots, files)?;
+        let Opened { snapshot, left, journal, large } = resume::open(
+            &mut staging,
+            &shared.run,
+            &request.roots,
+            base.as_ref().map(|base| base.head().id),
+            files,
+        )?;
         Ok(Upload {
             large,
             open_held: None,

@@ -282,3 +282,55 @@ fn a_backup_beside_and_the_statistics_see_legacy_clients_too() {
     assert_eq!((number("active_connections"), number("sessions")), (2, 3));
     assert!(number("bytes_received") > 200_000, "{report}");
 }
+
+#[test]
+fn within_a_connection_the_later_snapshot_supersedes_the_earlier() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let key = Key::make(17);
+    let (mut peer, file_key) = Peer::enter(&server, "ada", &key);
+    let small = Encrypted::of(&write_noise(&workplace, "small", 1_000), &file_key);
+    let large = Encrypted::of(&write_noise(&workplace, "large", 2_000_000), &file_key);
+    // So many that some are swept while the connection lasts.
+    peer.store("changes", &large, 65_536);
+    for number in 0..70 {
+        peer.store(&format!("f{number}"), &small, 65_536);
+    }
+    peer.store("changes", &small, 65_536);
+    assert_eq!(heads(&server).len(), 1, "a day's files are one snapshot");
+    assert!(files_named(&server.data, ".index") < 20, "some were swept meanwhile");
+    let id = peer.id;
+    drop(peer);
+    crate::support::wait_until(|| files_named(&server.data, ".index") == 1, "the sweep at the end");
+    let received = server.data.join("received_files");
+    crate::support::wait_until(|| bytes_below(&received) == 71_000, "the replaced content to be swept");
+    // The next connection is another day.
+    let (mut peer, file_key) = Peer::reenter(&server, "ada", id, &key);
+    let next = Encrypted::of(&small.file, &file_key);
+    peer.store("next day", &next, 65_536);
+    peer.store("next day too", &next, 65_536);
+    let heads = heads(&server);
+    let files: Vec<_> = heads.iter().map(|head| head["totals"]["files"].as_u64().unwrap()).collect();
+    assert_eq!(files, [71, 73]);
+    let client = moved(&workplace, &server, "ada", &key);
+    client.run(["verify"]).expect(0);
+    assert_restores(&client, "changes", &small.file);
+}
+
+fn files_named(folder: &std::path::Path, end: &str) -> usize {
+    let found = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|item| item.path());
+    let count = |path: std::path::PathBuf| match path.is_dir() {
+        true => files_named(&path, end),
+        false => usize::from(path.to_string_lossy().ends_with(end)),
+    };
+    found.map(count).sum()
+}
+
+fn bytes_below(folder: &std::path::Path) -> u64 {
+    let found = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|item| item.path());
+    let bytes = |path: std::path::PathBuf| match path.is_dir() {
+        true => bytes_below(&path),
+        false => path.metadata().map_or(0, |metadata| metadata.len()),
+    };
+    found.map(bytes).sum()
+}

@@ -296,13 +296,13 @@ pub fn write_large(workplace: &Workplace, name: &str, mebibytes: usize) -> PathB
     path
 }
 
-/// Names and bytes of what a client has in its newest snapshot, looked up on the server's disk: every head's totals,
-/// oldest first.
+/// The heads of all snapshots on the server's disk, oldest first.
 pub fn heads(server: &TestServer) -> Vec<serde_json::Value> {
     let mut found = Vec::new();
     for client in std::fs::read_dir(server.data.join("snapshots")).unwrap().flatten() {
         for item in std::fs::read_dir(client.path()).unwrap().flatten() {
-            if item.path().extension().is_some_and(|extension| extension == "json") {
+            let name = item.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".json") && name.contains("Z-") {
                 let head: serde_json::Value = serde_json::from_slice(&std::fs::read(item.path()).unwrap()).unwrap();
                 found.push(head);
             }

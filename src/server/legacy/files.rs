@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::superseded::Superseded;
 use super::transfer::{Received, Transfer};
 use super::{Payload, Problem, refused};
 use crate::base::ids::ClientId;
@@ -16,6 +17,7 @@ use crate::storage::{ClientRecord, PutFile, Store};
 /// Where the connection's file stands.
 pub struct Files {
     at: At,
+    superseded: Superseded,
 }
 
 enum At {
@@ -29,12 +31,23 @@ enum At {
 
 impl Files {
     pub fn new() -> Files {
-        Files { at: At::Nothing }
+        Files { at: At::Nothing, superseded: Superseded::default() }
     }
 
     /// Drops the file that is under way, and what has come of it.
     pub fn clear(&mut self) {
         self.at = At::Nothing;
+    }
+
+    /// Tidies up after a while.
+    pub fn tidy_when_due(&mut self, store: &Store) {
+        self.superseded.sweep_when_due(store);
+    }
+
+    /// The connection is over.
+    pub fn finish(self, store: &Store) {
+        drop(self.at);
+        self.superseded.finish(store);
     }
 
     pub fn are_under_way(&self) -> bool {
@@ -78,6 +91,7 @@ impl Files {
             return Err(refused(format!("{} has moved over to the native protocol", client.name)));
         }
         let head = upload.commit()?;
+        self.superseded.by(&shared.store, client.id, head.id);
         shared.statistics.count(Count::Snapshot { files: 1 });
         log::info!(
             "{}: stored {name} in snapshot {} ({} files, {} new bytes), unauthenticated",

@@ -10,7 +10,7 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// What the contents of one upload consisted of.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Pieces {
+pub(super) struct Pieces {
     plain: usize,
     deltas: usize,
     kept: u64,
@@ -26,20 +26,20 @@ enum Piece {
 }
 
 /// Whatever looks random and is the same for the same seed.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed ^ (mixed >> 27)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit.max(1)
     }
 
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
+    pub(super) fn bytes(&mut self, length: usize) -> Vec<u8> {
         (0..length.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).take(length).collect()
     }
 }
@@ -103,7 +103,7 @@ fn send_pieces(
 }
 
 /// Sends what the store lacks, large contents as deltas where something large is held.
-fn send_deltas(upload: &mut Upload, model: &Model) -> Result<Pieces, StoreError> {
+pub(super) fn send_deltas(upload: &mut Upload, model: &Model) -> Result<Pieces, StoreError> {
     let mut sent = Pieces::default();
     for (number, bytes) in model.ranges().iter().enumerate() {
         let number = number as u32;
@@ -128,7 +128,7 @@ fn send_deltas(upload: &mut Upload, model: &Model) -> Result<Pieces, StoreError>
     Ok(sent)
 }
 
-fn back_up_deltas(store: &Store, client: ClientId, model: &Model) -> (Arc<Head>, Pieces) {
+pub(super) fn back_up_deltas(store: &Store, client: ClientId, model: &Model) -> (Arc<Head>, Pieces) {
     let mut upload = begin(store, client);
     let sent = send_deltas(&mut upload, model).unwrap();
     (upload.commit(model.counts()).unwrap(), sent)
@@ -163,7 +163,7 @@ fn begin_needed(store: &Store, client: ClientId, model: &Model) -> Box<Upload> {
 }
 
 /// Changes a content in one of the ways in which files change.
-fn edit(bytes: &mut Vec<u8>, random: &mut Random) {
+pub(super) fn edit(bytes: &mut Vec<u8>, random: &mut Random) {
     let length = bytes.len() as u64;
     match random.below(8) {
         0 => {
