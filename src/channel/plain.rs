@@ -101,6 +101,11 @@ impl PlainConnection {
         self.taken == self.ahead.len() && self.transport.is_at_end()
     }
 
+    /// Whether the peer has said something that was not read, or left.
+    pub fn has_input(&self) -> bool {
+        self.taken < self.ahead.len() || self.transport.has_input()
+    }
+
     /// Bytes received and sent so far.
     pub fn counts(&self) -> (u64, u64) {
         (self.received, self.sent)

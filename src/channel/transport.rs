@@ -99,6 +99,12 @@ impl Transport {
         }
     }
 
+    /// Whether something can be read now, the end of the stream included.
+    pub(super) fn has_input(&self) -> bool {
+        let mut watched = [PollFd::new(&*self.socket, PollFlags::IN)];
+        poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+    }
+
     /// Writes what fits: none if nothing does.
     pub(super) fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>, ChannelError> {
         match rustix::net::send(&*self.socket, bytes, SendFlags::NOSIGNAL) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{Run, TestServer, Workplace, tree};
+use crate::support::{Run, Started, TestServer, Workplace, large_file, tree};
 
 /// Runs a command as ada, whose state folder is `state`.
 fn run(workplace: &Workplace, server: &TestServer, words: &[&str]) -> Run {
@@ -58,4 +58,19 @@ fn a_server_that_serves_no_legacy_clients_is_named() {
     workplace.write("a", "x");
     let run = run(&workplace, &server, &["backup", "--legacy", "--retries", "1", "a"]).expect(4);
     assert!(run.err().contains("a native server needs no --legacy"), "{}", run.err());
+}
+
+#[test]
+#[ignore = "a gibibyte: some seconds and 2 GiB of disk"]
+fn a_gibibyte_takes_little_memory_on_both_sides() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    large_file(&workplace.join("large"), 1 << 30);
+    let words = ["backup", "--legacy", "--server", &server.address, "--user", "ada", "--state", "state", "large"];
+    let (ended, client_kib) = Started::of(workplace.command(words)).finish_measured();
+    println!("{} peak {client_kib} KiB, the server's {} KiB", ended.out(), server.peak_memory_kib());
+    ended.expect(0);
+    assert!(client_kib < 32 * 1024, "{client_kib} KiB");
+    assert!(server.peak_memory_kib() < 32 * 1024, "{} KiB", server.peak_memory_kib());
+    run(&workplace, &server, &["verify"]).expect(0);
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::base::codec::DecodeError;
+use crate::channel::ChannelError;
 use crate::client::ExitCode;
 
 /// Why a legacy session failed.
@@ -97,15 +98,13 @@ impl std::error::Error for LegacyError {
     }
 }
 
-impl From<io::Error> for LegacyError {
-    fn from(error: io::Error) -> LegacyError {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::WriteZero => LegacyError::Lost,
-            _ => LegacyError::Io(error),
+impl From<ChannelError> for LegacyError {
+    fn from(error: ChannelError) -> LegacyError {
+        match error {
+            ChannelError::Lost => LegacyError::Lost,
+            ChannelError::TimedOut(time) => LegacyError::TimedOut(time),
+            ChannelError::Io(error) => LegacyError::Io(error),
+            other => LegacyError::Io(io::Error::other(other)),
         }
     }
 }

@@ -21,7 +21,7 @@ use super::source::{SourceFile, SourceReader};
 use crate::base::codec::Reader;
 use crate::base::entry::{Entry, EntryKind};
 use crate::base::path::EntryPath;
-use crate::base::progress::{Event, Phase, ProgressSink, Totals};
+use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::crypto::{ContentSums, file_ciphertext_bytes};
 use crate::protocol::legacy::FileName;
 
@@ -72,7 +72,6 @@ pub fn backup_legacy(client: &mut LegacyClient<'_>, options: &BackupOptions) -> 
     if !options.dry_run {
         client.connect()?;
     }
-    client.sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "sending files" });
     let state_folder = client.state.path().to_path_buf();
     let scan_options = ScanOptions::new(options.excluded.clone(), client.shutdown.clone(), state_folder);
     let mut run = Run {

@@ -17,7 +17,7 @@ use crate::client::retry;
 use crate::client::source::SourceFile;
 use crate::client::state::StateFolder;
 use crate::crypto::{LegacyExponent, LegacyOaep, PrivateKey, Secret};
-use crate::protocol::legacy::{FileName, NameField, Request, Response};
+use crate::protocol::legacy::{FileName, NameField, Request, Response, WRAPPED_KEY_BYTES};
 
 /// How the dialect is spoken.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +49,9 @@ pub struct LegacyClient<'a> {
     reached: bool,
     began: Instant,
 }
+
+/// What the server grants a client: the key for files, under the client's own.
+type WrappedKey = [u8; WRAPPED_KEY_BYTES];
 
 struct LegacySession {
     line: LegacyLine,
@@ -101,7 +104,7 @@ impl<'a> LegacyClient<'a> {
 
     /// On the wire in both directions, so far.
     pub fn wire_bytes(&self) -> u64 {
-        self.wire_bytes + self.session.as_ref().map_or(0, |session| session.line.bytes)
+        self.wire_bytes + self.session.as_ref().map_or(0, |session| session.line.wire_bytes())
     }
 
     /// Has a session, with as many tries as the options allow.
@@ -112,11 +115,11 @@ impl<'a> LegacyClient<'a> {
             }
             self.sink.event(Event::Phase { phase: Phase::Connect, message: "connecting" });
             match self.try_connect() {
-                Ok(session) => self.session = Some(session),
+                Ok(session) => {
+                    (self.session, self.reached) = (Some(session), true);
+                    self.sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "sending files" });
+                }
                 Err(error) => self.wait_to_try_again(error)?,
-            }
-            if self.session.is_some() && std::mem::replace(&mut self.reached, true) {
-                self.sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "sending files" });
             }
         }
         Ok(())
@@ -183,15 +186,16 @@ impl<'a> LegacyClient<'a> {
             Some(id) => self.reconnect(&mut line, id).map_err(|error| self.error(error))?,
             None => None,
         };
-        if known.is_none() && self.id.take().is_some() {
-            self.notice("the server does not know the id in me.info: registering the name again");
-            self.is_forgotten = true;
-            self.wire_bytes += line.bytes;
-            line = self.open_line()?;
-        }
-        let (client, wrapped_key) = match known {
-            Some(known) => known,
-            None => self.register(&mut line)?,
+        let (client, wrapped_key) = match (self.id, known) {
+            (Some(id), Some(wrapped_key)) => (id, wrapped_key),
+            (Some(_), None) => {
+                self.notice("the server does not know the id in me.info: registering the name again");
+                (self.id, self.is_forgotten) = (None, true);
+                self.wire_bytes += line.wire_bytes();
+                line = self.open_line()?;
+                self.register(&mut line)?
+            }
+            (None, _) => self.register(&mut line)?,
         };
         let opened = self.key.unwrap_file_key(&wrapped_key);
         let (file_key, hash) = opened.map_err(|_| self.error(LegacyError::FileKey))?;
@@ -207,23 +211,24 @@ impl<'a> LegacyClient<'a> {
     }
 
     /// Asks for a session as `id`; none where the server does not know it.
-    fn reconnect(&self, line: &mut LegacyLine, id: ClientId) -> Result<Option<(ClientId, [u8; 128])>, LegacyError> {
+    fn reconnect(&self, line: &mut LegacyLine, id: ClientId) -> Result<Option<WrappedKey>, LegacyError> {
         line.send(&Request::Reconnect { name: self.name.clone() }.encode(id))?;
         match line.receive(Default::default())? {
-            Response::Reconnected { wrapped_key, .. } => Ok(Some((id, wrapped_key))),
+            Response::Reconnected { wrapped_key, .. } => Ok(Some(wrapped_key)),
             Response::ReconnectRefused { .. } => Ok(None),
             other => Err(unexpected(other)),
         }
     }
 
     /// Registers, writes down who this client is, and sends its key.
-    fn register(&mut self, line: &mut LegacyLine) -> Result<(ClientId, [u8; 128]), ClientError> {
+    fn register(&mut self, line: &mut LegacyLine) -> Result<(ClientId, WrappedKey), ClientError> {
         let id = self.ask_for_id(line).map_err(|error| self.error(error))?;
         let broken = |source| ClientError::Key { file: ME_INFO.into(), source };
         let me_info = MeInfo::encode(&self.options.user, id, &self.key).map_err(broken)?;
         self.state.write_file(ME_INFO, &me_info, 0o600)?;
         self.id = Some(id);
-        self.send_key(line, id).map_err(|error| self.error(error))
+        let wrapped_key = self.send_key(line, id).map_err(|error| self.error(error))?;
+        Ok((id, wrapped_key))
     }
 
     fn ask_for_id(&self, line: &mut LegacyLine) -> Result<ClientId, LegacyError> {
@@ -236,11 +241,11 @@ impl<'a> LegacyClient<'a> {
         }
     }
 
-    fn send_key(&self, line: &mut LegacyLine, id: ClientId) -> Result<(ClientId, [u8; 128]), LegacyError> {
+    fn send_key(&self, line: &mut LegacyLine, id: ClientId) -> Result<WrappedKey, LegacyError> {
         let public_key = self.key.public().spki_der().to_vec();
         line.send(&Request::SendKey { name: self.name.clone(), public_key }.encode(id))?;
         match line.receive(Default::default())? {
-            Response::KeyTaken { wrapped_key, .. } => Ok((id, wrapped_key)),
+            Response::KeyTaken { wrapped_key, .. } => Ok(wrapped_key),
             other => Err(unexpected(other)),
         }
     }
