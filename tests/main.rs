@@ -9,6 +9,7 @@ mod deltas;
 mod demo_scenarios;
 mod encryption;
 mod progress_reporting;
+mod prune;
 mod resume;
 mod scale;
 mod server;

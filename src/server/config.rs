@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::prune::DailyPrune;
 use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
 use crate::protocol::handshake::RegistrationPolicy;
 
@@ -29,6 +30,8 @@ pub struct ServerConfig {
     pub rsa_bits: usize,
     /// After how many data segments the keys of a direction advance.
     pub segments_per_epoch: u64,
+    /// Prunes by itself, where given.
+    pub daily_prune: Option<DailyPrune>,
 }
 
 /// How long running work may go on after the wish to stop, unless said otherwise.
@@ -51,6 +54,7 @@ impl ServerConfig {
             grace: DEFAULT_GRACE,
             rsa_bits: DEFAULT_RSA_BITS,
             segments_per_epoch: DEFAULT_SEGMENTS_PER_EPOCH,
+            daily_prune: None,
         }
     }
 }

@@ -11,6 +11,7 @@ mod connections;
 mod error;
 mod listener;
 mod operator;
+mod prune;
 mod semaphore;
 mod session;
 mod statistics;
@@ -21,5 +22,6 @@ pub use config::{DEFAULT_GRACE, DEFAULT_RSA_BITS, DEFAULT_SEGMENTS_PER_EPOCH, Se
 pub use error::ServerError;
 pub use listener::Server;
 pub use operator::{OperatorCommand, OperatorError, operate};
+pub use prune::{DailyPrune, Policy, PruneRequest};
 pub use semaphore::{Permit, Semaphore};
 pub use statistics::Report;
