@@ -10,6 +10,7 @@ mod demo_scenarios;
 mod encryption;
 mod progress_reporting;
 mod prune;
+mod restore_resume;
 mod resume;
 mod scale;
 mod server;

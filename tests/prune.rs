@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{Run, TestClient, TestServer, Workplace, tree};
+use crate::support::{PROGRAM, Run, TestClient, TestServer, Workplace, tree};
 
 fn operator(workplace: &Workplace, words: &[&str], data: &Path) -> Run {
     let mut all: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
@@ -28,7 +28,7 @@ fn back_up(client: &TestClient<'_>, source: &Path, extra: &[&str]) {
 
 fn snapshot_ids(client: &TestClient<'_>) -> Vec<String> {
     let run = client.run(["snapshots", "--json"]).expect(0);
-    rows(&run, "snapshot").iter().map(|row| row["id"].as_str().unwrap().to_string()).collect()
+    rows(&run, "snapshot").iter().map(|row| row["snapshot"].as_str().unwrap().to_string()).collect()
 }
 
 /// Bytes on the disk of all below a folder.
@@ -161,4 +161,54 @@ fn the_policy_of_a_server_is_checked_at_its_start() {
     assert!(run.err().contains("line 2"), "{}", run.err());
     let run = operator(&workplace, &["server", "--prune-daily", "24:00"], &data).expect(2);
     assert!(run.err().contains("belong together"), "{}", run.err());
+}
+
+/// Ends the prune with SIGKILL at some moment; whatever moment that is, the next one finishes it.
+#[test]
+fn a_prune_that_is_killed_is_finished_by_the_next_one() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let source = source(&workplace);
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    for number in 0..6 {
+        for name in 0..60 {
+            std::fs::write(source.join(format!("changing{name}")), vec![number; 2_000]).unwrap();
+        }
+        back_up(&client, &source, &[]);
+    }
+    let ids = snapshot_ids(&client);
+    let data = server.data.clone();
+    assert_eq!(server.stop(), 0);
+    let mut killed = 0;
+    for (round, id) in ids[..5].iter().enumerate() {
+        let mut child = std::process::Command::new(PROGRAM)
+            .args(["prune", "--snapshot", id, "--data"])
+            .arg(&data)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // From the first file that is gone on, anything may have happened.
+        let received = data.join("received_files");
+        let before = files_below(&received);
+        while child.try_wait().unwrap().is_none() && files_below(&received) + round > before {}
+        child.kill().unwrap();
+        killed += usize::from(!child.wait().unwrap().success());
+    }
+    println!("{killed} were killed before they ended");
+    let rules = ["prune", "--keep-last", "1", "--keep-within", "0"];
+    operator(&workplace, &rules, &data).expect(0);
+    let server = TestServer::start(&workplace);
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    assert_eq!(snapshot_ids(&client), ids[5..]);
+    client.run(["verify"]).expect(0);
+    let folder = std::fs::read_dir(data.join("snapshots")).unwrap().next().unwrap().unwrap().path();
+    let waiting = std::fs::read_dir(folder).unwrap().flatten();
+    let waiting = waiting.filter(|item| item.file_name().to_str().unwrap().ends_with(".index")).count();
+    assert_eq!(waiting, 1, "every sweep has been finished");
+    assert_eq!(files_below(&data.join("received_files")), 80, "what the last snapshot needs, and no more");
+}
+
+fn files_below(folder: &Path) -> usize {
+    let Ok(items) = std::fs::read_dir(folder) else { return 0 };
+    items.flatten().map(|item| if item.path().is_dir() { files_below(&item.path()) } else { 1 }).sum()
 }

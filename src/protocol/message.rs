@@ -4,6 +4,9 @@
 //! encoded ranges) are borrowed from the receiving buffer, never copied here.
 
 mod fields;
+mod pages;
+
+pub use self::pages::{BlockRun, Page, ReadBlocks};
 
 use self::fields::{
     put_cut_text, put_pair, put_path_option, put_paths, put_snapshot_option, put_tags, put_text, read_pair,
@@ -13,7 +16,7 @@ use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::limits::{
     CONTENT_CHUNK_BYTES, LABEL_BYTES_MAX, PATH_BYTES_MAX, PATHS_BYTES_MAX, RANGE_BYTES_MAX, RANGE_ENTRIES_MAX,
-    REQUEST_PATHS_MAX, ROOTS_MAX, TAGS_MAX,
+    READ_BLOCKS_MAX, REQUEST_PATHS_MAX, ROOTS_MAX, TAGS_MAX,
 };
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
@@ -228,6 +231,8 @@ pub enum ToServer<'a> {
     Statistics,
     /// Stop the answer that is being streamed.
     Cancel,
+    Page(Page<'a>),
+    ReadBlocks(ReadBlocks),
 }
 
 /// One snapshot as a listing shows it.
@@ -324,6 +329,12 @@ pub enum ToClient<'a> {
         path: Option<EntryPath>,
         text: String,
     },
+    /// The hashes of blocks of a content, [`BLOCK_HASH_BYTES`] each: fewer than were asked for at its end, and none
+    /// where none are recorded.
+    BlockHashes {
+        first: u64,
+        hashes: &'a [u8],
+    },
     /// How far a verification has come.
     Verified {
         files: u64,
@@ -359,6 +370,8 @@ pub(crate) mod message_kind {
     pub const VERIFY: u8 = 36;
     pub const STATISTICS: u8 = 37;
     pub const CANCEL: u8 = 38;
+    pub const PAGE: u8 = 39;
+    pub const READ_BLOCKS: u8 = 40;
 
     pub const SERVER_FINISHED: u8 = 129;
     pub const FAILURE: u8 = 130;
@@ -381,6 +394,7 @@ pub(crate) mod message_kind {
     pub const STATISTICS_ANSWER: u8 = 167;
     pub const END: u8 = 168;
     pub const SERVER_CONTENT_HOLE: u8 = 169;
+    pub const BLOCK_HASHES: u8 = 170;
 }
 
 /// The longest answer about a range of so many entries: how much of the server's ring it can take.
@@ -419,6 +433,9 @@ pub fn body_bytes_max(kind: u8) -> Option<usize> {
         DAMAGE => SnapshotId::LENGTH + 2 + PATH_BYTES_MAX + 2 + TEXT_BYTES_MAX,
         BEGIN | LIST_ENTRIES | RESTORE | READ_FILE | VERIFY => REQUEST_BYTES_MAX,
         STORED | SNAPSHOT => SNAPSHOT_ROW_BYTES_MAX,
+        PAGE => pages::page_bytes_max(REQUEST_BYTES_MAX),
+        READ_BLOCKS => pages::read_blocks_bytes_max(REQUEST_BYTES_MAX),
+        BLOCK_HASHES => 8 + READ_BLOCKS_MAX as usize * BLOCK_HASH_BYTES,
         _ => return None,
     })
 }
@@ -492,6 +509,8 @@ impl ToServer<'_> {
             ToServer::Verify(selection) => put_message(out, message_kind::VERIFY, |out| selection.encode(out)),
             ToServer::Statistics => put_message(out, message_kind::STATISTICS, |_| {}),
             ToServer::Cancel => put_message(out, message_kind::CANCEL, |_| {}),
+            ToServer::Page(page) => put_message(out, message_kind::PAGE, |out| page.encode(out)),
+            ToServer::ReadBlocks(read) => put_message(out, message_kind::READ_BLOCKS, |out| read.encode(out)),
         }
     }
 
@@ -540,6 +559,8 @@ impl ToServer<'_> {
             message_kind::VERIFY => ToServer::Verify(Selection::decode(&mut reader)?),
             message_kind::STATISTICS => ToServer::Statistics,
             message_kind::CANCEL => ToServer::Cancel,
+            message_kind::PAGE => Page::decode(&mut reader)?,
+            message_kind::READ_BLOCKS => ToServer::ReadBlocks(ReadBlocks::decode(&mut reader)?),
             _ => return Err(DecodeError::Invalid { what: "message kind" }),
         };
         reader.finish("message")?;
@@ -603,6 +624,9 @@ impl ToClient<'_> {
                 put_path_option(out, path.as_ref());
                 put_text(out, text);
             }),
+            ToClient::BlockHashes { first, hashes } => {
+                put_message(out, message_kind::BLOCK_HASHES, |out| pages::put_hashes(out, *first, hashes));
+            }
             ToClient::Verified { files, bytes } => put_message(out, message_kind::VERIFIED, |out| {
                 out.put_u64(*files);
                 out.put_u64(*bytes);
@@ -653,6 +677,7 @@ impl ToClient<'_> {
                 path: read_path_option(&mut reader)?,
                 text: reader.text16(TEXT_BYTES_MAX, "damage text")?,
             },
+            message_kind::BLOCK_HASHES => pages::read_hashes(&mut reader)?,
             message_kind::VERIFIED => {
                 ToClient::Verified { files: reader.u64("verified files")?, bytes: reader.u64("verified bytes")? }
             }

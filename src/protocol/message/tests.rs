@@ -1,6 +1,7 @@
 //! Every message comes back as it was, and its bytes are pinned.
 
 use super::*;
+use crate::base::limits::{PAGE_ENTRIES_MAX, READ_RUNS_MAX};
 use proptest::prelude::*;
 
 fn path(text: &str) -> EntryPath {
@@ -73,6 +74,18 @@ fn to_server() -> Vec<ToServer<'static>> {
         ToServer::Verify(selection()),
         ToServer::Statistics,
         ToServer::Cancel,
+        ToServer::Page(Page {
+            selection: selection(),
+            after: Some(path("a/x")),
+            entries: 9,
+            wanted: Some(&[5, 1]),
+        }),
+        ToServer::Page(Page { selection: selection(), after: None, entries: PAGE_ENTRIES_MAX, wanted: None }),
+        ToServer::ReadBlocks(ReadBlocks {
+            selection: selection(),
+            hashes: BlockRun { first: 1, count: 2 },
+            runs: vec![BlockRun { first: 3, count: 4 }, BlockRun { first: 7, count: 1 }],
+        }),
     ]
 }
 
@@ -103,6 +116,7 @@ fn to_client() -> Vec<ToClient<'static>> {
         ToClient::ContentFailed { text: "gone".into() },
         ToClient::Damage { snapshot: id(), path: Some(path("a")), text: "CRC32 differs".into() },
         ToClient::Damage { snapshot: id(), path: None, text: "gone".into() },
+        ToClient::BlockHashes { first: 3, hashes: &[9; 2 * BLOCK_HASH_BYTES] },
         ToClient::Verified { files: 1, bytes: 2 },
         ToClient::Statistics("{}".into()),
         ToClient::End { rows: 4 },
@@ -176,6 +190,31 @@ fn too_many_blocks_at_once_and_a_torn_hash_are_refused() {
     }
     let body = [0; 16 + BLOCK_HASH_BYTES - 1];
     assert!(ToClient::decode(message_kind::BLOCKS, &body).is_err());
+}
+
+#[test]
+fn a_page_and_runs_beyond_their_limits_are_refused() {
+    let is_fine = |message: ToServer<'_>| {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        ToServer::decode(bytes[0], &bytes[MESSAGE_HEADER_BYTES..]).is_ok()
+    };
+    let page = |entries, wanted: &'static [u8]| {
+        ToServer::Page(Page { selection: selection(), after: None, entries, wanted: Some(wanted) })
+    };
+    assert!(is_fine(page(8, &[1])) && !is_fine(page(8, &[1, 1])));
+    assert!(!is_fine(page(0, &[])) && !is_fine(page(PAGE_ENTRIES_MAX + 1, &[])));
+    let read = |count, runs: &[(u64, u32)]| {
+        let runs = runs.iter().map(|(first, count)| BlockRun { first: *first, count: *count }).collect();
+        ToServer::ReadBlocks(ReadBlocks { selection: selection(), hashes: BlockRun { first: 0, count }, runs })
+    };
+    assert!(is_fine(read(READ_BLOCKS_MAX, &[(0, 1), (1, 2), (u64::MAX, 1)])));
+    assert!(!is_fine(read(READ_BLOCKS_MAX + 1, &[])));
+    for bad in [&[(0, 0)][..], &[(0, 2), (1, 1)], &[(5, 1), (0, 1)], &[(u64::MAX, 1), (u64::MAX - 1, 1)]] {
+        assert!(!is_fine(read(0, bad)), "{bad:?}");
+    }
+    let runs: Vec<(u64, u32)> = (0..=READ_RUNS_MAX as u64).map(|first| (first, 1)).collect();
+    assert!(is_fine(read(0, &runs[1..])) && !is_fine(read(0, &runs)));
 }
 
 /// The bytes of every message, as `tests/testdata/vectors/messages.txt` pins them.
