@@ -3,6 +3,7 @@
 //! One test binary; a module for each behaviour. `cargo test --release demo_scenarios` runs the end-to-end
 //! ones alone.
 
+mod bad_lines;
 mod client;
 mod damage;
 mod deltas;
@@ -10,6 +11,7 @@ mod demo_scenarios;
 mod encryption;
 mod progress_reporting;
 mod prune;
+mod random_changes;
 mod restore_resume;
 mod resume;
 mod scale;

@@ -16,6 +16,7 @@ mod progress;
 mod properties;
 mod query;
 mod ranges;
+mod reach;
 mod refill;
 mod request_limits;
 mod restore;

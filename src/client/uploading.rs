@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use super::delta::{BlocksAnswer, BlocksWanted};
 use super::error::ClientError;
 use super::ranges::{ScanTotals, ScannedRange};
+use super::reach::{Place, Reach};
 use super::sender::{Batch, Order};
 use crate::base::limits::{RANGES_PENDING_BYTES_MAX, RANGES_PENDING_MAX};
 use crate::base::progress::{Event, Phase, ProgressSink, Totals};
@@ -36,8 +37,26 @@ fn reader_gone() -> ClientError {
     ClientError::Io { doing: "read the files to back up".into(), source }
 }
 
-fn answer_bytes(range: &ScannedRange) -> usize {
-    needed_bytes_max(range.entries as usize)
+/// How the server may answer for ranges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holdings {
+    /// It may hold anything of them.
+    Unknown,
+    /// The same, and the upload was cut off before.
+    Interrupted,
+    /// It has nothing to compare them with: every range is lacking, so its entries go with the question, and a
+    /// round trip is saved.
+    Nothing,
+}
+
+impl Holdings {
+    /// How long the answer for a range may become.
+    fn answer_bytes(self, range: &ScannedRange) -> usize {
+        match self {
+            Holdings::Unknown | Holdings::Interrupted => needed_bytes_max(range.entries as usize),
+            Holdings::Nothing => needed_bytes_max(0) + (range.entries as usize).div_ceil(8),
+        }
+    }
 }
 
 /// What has been sent.
@@ -54,6 +73,15 @@ pub struct Sent {
 struct Pending {
     number: u32,
     range: Arc<ScannedRange>,
+    entries: Entries,
+}
+
+/// What is with the entries of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entries {
+    Unasked,
+    Lacking,
+    Sent,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -111,9 +139,13 @@ pub struct Uploading<'a> {
     channel: &'a mut Channel,
     sink: &'a dyn ProgressSink,
     queues: Queues,
+    holdings: Holdings,
     /// Ranges whose contents have not all been sent, oldest first.
     pending: VecDeque<Pending>,
     pending_bytes: usize,
+    /// Of so many pending ranges the entries may be sent. An upload that was cut off begins with one and rises
+    /// with each that is done: where it is cut off again and again, they would all be sent each time.
+    ranges_sent_max: usize,
     /// Ranges that are done, kept a little in case a content has to come again.
     recent: VecDeque<Pending>,
     /// Contents that are to be sent again and have not been.
@@ -130,6 +162,7 @@ pub struct Uploading<'a> {
     dry_run: bool,
     totals: Totals,
     sent: Sent,
+    reach: Reach,
     told: Instant,
     spoke: Instant,
 }
@@ -139,14 +172,17 @@ impl<'a> Uploading<'a> {
         channel: &'a mut Channel,
         sink: &'a dyn ProgressSink,
         queues: Queues,
+        holdings: Holdings,
         dry_run: bool,
     ) -> Uploading<'a> {
         Uploading {
+            holdings,
             channel,
             sink,
             queues,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            ranges_sent_max: if holdings == Holdings::Interrupted { 1 } else { RANGES_PENDING_MAX },
             recent: VecDeque::new(),
             repeats: 0,
             answer_bytes: 0,
@@ -158,18 +194,21 @@ impl<'a> Uploading<'a> {
             dry_run,
             totals: Totals::default(),
             sent: Sent::default(),
+            reach: Reach::default(),
             told: Instant::now(),
             spoke: Instant::now(),
         }
     }
 
     /// Runs until the snapshot is stored, or a dry run has seen everything. Where the line ends, what the
-    /// server said before that is the reason.
-    pub fn run(mut self) -> Result<Uploaded, Stopped> {
-        match self.upload() {
+    /// server said before that is the reason. `reached` becomes the last content that arrived for sure.
+    pub fn run(mut self, reached: &mut Option<Place>) -> Result<Uploaded, Stopped> {
+        let result = match self.upload() {
             Err(Stopped::Channel(error)) => Err(self.last_word().unwrap_or(Stopped::Channel(error))),
             other => other,
-        }
+        };
+        *reached = self.reach.verified(self.channel.segments_acknowledged());
+        result
     }
 
     /// A failure that the server told and that was not looked at before the line ended.
@@ -260,21 +299,37 @@ impl<'a> Uploading<'a> {
         let range = self.find(number)?;
         self.totals.files_done += range.items.len() as u64;
         self.totals.bytes_done += range.items.iter().map(|item| item.size).sum::<u64>();
-        self.answer_bytes = self.answer_bytes.saturating_sub(answer_bytes(&range));
+        self.answer_bytes = self.answer_bytes.saturating_sub(self.holdings.answer_bytes(&range));
         self.finish_range(number);
         Ok(())
     }
 
     fn lacking(&mut self, number: u32) -> Result<(), Stopped> {
-        let range = self.find(number)?;
-        self.channel.send_to_server(&ToServer::RangeEntries { number, entries: &range.bytes })?;
-        self.spoke = Instant::now();
+        self.find(number)?;
+        for pending in &mut self.pending {
+            if pending.number == number && pending.entries == Entries::Unasked {
+                pending.entries = Entries::Lacking;
+            }
+        }
+        self.send_entries()
+    }
+
+    /// Sends the entries of the lacking ranges, in order, as far as they may be ahead of the contents.
+    fn send_entries(&mut self) -> Result<(), Stopped> {
+        let sent = self.pending.iter().filter(|pending| pending.entries == Entries::Sent).count();
+        let lacking = self.pending.iter_mut().filter(|pending| pending.entries == Entries::Lacking);
+        for pending in lacking.take(self.ranges_sent_max.saturating_sub(sent)) {
+            let (number, entries) = (pending.number, &pending.range.bytes);
+            self.channel.send_to_server(&ToServer::RangeEntries { number, entries })?;
+            pending.entries = Entries::Sent;
+            self.spoke = Instant::now();
+        }
         Ok(())
     }
 
     fn needed(&mut self, number: u32, bits: Vec<u8>, held: Vec<HeldContent>) -> Result<(), Stopped> {
         let range = self.find(number)?;
-        self.answer_bytes = self.answer_bytes.saturating_sub(answer_bytes(&range));
+        self.answer_bytes = self.answer_bytes.saturating_sub(self.holdings.answer_bytes(&range));
         if bits.len() != (range.entries as usize).div_ceil(8) {
             return Err(ChannelError::Violation("its answer does not fit the range").into());
         }
@@ -284,6 +339,9 @@ impl<'a> Uploading<'a> {
                 self.totals.files_done += 1;
                 self.totals.bytes_done += item.size;
             }
+        }
+        if bits.iter().all(|byte| *byte == 0) {
+            self.reach.told((number, range.entries));
         }
         self.order(Order { number, range, bits, held })
     }
@@ -347,6 +405,9 @@ impl<'a> Uploading<'a> {
         self.blocks_wanted.extend(&batch.blocks_wanted);
         self.channel.send_encoded(&batch.bytes)?;
         self.spoke = Instant::now();
+        if let Some(place) = batch.last_ended {
+            self.reach.sent(place, self.channel.segments(), self.channel.segments_acknowledged());
+        }
         self.sent.files += batch.files;
         self.sent.bytes += batch.content_bytes;
         self.sent.files_same += batch.files_same;
@@ -360,6 +421,8 @@ impl<'a> Uploading<'a> {
         }
         if let Some(number) = batch.finished_range {
             self.finish_range(number);
+            self.ranges_sent_max = (self.ranges_sent_max + 1).min(RANGES_PENDING_MAX);
+            self.send_entries()?;
         }
         let _ = self.queues.used.send(batch.bytes);
         Ok(true)
@@ -393,14 +456,16 @@ impl<'a> Uploading<'a> {
             Err(TryRecvError::Disconnected) => return Err(ClientError::Interrupted.into()),
         };
         self.channel.send_to_server(&ToServer::RangeOffer { hash: range.hash })?;
+        let entries = if self.holdings == Holdings::Nothing { Entries::Lacking } else { Entries::Unasked };
         self.spoke = Instant::now();
         self.totals.files_total = range.totals.files;
         self.totals.bytes_total = range.totals.bytes;
         self.entries += u64::from(range.entries);
         self.pending_bytes += range.bytes.len();
-        self.answer_bytes += answer_bytes(&range);
-        self.pending.push_back(Pending { number: self.offered, range: Arc::new(range) });
+        self.answer_bytes += self.holdings.answer_bytes(&range);
+        self.pending.push_back(Pending { number: self.offered, range: Arc::new(range), entries });
         self.offered += 1;
+        self.send_entries()?;
         Ok(true)
     }
 

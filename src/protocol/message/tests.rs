@@ -63,6 +63,8 @@ fn to_server() -> Vec<ToServer<'static>> {
         ToServer::ContentSkip { range: 1, entry: 2 },
         ToServer::ContentSame { range: 1, entry: 2, flags: content_flag::RECHECK },
         ToServer::BlocksWanted { range: 1, entry: 2, first: 3, count: 4 },
+        ToServer::PartialWanted { range: 1, entry: 2, first: 3, count: 4 },
+        ToServer::ContentResume { range: 1, entry: 2, bytes: 3 },
         ToServer::DeltaStart { range: 1, entry: 2 },
         ToServer::ContentKeep { bytes: 3 },
         ToServer::ContentHole { bytes: 4 },
@@ -103,7 +105,11 @@ fn to_client() -> Vec<ToClient<'static>> {
         ToClient::Needed {
             number: 1,
             bits: &[5],
-            held: vec![HeldContent { entry: 2, blake3: [8; 32], blocks: true }],
+            held: vec![
+                HeldContent { entry: 2, blake3: [8; 32], blocks: true, partial: None },
+                HeldContent { entry: 3, blake3: [9; 32], blocks: false, partial: Some(Partial::Plain) },
+                HeldContent { entry: 4, blake3: [0; 32], blocks: true, partial: Some(Partial::Delta) },
+            ],
         },
         ToClient::Blocks { range: 1, entry: 2, first: 3, hashes: &[9; 2 * BLOCK_HASH_BYTES] },
         ToClient::ContentRepeat { range: 1, entry: 2 },
@@ -247,7 +253,7 @@ proptest! {
     }
 
     #[test]
-    fn every_shortened_message_is_refused_or_is_bulk(index in 0usize..21, cut in any::<prop::sample::Index>()) {
+    fn every_shortened_message_is_refused_or_is_bulk(index in 0usize..23, cut in any::<prop::sample::Index>()) {
         let message = &to_server()[index];
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
