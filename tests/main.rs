@@ -11,6 +11,7 @@ mod demo_scenarios;
 mod encryption;
 mod legacy;
 mod progress_reporting;
+mod prune;
 mod random_changes;
 mod restore_resume;
 mod resume;

@@ -40,6 +40,12 @@ impl Timestamp {
         format!("{:04}{:02}{:02}T{:02}{:02}{:02}Z", c.year, c.month, c.day, c.hour, c.minute, c.second)
     }
 
+    /// Year and month (1 to 12) in UTC.
+    pub fn year_and_month(&self) -> (i64, i64) {
+        let civil = self.civil();
+        (civil.year, civil.month)
+    }
+
     fn civil(&self) -> Civil {
         let days = self.seconds.div_euclid(SECONDS_PER_DAY);
         let rest = self.seconds.rem_euclid(SECONDS_PER_DAY);

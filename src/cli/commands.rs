@@ -47,6 +47,27 @@ const SELECT: &[Flag] = &[
     valued("root", "PATH", "with latest: the newest snapshot of this root"),
 ];
 
+const PRUNE: &[Flag] = &[
+    valued("data", "DIR", "the server's data folder (server/)"),
+    valued("client", "NAME", "only this client (all)"),
+    valued("keep-last", "N", "keep the last N snapshots; only with --keep-within"),
+    valued("keep-hourly", "N", "keep the last snapshot of each of the last N hours that have one"),
+    valued("keep-daily", "N", "the same for days"),
+    valued("keep-weekly", "N", "the same for weeks"),
+    valued("keep-monthly", "N", "the same for months"),
+    valued("keep-yearly", "N", "the same for years"),
+    valued("keep-within", "TIME", "keep all that are younger: 12h, 7d, 2w or 1y; 0 for none (7d)"),
+    valued("keep-tag", "TEXT", "keep those with this tag; may be given several times"),
+    valued("policy", "FILE", "take the rules of each client from this file instead"),
+    valued("snapshot", "ID", "drop this snapshot, without any rule; may be given several times"),
+    switch("dry-run", "drop nothing; say why each is kept or dropped, and what would be free"),
+];
+
+const HOLD: &[Flag] = &[
+    valued("data", "DIR", "the server's data folder (server/)"),
+    valued("client", "NAME", "whose snapshot it is (anybody's)"),
+];
+
 pub const COMMANDS: &[Command] = &[
     Command {
         name: "server",
@@ -69,6 +90,8 @@ pub const COMMANDS: &[Command] = &[
                 ),
                 valued("timeout", "SECONDS", "how long a message may take (60); also CLIENT_SOCKET_TIMEOUT"),
                 valued("grace", "SECONDS", "how long running work may go on at the end (30)"),
+                valued("prune-daily", "HH:MM", "prune every day at that time, UTC, as --policy says"),
+                valued("policy", "FILE", "with --prune-daily: what each client keeps, in JSON"),
                 valued("rsa-bits", "N", "size of a new server key, 1024 to 4096 (3072)"),
                 valued("rekey-bytes", "BYTES", "data under one key before the keys advance (68719476736)"),
             ],
@@ -190,6 +213,29 @@ pub const COMMANDS: &[Command] = &[
         about: "Lists name, last success, snapshots, files and bytes of every client. Works beside a running server\n\
                 too.",
         flags: &[&[valued("data", "DIR", "the server's data folder (server/)")], COMMON],
+    },
+    Command {
+        name: "prune",
+        usage: "[--data DIR] --keep-… N [FLAGS]",
+        summary: "drop snapshots that no rule keeps, and free their space (operator)",
+        about: "Applies the rules to each client and set of roots. A snapshot that one rule keeps is kept, as are the\n\
+                newest and those that are held. Rules imply --keep-within 7d unless it is given. Hours, days, ISO\n\
+                weeks, months and years are UTC. Works beside a running server too, uploads and restores going on.",
+        flags: &[PRUNE, COMMON],
+    },
+    Command {
+        name: "hold",
+        usage: "SNAPSHOT [--data DIR] [FLAGS]",
+        summary: "have a snapshot kept whatever the rules say (operator)",
+        about: "SNAPSHOT is an id, or a unique beginning of one; with --client, latest too.",
+        flags: &[HOLD, COMMON],
+    },
+    Command {
+        name: "release",
+        usage: "SNAPSHOT [--data DIR] [FLAGS]",
+        summary: "let the rules decide about a held snapshot again (operator)",
+        about: "SNAPSHOT is an id, or a unique beginning of one; with --client, latest too.",
+        flags: &[HOLD, COMMON],
     },
 ];
 

@@ -8,6 +8,7 @@ mod logging;
 mod look;
 mod operator;
 mod output;
+mod prune;
 mod run_backup;
 mod run_backup_legacy;
 mod run_restore;
@@ -29,7 +30,7 @@ use crate::base::shutdown::Shutdown;
 use crate::client::{ClientError, ExitCode};
 
 /// The commands whose standard output has rows and nothing else.
-const LISTINGS: [&str; 6] = ["snapshots", "ls", "cat", "stats", "clients", "enroll"];
+const LISTINGS: [&str; 9] = ["snapshots", "ls", "cat", "stats", "clients", "enroll", "prune", "hold", "release"];
 
 /// Runs the program with these words (its own name left out) and gives the exit code.
 pub fn run(words: Vec<OsString>) -> i32 {
@@ -120,6 +121,9 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "stats" => look::stats(arguments, output, &shutdown),
         "enroll" => operator::enroll(arguments, output),
         "clients" => operator::clients(arguments, output),
+        "prune" => prune::prune(arguments, output),
+        "hold" => prune::hold(arguments, output, true),
+        "release" => prune::hold(arguments, output, false),
         name => unreachable!("{name} is in the table of commands and has no function"),
     }
 }

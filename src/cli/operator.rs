@@ -18,7 +18,7 @@ const TOKEN_HOURS_MAX: u64 = 24 * 366;
 /// Most tokens that one command makes.
 const TOKENS_MAX: u64 = 10_000;
 
-fn data_folder(arguments: &Arguments) -> PathBuf {
+pub fn data_folder(arguments: &Arguments) -> PathBuf {
     arguments.path("data").unwrap_or_else(|| PathBuf::from(DATA_FOLDER))
 }
 
@@ -92,6 +92,6 @@ fn client_text(row: &Value) -> String {
     )
 }
 
-fn text_of(row: &Value, key: &str) -> String {
+pub fn text_of(row: &Value, key: &str) -> String {
     row[key].as_str().unwrap_or_default().to_string()
 }

@@ -15,7 +15,7 @@ use crate::client::ExitCode;
 use crate::client::config::read_port;
 use crate::crypto::{LegacyOaep, SEGMENT_PLAINTEXT_MAX};
 use crate::protocol::handshake::{RegistrationPolicy, SEGMENTS_PER_EPOCH_RANGE};
-use crate::server::{DEFAULT_GRACE, Server, ServerConfig};
+use crate::server::{DEFAULT_GRACE, DailyPrune, Policy, Server, ServerConfig};
 
 const PORT_INFO: &str = "port.info";
 /// Most sessions that a server can be told to hold.
@@ -55,7 +55,32 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, UsageError> {
     if let Some(bytes) = arguments.number("rekey-bytes", least, most)? {
         config.segments_per_epoch = bytes / segment;
     }
+    config.daily_prune = daily_prune(arguments)?;
     Ok(config)
+}
+
+fn daily_prune(arguments: &Arguments) -> Result<Option<DailyPrune>, UsageError> {
+    match (arguments.text("prune-daily")?, arguments.path("policy")) {
+        (None, None) => Ok(None),
+        (Some(time), Some(policy)) => {
+            let minute_of_day = minute_of_day(&time).ok_or_else(|| {
+                UsageError(format!("--prune-daily {time:?}: a time of day is hours and minutes, UTC: 03:30"))
+            })?;
+            Policy::read(&policy).map_err(UsageError)?;
+            Ok(Some(DailyPrune { minute_of_day, policy }))
+        }
+        _ => Err(UsageError("--prune-daily and --policy belong together: give both".into())),
+    }
+}
+
+fn minute_of_day(time: &str) -> Option<u32> {
+    let (hour, minute) = time.split_once(':')?;
+    let two_digits = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !two_digits(hour) || !two_digits(minute) {
+        return None;
+    }
+    let (hour, minute): (u32, u32) = (hour.parse().ok()?, minute.parse().ok()?);
+    (hour < 24 && minute < 60).then_some(hour * 60 + minute)
 }
 
 /// The flag's port, else the one in `port.info`, else 1256.

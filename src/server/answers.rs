@@ -351,7 +351,7 @@ fn file(
     length: u64,
     outbox: &mut Outbox,
 ) -> Result<u64, Ended> {
-    let stored = stored_file(store, client, selection)?;
+    let (stored, _entries) = stored_file(store, client, selection)?;
     let mut encoded = Vec::new();
     stored.entry.encode(&mut encoded);
     outbox.send_to_client(&ToClient::Entry(EntryRow { content: content_end(&stored), entry: &encoded }))?;
@@ -362,8 +362,12 @@ fn file(
     Ok(1)
 }
 
-/// The one file that a selection names.
-pub fn stored_file(store: &Store, client: ClientId, selection: &Selection) -> Result<StoredEntry, Ended> {
+/// The one file that a selection names, and the walk that found it: as long as that is there, the snapshot is too.
+pub fn stored_file(
+    store: &Store,
+    client: ClientId,
+    selection: &Selection,
+) -> Result<(StoredEntry, Entries), Ended> {
     let head = store.find_snapshot(client, &selection.snapshot, selection.root.as_ref())?;
     let [path] = &selection.paths[..] else {
         return Err(Failure::out_of_place("exactly one path is read at a time").into());
@@ -376,7 +380,7 @@ pub fn stored_file(store: &Store, client: ClientId, selection: &Selection) -> Re
         let text = format!("{} has no content in snapshot {}: it is a {}", path.display(), head.id, what(&stored));
         return Err(Failure { code: FailureCode::NotFound, text }.into());
     }
-    Ok(stored)
+    Ok((stored, entries))
 }
 
 fn what(stored: &StoredEntry) -> &'static str {

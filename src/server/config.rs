@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::prune::DailyPrune;
 use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
 use crate::crypto::LegacyOaep;
 use crate::protocol::handshake::RegistrationPolicy;
@@ -34,6 +35,8 @@ pub struct ServerConfig {
     pub legacy: bool,
     /// The hash inside OAEP for their keys.
     pub legacy_oaep: LegacyOaep,
+    /// Prunes by itself, where given.
+    pub daily_prune: Option<DailyPrune>,
 }
 
 /// How long running work may go on after the wish to stop, unless said otherwise.
@@ -58,6 +61,7 @@ impl ServerConfig {
             segments_per_epoch: DEFAULT_SEGMENTS_PER_EPOCH,
             legacy: true,
             legacy_oaep: LegacyOaep::Sha256,
+            daily_prune: None,
         }
     }
 }

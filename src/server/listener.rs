@@ -21,6 +21,7 @@ use super::connections::{Connection, Connections};
 use super::error::ServerError;
 use super::legacy::{self, HELD_MAX, Reservations};
 use super::operator;
+use super::prune;
 use super::semaphore::{Permit, Semaphore};
 use super::session::{Failure, Session};
 use super::statistics::{Count, Report, Statistics};
@@ -83,6 +84,7 @@ pub struct Server {
     address: SocketAddr,
     accepting: JoinHandle<()>,
     operator: JoinHandle<()>,
+    prune: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -114,11 +116,16 @@ impl Server {
             shutdown,
         });
         let operator = operator::listen(&shared.store, shared.fingerprint(), &shared.shutdown)?;
+        let sweeping = shared.store.clone();
+        shared.shutdown.close_on_request(move || sweeping.stop_sweeps());
+        let daily = shared.config.daily_prune.clone();
+        let start = |daily| prune::prune_daily(&shared.store, daily, &shared.shutdown);
+        let prune = daily.map(start).transpose()?;
         let accepting = {
             let shared = shared.clone();
             spawn("accept", move || accept(&shared, &listener))?
         };
-        Ok(Server { shared, address, accepting, operator })
+        Ok(Server { shared, address, accepting, operator, prune })
     }
 
     /// Where it listens, with the port that was really taken.
@@ -136,7 +143,7 @@ impl Server {
 
     /// Waits until the server has ended, in the order above.
     pub fn join(self) {
-        for thread in [self.accepting, self.operator] {
+        for thread in [self.accepting, self.operator].into_iter().chain(self.prune) {
             if let Err(panic) = thread.join() {
                 std::panic::resume_unwind(panic);
             }

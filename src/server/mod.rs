@@ -13,6 +13,7 @@ mod error;
 mod legacy;
 mod listener;
 mod operator;
+mod prune;
 mod semaphore;
 mod session;
 mod statistics;
@@ -23,5 +24,6 @@ pub use config::{DEFAULT_GRACE, DEFAULT_RSA_BITS, DEFAULT_SEGMENTS_PER_EPOCH, Se
 pub use error::ServerError;
 pub use listener::Server;
 pub use operator::{OperatorCommand, OperatorError, operate};
+pub use prune::{DailyPrune, Policy, PruneRequest};
 pub use semaphore::{Permit, Semaphore};
 pub use statistics::Report;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::error::ServerError;
+use super::prune::{self, PruneRequest};
 use crate::base::durable::Disk;
 use crate::base::folder::open_folder;
 use crate::base::ids::UserName;
@@ -54,6 +55,10 @@ pub enum OperatorCommand {
     Enroll { name: UserName, count: Option<u32>, valid_hours: u32 },
     /// Opens `name` for one registration in the legacy dialect.
     EnrollLegacy { name: UserName },
+    /// A row for each snapshot that was dropped (or looked at, in a dry run), and for each client.
+    Prune(PruneRequest),
+    /// Has a snapshot kept whatever the rules say, or no longer so.
+    Hold { client: Option<UserName>, snapshot: String, hold: bool },
 }
 
 /// Why a command was not carried out.
@@ -124,6 +129,8 @@ pub fn operate(data: &Path, command: &OperatorCommand) -> Result<Vec<Value>, Ope
 fn execute(store: &Store, fingerprint: Fingerprint, command: &OperatorCommand) -> Result<Vec<Value>, StoreError> {
     match command {
         OperatorCommand::Clients => clients(store),
+        OperatorCommand::Prune(request) => prune::prune(store, request),
+        OperatorCommand::Hold { client, snapshot, hold } => prune::hold(store, client.as_ref(), snapshot, *hold),
         OperatorCommand::Enroll { name, count, valid_hours } => {
             let lifetime = Duration::from_secs(u64::from(*valid_hours) * 3_600);
             let names = names(name, *count)?;
@@ -174,7 +181,6 @@ fn clients(store: &Store) -> Result<Vec<Value>, StoreError> {
 fn client_row(store: &Store, client: &ClientRecord) -> Result<Value, StoreError> {
     let heads = store.snapshots(client.id)?;
     let last = heads.last();
-    let stored: u64 = heads.iter().map(|head| head.totals.stored_bytes).sum();
     let fingerprint = PublicKey::from_spki_der(&client.public_key)
         .map_or_else(|_| "unreadable".to_string(), |key| key.fingerprint().to_string());
     Ok(json!({
@@ -187,7 +193,7 @@ fn client_row(store: &Store, client: &ClientRecord) -> Result<Value, StoreError>
         "damaged_snapshots": store.damaged_heads(client.id)?.len(),
         "files": last.map_or(0, |head| head.totals.files),
         "bytes": last.map_or(0, |head| head.totals.bytes),
-        "stored_bytes": stored,
+        "stored_bytes": store.stored_bytes(client.id)?,
         "fingerprint": fingerprint,
         "legacy": client.legacy,
     }))

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ pub(super) struct Shared {
     /// Random for each opening: tells this process's journals from others'.
     pub run: [u8; 16],
     pub clock: Clock,
+    pub sweeps_stopped: AtomicBool,
     _lock: StoreLock,
 }
 
@@ -96,6 +98,7 @@ impl Store {
                 can_flush_all,
                 run: random_array(),
                 clock: Clock::default(),
+                sweeps_stopped: AtomicBool::new(false),
                 _lock: lock,
             }),
             clients: Mutex::new(clients),
@@ -120,6 +123,16 @@ impl Store {
         use std::os::unix::fs::MetadataExt;
         let metadata = std::fs::metadata(self.path()).at("look at", self.path())?;
         Ok((metadata.dev(), metadata.ino()))
+    }
+
+    /// The server's clock.
+    pub fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    /// Has sweeps end at the next good place, as they do when they are cut short: for the end of a server.
+    pub fn stop_sweeps(&self) {
+        self.shared.sweeps_stopped.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     pub fn space(&self) -> Result<Space, StoreError> {

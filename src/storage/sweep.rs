@@ -20,16 +20,17 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, locked};
-use super::comparison::read_index;
+use super::comparison::{read_index, read_range};
 use super::dropped::{TOTALS_NAME, dropped_heads, encode_left};
 use super::error::{At, StoreError};
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_headless_index};
 use super::layout::{blocks_name, dropped_name, index_name, names_in, read_small_file};
-use super::range::HASH_BYTES;
+use super::range::{HASH_BYTES, StoredEntry};
 use super::recovery::{open_if_there, sweep_temporary};
 use super::store::{Shared, Store};
 use super::sweep_contents::{ContentSweep, Spans, contents_bytes};
@@ -361,6 +362,15 @@ impl<'a> Sweep<'a> {
             }
         }
         Ok(false)
+    }
+
+    /// Reads a range, unless sweeps are to stop.
+    pub fn read_range(&self, record: &IndexRecord) -> Result<Vec<StoredEntry>, StoreError> {
+        let folder = self.shared.layout.ranges(&self.state.record.folder);
+        if self.shared.sweeps_stopped.load(Ordering::Relaxed) {
+            return Err(std::io::Error::from(std::io::ErrorKind::Interrupted)).at("go on sweeping", &folder);
+        }
+        read_range(&folder, record)
     }
 
     /// Waits until all that was removed so far has reached the disk, where one flush serves for all.

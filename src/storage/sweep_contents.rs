@@ -12,7 +12,6 @@ use rustix::io::Errno;
 
 use super::blocks_format::Source;
 use super::blocks_reader::ContentMap;
-use super::comparison::read_range;
 use super::error::{At, StoreError};
 use super::index::IndexRecord;
 use super::layout::blocks_name;
@@ -88,7 +87,7 @@ impl ContentSweep {
     }
 
     fn spare_range(&mut self, sweep: &Sweep<'_>, record: &IndexRecord) -> Result<(), StoreError> {
-        let entries = match read_range(&ranges_folder(sweep), record) {
+        let entries = match sweep.read_range(record) {
             Ok(entries) => entries,
             Err(error) if error.is_damage() => {
                 log::warn!("contents of dropped snapshots stay because of damage: {error}");
@@ -147,10 +146,6 @@ impl ContentSweep {
     }
 }
 
-pub fn ranges_folder(sweep: &Sweep<'_>) -> std::path::PathBuf {
-    sweep.shared.layout.ranges(&sweep.state.record.folder)
-}
-
 /// Gives each content that the ranges name. A range that is damaged tells of none, and one that is gone has been
 /// swept before.
 fn each_content(
@@ -159,7 +154,7 @@ fn each_content(
     mut each: impl FnMut(&StoredEntry, &StoredContent) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     for record in ranges {
-        let entries = match read_range(&ranges_folder(sweep), record) {
+        let entries = match sweep.read_range(record) {
             Ok(entries) => entries,
             Err(error) if error.is_damage() => continue,
             Err(error) => return Err(error),

@@ -13,14 +13,13 @@ use std::os::fd::AsFd;
 
 use super::blocks_format::Source;
 use super::blocks_reader::ContentMap;
-use super::comparison::read_range;
 use super::content::plain_segment;
 use super::error::{At, StoreError};
 use super::layout::blocks_name;
 use super::range::{Location, StoredContent};
 use super::recovery::open_if_there;
 use super::sweep::{Referrer, Sweep};
-use super::sweep_contents::{ranges_folder, stored_bytes};
+use super::sweep_contents::stored_bytes;
 use crate::base::ids::SnapshotId;
 
 /// Of how many dropped snapshots the needed parts are remembered at a time: one bit for each unit.
@@ -106,7 +105,7 @@ fn find_needed(
             if record.content_bytes == 0 || !seen.insert(record.file) {
                 continue;
             }
-            for stored in read_range(&ranges_folder(sweep), &record)? {
+            for stored in sweep.read_range(&record)? {
                 if let Some(content) = stored.content.filter(|content| content.blocks.is_some()) {
                     add_content(sweep, needed, &content)?;
                 }
@@ -190,7 +189,7 @@ fn data_bytes(file: &File, part: Range<u64>) -> std::io::Result<u64> {
 }
 
 fn remove_blocks(sweep: &mut Sweep<'_>, id: SnapshotId) -> Result<(), StoreError> {
-    let path = ranges_folder(sweep);
+    let path = sweep.shared.layout.ranges(&sweep.state.record.folder);
     let Some(folder) = open_if_there(&path)? else { return Ok(()) };
     let name = blocks_name(id);
     let stat = match rustix::fs::lstat(path.join(&name)) {

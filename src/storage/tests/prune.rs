@@ -9,6 +9,7 @@ use crate::base::ids::{SnapshotId, hex};
 use crate::storage::blocks_format::Source;
 use crate::storage::blocks_reader::{ClientFiles, ContentMap};
 use crate::storage::comparison::read_index;
+use crate::storage::content::plain_segment;
 
 /// The files below a folder, as paths from there.
 fn names_below(folder: &Path) -> BTreeSet<String> {
@@ -217,10 +218,36 @@ fn prune(case: &Case, disk: Disk, can_flush_all: bool) -> Result<Swept, StoreErr
     store.sweep(case.client)
 }
 
-/// Copies a folder's content, holes as holes.
+/// Copies a folder's content, holes as holes. (No other program does it: its fork would hold other tests' locks.)
 fn copy_tree(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap();
-    assert!(copied.success());
+    for item in std::fs::read_dir(from).unwrap() {
+        let item = item.unwrap();
+        let target = to.join(item.file_name());
+        match item.path().is_dir() {
+            true => {
+                std::fs::create_dir(&target).unwrap();
+                copy_tree(&item.path(), &target);
+            }
+            false => copy_file(&item.path(), &target),
+        }
+    }
+}
+
+fn copy_file(from: &Path, to: &Path) {
+    use std::os::unix::fs::FileExt;
+    let (source, target) = (std::fs::File::open(from).unwrap(), std::fs::File::create(to).unwrap());
+    let length = source.metadata().unwrap().len();
+    target.set_len(length).unwrap();
+    let mut position = 0;
+    while position < length {
+        let segment = plain_segment(&source, position, length).unwrap();
+        if !segment.is_hole {
+            let mut bytes = vec![0; segment.bytes as usize];
+            source.read_exact_at(&mut bytes, position).unwrap();
+            target.write_all_at(&bytes, position).unwrap();
+        }
+        position += segment.bytes;
+    }
 }
 
 #[test]
@@ -239,7 +266,7 @@ fn a_prune_that_stops_or_fails_at_any_operation_is_finished_by_the_next_one() {
         println!("{} operations, {swept:?}", disk.operations());
         let (all, expected) = (disk.operations(), state_of(case.folder.path()));
         let left = left_bytes(case.folder.path(), case.client);
-        for (stop, fails_once) in (0..all).flat_map(|stop| [(stop, false), (stop, true)]) {
+        for (stop, fails_once) in (0..all).map(|stop| (stop, can_flush_all)) {
             fresh(&mut case);
             let failing = if fails_once { Disk::failing_once_after(stop) } else { Disk::stopping_after(stop) };
             let done = prune(&case, failing, can_flush_all).is_ok();
@@ -271,4 +298,144 @@ fn left_bytes(data: &Path, client: ClientId) -> u64 {
     let store = Store::open(data, Disk::real()).unwrap();
     let kept: u64 = store.snapshots(client).unwrap().iter().map(|head| head.totals.stored_bytes).sum();
     store.stored_bytes(client).unwrap() - kept
+}
+
+fn ids(drops: &Drops) -> Vec<SnapshotId> {
+    drops.dropped.iter().map(|head| head.id).collect()
+}
+
+#[test]
+fn what_is_read_or_compared_with_is_not_dropped() {
+    let Fixture { mut store, client, folder } = fixture();
+    let mut model = Model::many(200);
+    let (first, _) = back_up(&store, client, &model);
+    let before = model.clone();
+    let entries = store.entries(&first, &[]).unwrap();
+    let kept = |store: &Store| store.drop_snapshots(client, &[first.id]).unwrap().kept;
+    assert_eq!(kept(&store), [(first.id, InUse::Busy)]);
+    drop(entries);
+    model.put("root/d01/f00001", b"changed", 2);
+    let upload = UploadId::random();
+    let Begun::Open(mut open) = store.begin_upload(client, request(upload), || {}).unwrap() else { panic!() };
+    send(&mut open, &model).unwrap();
+    assert_eq!(kept(&store), [(first.id, InUse::Busy)]);
+    drop(open);
+    assert_eq!(kept(&store), [(first.id, InUse::Awaited)]);
+    drop(store);
+    store = Store::open(folder.path(), Disk::real()).unwrap();
+    assert_eq!(kept(&store), [(first.id, InUse::Awaited)]);
+    assert!(store.hold(client, first.id, true).unwrap());
+    // Another backup meanwhile is newer, and yet the upload goes on with the snapshot it began with.
+    let (other, _) = back_up(&store, client, &before);
+    let Begun::Open(mut open) = store.begin_upload(client, request(upload), || {}).unwrap() else { panic!() };
+    assert_eq!(open.base().unwrap().id, first.id);
+    assert_eq!(send(&mut open, &model).unwrap().contents, 0);
+    let head = open.commit(model.counts()).unwrap();
+    assert_eq!(head.parent, Some(first.id));
+    assert_eq!(kept(&store), [(first.id, InUse::Held)]);
+    drop(store);
+    store = Store::open(folder.path(), Disk::real()).unwrap();
+    assert_eq!(store.held_snapshots(client).unwrap(), BTreeSet::from([first.id]));
+    assert!(store.hold(client, first.id, false).unwrap());
+    assert_eq!(ids(&store.drop_snapshots(client, &[first.id, other.id]).unwrap()), [first.id, other.id]);
+    assert!(matches!(store.entries(&first, &[]), Err(StoreError::Dropped { .. })));
+    store.sweep(client).unwrap();
+    check_snapshot(&store, &head, &model);
+    check_nothing_superfluous(&store, client, folder.path());
+}
+
+#[test]
+fn no_sequence_is_given_out_twice_and_the_last_snapshot_leaves_little() {
+    let Fixture { mut store, client, folder } = fixture();
+    let model = Model::many(50);
+    let (first, _) = back_up(&store, client, &model);
+    let (second, _) = back_up(&store, client, &model);
+    store.drop_snapshots(client, &[first.id, second.id]).unwrap();
+    store.sweep(client).unwrap();
+    assert_eq!(store.stored_bytes(client).unwrap(), 0);
+    drop(store);
+    store = Store::open(folder.path(), Disk::real()).unwrap();
+    assert!(store.recovery().lines.is_empty());
+    let (third, sent) = back_up(&store, client, &model);
+    assert_eq!((third.sequence, third.parent, sent.contents), (3, None, 50));
+    store.sweep(client).unwrap();
+    let snapshots = store.shared.layout.snapshots(&store.client(client).unwrap().folder);
+    assert_eq!(names_below(&snapshots).len(), 3, "a head, an index, and how much is left");
+}
+
+#[test]
+fn damage_keeps_what_it_hides_and_blocks_no_more_than_it_must() {
+    let Fixture { store, client, folder } = fixture();
+    let mut model = Model::with(&[("root/a", "one"), ("root/b", "two")]);
+    let (first, _) = back_up(&store, client, &model);
+    model.put("root/a", b"changed", 2);
+    let (second, _) = back_up(&store, client, &model);
+    let record = store.client(client).unwrap();
+    store.drop_snapshots(client, &[first.id]).unwrap();
+    let index = store.shared.layout.index(&record.folder, second.id);
+    let bytes = std::fs::read(&index).unwrap();
+    std::fs::write(&index, b"damaged").unwrap();
+    let before = state_of(folder.path());
+    assert!(matches!(store.sweep(client), Err(StoreError::Damaged { .. })));
+    assert_eq!(state_of(folder.path()), before);
+    std::fs::write(&index, bytes).unwrap();
+    let range = read_index(&store.shared.layout, &record.folder, &second).unwrap().remove(0);
+    let range = store.shared.layout.ranges(&record.folder).join(hex(&range.file));
+    let bytes = std::fs::read(&range).unwrap();
+    std::fs::write(&range, b"damaged").unwrap();
+    let swept = store.sweep(client).unwrap();
+    assert_eq!((swept.snapshots, swept.contents), (1, 0), "nobody knows what the range names");
+    std::fs::write(&range, bytes).unwrap();
+    check_snapshot(&store, &second, &model);
+}
+
+/// A year of hourly backups of a changing tree, pruned every night: what is kept reads back, and the store holds what
+/// that needs.
+#[test]
+#[ignore = "takes minutes: run by tests/run --full"]
+fn a_year_of_hourly_backups_pruned_nightly() {
+    let Fixture { store, client, folder } = fixture();
+    let mut random = Random(7);
+    let mut model = Model::many(3_000);
+    model.put("root/large", &random.bytes(1_300_000), 1);
+    let rules = Rules { keep_hourly: 24, keep_daily: 14, keep_weekly: 8, keep_monthly: 12, ..Rules::default() };
+    let mut kept: Vec<(Arc<Head>, Model)> = Vec::new();
+    let (mut dropped, mut pruning) = (0, std::time::Duration::ZERO);
+    for hour in 0..365 * 24 {
+        store.clock().set(Timestamp { seconds: 1_767_225_600 + hour * 3_600, nanoseconds: 0 });
+        for _ in 0..3 {
+            let number = random.below(3_000);
+            let bytes = format!("{}", random.next());
+            model.put(&format!("root/d{:02}/f{number:05}", number % 40), bytes.as_bytes(), 10 + hour as u64);
+        }
+        if hour % 6 == 0 {
+            let (bytes, change) = model.files.get_mut(&path("root/large")).unwrap();
+            let at = random.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1;
+            *change = 10 + hour as u64;
+        }
+        kept.push((back_up_deltas(&store, client, &model).0, model.clone()));
+        if hour % 24 == 3 {
+            let heads = store.snapshots(client).unwrap();
+            let decisions = decide(&heads, &BTreeSet::new(), store.clock().now(), &rules).0;
+            let going: Vec<SnapshotId> = decisions
+                .iter()
+                .filter(|decision| decision.reasons.is_empty())
+                .map(|decision| decision.head.id)
+                .collect();
+            let begun = std::time::Instant::now();
+            assert_eq!(store.drop_snapshots(client, &going).unwrap().dropped.len(), going.len());
+            store.sweep(client).unwrap();
+            pruning += begun.elapsed();
+            dropped += going.len();
+            kept.retain(|(head, _)| !going.contains(&head.id));
+        }
+    }
+    let last = std::time::Instant::now();
+    store.sweep(client).unwrap();
+    let idle = last.elapsed();
+    kept.iter().for_each(|(head, model)| check_snapshot(&store, head, model));
+    check_nothing_superfluous(&store, client, folder.path());
+    println!("{dropped} snapshots dropped in {pruning:?}, {} kept; a sweep of nothing takes {idle:?}", kept.len());
+    assert!((190..=220).contains(&kept.len()), "{} snapshots are kept", kept.len());
 }
