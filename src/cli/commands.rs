@@ -175,11 +175,24 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "clients",
-        usage: "[--data DIR] [FLAGS]",
-        summary: "list the clients of a server (operator)",
-        about: "Lists name, last success, snapshots, files and bytes of every client. Works beside a running server\n\
-                too.",
-        flags: &[&[valued("data", "DIR", "the server's data folder (server/)")], COMMON],
+        usage: "[--stale TIME] | reset NAME | remove NAME --yes | quota NAME SIZE | rename NAME NEW",
+        summary: "list the clients of a server, or change one (operator)",
+        about: "Lists every client: its last success, its snapshots, files and bytes of the newest one, what all of\n\
+                them take at the server, how much of that came in the last 30 days, its quota and its key.\n\
+                reset   forgets the key: with a token from \"cyberbackup enroll NAME\", NAME registers a new one\n\
+                \x20       and has all its snapshots; its sessions end\n\
+                remove  removes the client and all that it stored, for good; not while it has a session\n\
+                quota   how much its snapshots may take together: 500M, 20GiB, 2T; none takes it away\n\
+                rename  gives it another name; it is still let in under the old one\n\
+                Works beside a running server too.",
+        flags: &[
+            &[
+                valued("data", "DIR", "the server's data folder (server/)"),
+                valued("stale", "TIME", "only those without a success for so long, as in 36h or 3d; exit 1 if any"),
+                switch("yes", "with remove: yes, remove it"),
+            ],
+            COMMON,
+        ],
     },
 ];
 

@@ -2,6 +2,7 @@
 //! server, which know nothing of each other.
 
 mod arguments;
+mod clients;
 mod commands;
 mod help;
 mod logging;
@@ -118,7 +119,7 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "verify" => look::verify(arguments, output, &shutdown),
         "stats" => look::stats(arguments, output, &shutdown),
         "enroll" => operator::enroll(arguments, output),
-        "clients" => operator::clients(arguments, output),
+        "clients" => clients::run(arguments, output),
         name => unreachable!("{name} is in the table of commands and has no function"),
     }
 }

@@ -22,6 +22,7 @@ use super::error::ServerError;
 use super::operator;
 use super::semaphore::{Permit, Semaphore};
 use super::session::{Failure, Session};
+use super::sessions::Sessions;
 use super::statistics::{Count, Report, Statistics};
 use super::waiting_room::WaitingRoom;
 use crate::base::durable::Disk;
@@ -59,6 +60,7 @@ pub struct Shared {
     rsa_gate: Arc<Semaphore>,
     room: Arc<WaitingRoom>,
     connections: Arc<Connections>,
+    sessions: Arc<Sessions>,
     shutdown: Shutdown,
 }
 
@@ -101,12 +103,18 @@ impl Server {
             room: WaitingRoom::new(),
             statistics: Statistics::new(),
             connections: Connections::new(),
+            sessions: Arc::default(),
             config,
             store: Arc::new(store),
             key,
             shutdown,
         });
-        let operator = operator::listen(&shared.store, shared.fingerprint(), &shared.shutdown)?;
+        let desk = operator::Desk {
+            store: shared.store.clone(),
+            fingerprint: shared.fingerprint(),
+            sessions: shared.sessions.clone(),
+        };
+        let operator = operator::listen(desk, &shared.shutdown)?;
         let accepting = {
             let shared = shared.clone();
             spawn("accept", move || accept(&shared, &listener))?
@@ -347,13 +355,14 @@ fn begin_session<'a>(
     peer: SocketAddr,
     connection: &'a Connection,
 ) -> Result<Option<Session<'a>>, ChannelError> {
+    let visit = shared.sessions.enter(admitted.client, channel.closer());
     match admitted.register(&shared.store) {
         Ok(client) if client.id == admitted.client => {
             shared.statistics.count(Count::Session);
             channel.send_to_client(&ToClient::Welcome)?;
             channel.push()?;
             log::info!("{peer}: {} is here", client.name);
-            Ok(Some(Session { shared, client, channel, connection }))
+            Ok(Some(Session { shared, client, channel, connection, _visit: visit }))
         }
         other => {
             let answer = match other {

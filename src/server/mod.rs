@@ -13,6 +13,7 @@ mod listener;
 mod operator;
 mod semaphore;
 mod session;
+mod sessions;
 mod statistics;
 mod upload;
 mod waiting_room;

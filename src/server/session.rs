@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::connections::Connection;
 use super::listener::Shared;
+use super::sessions::Visit;
 use super::statistics::Count;
 use super::{answers, upload};
 use crate::base::codec::DecodeError;
@@ -38,6 +39,7 @@ impl From<StoreError> for Failure {
                 (FailureCode::NotFound, error.to_string())
             }
             StoreError::NameTaken { .. } => (FailureCode::Refused, error.to_string()),
+            StoreError::QuotaExceeded { .. } => (FailureCode::Quota, error.to_string()),
             StoreError::Superseded { .. } => (FailureCode::TakenOver, error.to_string()),
             StoreError::DiskFull { .. } => (
                 FailureCode::DiskFull,
@@ -90,6 +92,8 @@ pub struct Session<'a> {
     pub client: Arc<ClientRecord>,
     pub channel: Channel,
     pub connection: &'a Connection,
+    /// Says that the client is being served.
+    pub _visit: Visit,
 }
 
 impl Session<'_> {

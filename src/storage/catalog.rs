@@ -16,6 +16,8 @@ use super::clients::ClientRecord;
 use super::error::StoreError;
 use super::head::{HEAD_BYTES_MAX, Head, HeadError};
 use super::layout::{Layout, head_name, index_name, names_in, read_small_file};
+use super::quota::Quota;
+use super::summary::ClientSummary;
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::path::EntryPath;
 
@@ -37,6 +39,7 @@ pub struct ClientState {
     closed: Condvar,
     /// Whether the client's folders have been made and flushed by this process.
     pub folders_ready: Mutex<bool>,
+    pub quota: Quota,
 }
 
 /// What other sessions see of an upload under way.
@@ -58,6 +61,7 @@ const TAKE_OVER_WAIT_MAX: Duration = Duration::from_secs(30);
 impl ClientState {
     pub fn new(record: Arc<ClientRecord>) -> ClientState {
         ClientState {
+            quota: Quota::new(record.quota),
             record,
             commit: Mutex::default(),
             catalog: Mutex::default(),
@@ -74,6 +78,11 @@ impl ClientState {
             *catalog = Some(Catalog::load(&layout.snapshots(&self.record.folder))?);
         }
         Ok(look(catalog.as_mut().expect("loaded just now")))
+    }
+
+    /// The sums over the catalog, where it has been read.
+    pub fn loaded_summary(&self) -> Option<ClientSummary> {
+        locked(&self.catalog).as_ref().map(ClientSummary::of)
     }
 
     /// Notes that an upload is under way, and `end` as the way to end its session. An older session of the
@@ -140,7 +149,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    fn load(folder: &Path) -> Result<Catalog, StoreError> {
+    pub fn load(folder: &Path) -> Result<Catalog, StoreError> {
         let mut catalog = Catalog::default();
         let names = names_in(folder)?;
         for id in names.iter().filter_map(|name| snapshot_of_head(name)) {
@@ -176,6 +185,11 @@ impl Catalog {
 
     pub fn heads(&self) -> &[Arc<Head>] {
         &self.heads
+    }
+
+    /// What the snapshots take on the disk: the sum of the stored lengths in the heads.
+    pub fn stored_bytes(&self) -> u64 {
+        self.heads.iter().fold(0, |sum: u64, head| sum.saturating_add(head.totals.stored_bytes))
     }
 
     pub fn of_upload(&self, upload: UploadId) -> Option<Arc<Head>> {

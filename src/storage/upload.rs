@@ -112,6 +112,9 @@ pub struct Upload {
     journal: JournalWriter,
     pub(super) new_bytes: u64,
     pub(super) range_bytes: u64,
+    /// What the client's snapshots took when this began; and what arrived since, beside the deltas.
+    stored_before: u64,
+    arrived_bytes: u64,
     pub(super) committed: bool,
     /// Whether a commit was begun: what is left then is taken back and not kept.
     pub(super) committing: bool,
@@ -175,7 +178,10 @@ impl Upload {
         let files = ClientFiles::new(&shared.layout, &state.record.folder);
         let Opened { snapshot, left, journal, large } =
             resume::open(&mut staging, &shared.run, &request.roots, files)?;
+        let stored_before = state.with_catalog(&shared.layout, |catalog| catalog.stored_bytes())?;
         Ok(Upload {
+            stored_before,
+            arrived_bytes: 0,
             large,
             open_held: None,
             snapshot,
@@ -234,6 +240,7 @@ impl Upload {
             self.count_index_bytes(record.encoded_bytes())?;
             self.new_bytes += new_bytes;
             self.range_bytes += u64::from(record.file_bytes);
+            self.arrived_bytes += new_bytes + u64::from(record.file_bytes);
             self.slots.push(Slot { wire_hash, state: SlotState::Finished(record) });
             self.pass_known_slots();
             return Ok(RangeAnswer::Held);
@@ -341,7 +348,10 @@ impl Upload {
         let left = left.filter(|stored| rule.is_unchanged(stored, entry) || !stored.is_large());
         if let Some(stored) = left {
             return match (rule.is_unchanged(&stored, entry), stored.content) {
-                (true, Some(content)) => Fate::Stored { flags: 0, content },
+                (true, Some(content)) => {
+                    self.count_left(&content);
+                    Fate::Stored { flags: 0, content }
+                }
                 (_, held) => Fate::Awaited { held: held.map(Box::new), tries: 0 },
             };
         }
@@ -350,6 +360,14 @@ impl Upload {
             Some((true, Some(content))) => Fate::Stored { flags: 0, content },
             Some((_, held)) => Fate::Awaited { held: held.map(Box::new), tries: 0 },
             None => Fate::Awaited { held: None, tries: 0 },
+        }
+    }
+
+    /// An earlier session's content takes its room too; what lies in the delta is counted with that.
+    fn count_left(&mut self, content: &StoredContent) {
+        let is_mapped = matches!(content.location, Location::Mapped { .. });
+        if content.snapshot() == self.snapshot && !is_mapped {
+            self.arrived_bytes = self.arrived_bytes.saturating_add(content.sums.size);
         }
     }
 
@@ -374,7 +392,19 @@ impl Upload {
     /// Appends to the content that was begun.
     pub fn write_content(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let Some(writing) = &mut self.writing else { return Err(no_content_begun()) };
-        if writing.is_spoiled { Ok(()) } else { writing.writer.write(bytes, &mut self.large) }
+        if writing.is_spoiled {
+            return Ok(());
+        }
+        writing.writer.write(bytes, &mut self.large)?;
+        let under_way = if writing.writer.is_delta() { 0 } else { writing.writer.stored_bytes() };
+        self.check_quota(under_way)
+    }
+
+    /// Whether what is here and what is arriving fits the client's quota.
+    fn check_quota(&self, under_way: u64) -> Result<(), StoreError> {
+        let large = self.large.delta_bytes() + self.large.blocks_bytes();
+        let arrived = self.arrived_bytes + large + under_way;
+        self.state.quota.check(self.stored_before.saturating_add(arrived))
     }
 
     /// Ends the content with what the client knows of it; `flags` are [`RECHECK`] and [`CHANGED_WHILE_READ`].
@@ -408,6 +438,7 @@ impl Upload {
         }
         self.journal.content(&stored).at("write the journal below", self.staging.as_ref().expect("open").path())?;
         if !is_delta {
+            self.arrived_bytes += stored_bytes;
             self.pending_range(range)?.note_holes(sums.size - stored_bytes);
         }
         self.settle(range, entry, Fate::Stored { flags, content })?;
@@ -444,6 +475,7 @@ impl Upload {
         self.check_turn(range, entry)?;
         let held = self.pending_range(range)?.held(entry).cloned();
         let content = held.ok_or_else(|| StoreError::out_of_place("no content is held for this path"))?;
+        self.count_left(&content);
         self.settle(range, entry, Fate::Stored { flags, content })
     }
 
@@ -489,6 +521,7 @@ impl Upload {
         journaled.at("write the journal below", self.staging.as_ref().expect("open").path())?;
         self.new_bytes += finished.new_bytes;
         self.range_bytes += finished.bytes.len() as u64;
+        self.arrived_bytes += finished.bytes.len() as u64;
         self.slots[number as usize].state = SlotState::Finished(finished.record);
         self.pending.remove(place);
         Ok(())

@@ -1,5 +1,6 @@
 //! The server as strangers, crowds, attackers and its operator meet it.
 
+mod clients;
 mod crowds;
 mod ending;
 mod malformed;
