@@ -174,6 +174,24 @@ pub const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "export",
+        usage: "[--client NAME] SNAPSHOT DIR | [--client NAME] SNAPSHOT --tar FILE|-",
+        summary: "lay a client's snapshot out as a tree or a tar stream (operator)",
+        about: "Recreates the whole paths of a snapshot of any client under DIR, or writes them as a tar stream (POSIX\n\
+                pax). SNAPSHOT is an id, a unique beginning of one, or latest; without --client it has to be of\n\
+                one client only. Every content is checked: in a tree a file takes its name only then, in a tar\n\
+                stream damaged ones are left out. Damaged files are named (exit 6). Works beside a running server\n\
+                too.",
+        flags: &[
+            &[
+                valued("client", "NAME", "whose snapshot (needed for latest where there are several clients)"),
+                valued("tar", "FILE", "write a tar stream there instead, - for standard output"),
+                valued("data", "DIR", "the server's data folder (server/)"),
+            ],
+            COMMON,
+        ],
+    },
+    Command {
         name: "clients",
         usage: "[--stale TIME] | reset NAME | remove NAME --yes | quota NAME SIZE | rename NAME NEW",
         summary: "list the clients of a server, or change one (operator)",

@@ -113,8 +113,9 @@ impl Server {
             store: shared.store.clone(),
             fingerprint: shared.fingerprint(),
             sessions: shared.sessions.clone(),
+            shutdown: shared.shutdown.clone(),
         };
-        let operator = operator::listen(desk, &shared.shutdown)?;
+        let operator = operator::listen(desk)?;
         let accepting = {
             let shared = shared.clone();
             spawn("accept", move || accept(&shared, &listener))?
@@ -355,7 +356,7 @@ fn begin_session<'a>(
     peer: SocketAddr,
     connection: &'a Connection,
 ) -> Result<Option<Session<'a>>, ChannelError> {
-    let visit = shared.sessions.enter(admitted.client, channel.closer());
+    let visit = shared.sessions.enter(admitted.client, Some(channel.closer()));
     match admitted.register(&shared.store) {
         Ok(client) if client.id == admitted.client => {
             shared.statistics.count(Count::Session);

@@ -21,6 +21,6 @@ mod waiting_room;
 pub use config::{DEFAULT_GRACE, DEFAULT_RSA_BITS, DEFAULT_SEGMENTS_PER_EPOCH, ServerConfig};
 pub use error::ServerError;
 pub use listener::Server;
-pub use operator::{OperatorCommand, OperatorError, operate};
+pub use operator::{ExportRequest, OperatorCommand, OperatorError, export, operate};
 pub use semaphore::{Permit, Semaphore};
 pub use statistics::Report;

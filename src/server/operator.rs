@@ -34,6 +34,9 @@ use super::listener::KEY_NAME;
 use super::sessions::Sessions;
 
 mod clients;
+mod export;
+
+pub use export::{ExportRequest, export};
 
 /// Longest line on the socket, in bytes.
 const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -130,23 +133,24 @@ impl From<StoreError> for OperatorError {
 /// Carries a command out on the data folder, by itself or through the server that holds it. Gives the rows
 /// of the answer.
 pub fn operate(data: &Path, command: &OperatorCommand) -> Result<Vec<Value>, OperatorError> {
-    let has_key = data.join("keys").join(KEY_NAME).exists();
-    if !has_key {
-        return Err(OperatorError::NoServer { folder: data.to_path_buf() });
-    }
-    match Store::open(data, Disk::real()) {
-        Ok(store) => {
-            let der = store.read_key(KEY_NAME)?;
-            let key = der.and_then(|der| PrivateKey::from_pkcs8_der(&der).ok());
-            let key = key.ok_or_else(|| OperatorError::NoServer { folder: data.to_path_buf() })?;
-            let fingerprint = key.public().fingerprint();
-            let desk = Desk { store: Arc::new(store), fingerprint, sessions: Arc::default() };
-            Ok(execute(&desk, command)?)
-        }
-        Err(StoreError::Locked { .. }) => hand_over(data, command)
+    match desk_of(data) {
+        Ok(desk) => Ok(execute(&desk, command)?),
+        Err(OperatorError::Store(StoreError::Locked { .. })) => hand_over(data, command)
             .map_err(|source| OperatorError::Unreachable { folder: data.to_path_buf(), source })?,
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
+}
+
+/// A desk on a data folder that no server holds.
+fn desk_of(data: &Path) -> Result<Desk, OperatorError> {
+    let no_server = || OperatorError::NoServer { folder: data.to_path_buf() };
+    if !data.join("keys").join(KEY_NAME).exists() {
+        return Err(no_server());
+    }
+    let store = Store::open(data, Disk::real())?;
+    let key = store.read_key(KEY_NAME)?.and_then(|der| PrivateKey::from_pkcs8_der(&der).ok());
+    let fingerprint = key.ok_or_else(no_server)?.public().fingerprint();
+    Ok(Desk { store: Arc::new(store), fingerprint, sessions: Arc::default(), shutdown: Shutdown::new() })
 }
 
 /// What commands are carried out on.
@@ -156,6 +160,8 @@ pub(super) struct Desk {
     /// Of the server's key.
     pub fingerprint: Fingerprint,
     pub sessions: Arc<Sessions>,
+    /// The wish that the server ends.
+    pub shutdown: Shutdown,
 }
 
 fn execute(desk: &Desk, command: &OperatorCommand) -> Result<Vec<Value>, StoreError> {
@@ -229,7 +235,7 @@ fn with_socket_path<T>(
 const SOCKET_NAME: &str = "control.sock";
 
 /// Takes commands for a running server until `shutdown`.
-pub(super) fn listen(desk: Desk, shutdown: &Shutdown) -> Result<JoinHandle<()>, ServerError> {
+pub(super) fn listen(desk: Desk) -> Result<JoinHandle<()>, ServerError> {
     let failed = |source| ServerError::Io { doing: "open the operator's socket in the data folder", source };
     let data = desk.store.path().to_path_buf();
     // This process holds the folder's lock, so a socket that is there is left over.
@@ -242,8 +248,8 @@ pub(super) fn listen(desk: Desk, shutdown: &Shutdown) -> Result<JoinHandle<()>, 
     let listener = with_socket_path(&data, SOCKET_NAME, bind).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let (waker, wakes) = waker().map_err(failed)?;
-    shutdown.wake_on_request(waker);
-    let shutdown = shutdown.clone();
+    desk.shutdown.wake_on_request(waker);
+    let shutdown = desk.shutdown.clone();
     let serve = move || {
         let working = AtomicUsize::new(0);
         thread::scope(|scope| {
@@ -287,6 +293,9 @@ fn serve_command(desk: &Desk, is_free: bool, mut stream: UnixStream) -> std::io:
     stream.set_read_timeout(Some(SOCKET_TIMEOUT))?;
     stream.set_write_timeout(Some(SOCKET_TIMEOUT))?;
     let line = read_line(&stream)?;
+    if let (true, Ok(export::ExportLine { export })) = (is_free, serde_json::from_str(&line)) {
+        return export::serve(desk, &export, stream);
+    }
     let answer = match serde_json::from_str::<OperatorCommand>(&line) {
         Ok(_) if !is_free => {
             Answer::Error("the server works on other commands: try again when they are done".into())
@@ -333,7 +342,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path(), Disk::real()).unwrap());
         store.register(ClientId::random(), &"ada-2".parse().unwrap(), b"key", false).unwrap();
-        let desk = Desk { store, fingerprint: Fingerprint::from_bytes([1; 32]), sessions: Arc::default() };
+        let desk = Desk {
+            store,
+            fingerprint: Fingerprint::from_bytes([1; 32]),
+            sessions: Arc::default(),
+            shutdown: Shutdown::new(),
+        };
         let command =
             |count| OperatorCommand::Enroll { name: "ada".parse().unwrap(), count: Some(count), valid_hours: 1 };
         let error = execute(&desk, &command(3)).unwrap_err().to_string();

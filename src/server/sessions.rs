@@ -16,7 +16,7 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Table {
     next_number: u64,
-    by_client: HashMap<ClientId, Vec<(u64, Closer)>>,
+    by_client: HashMap<ClientId, Vec<(u64, Option<Closer>)>>,
 }
 
 /// A client's being served; it ends with this.
@@ -29,8 +29,9 @@ pub struct Visit {
 
 impl Sessions {
     /// Notes a session that is about to begin. To be called before the client's record is looked up for the
-    /// last time: then either this comes first, or a removal does and no record is found.
-    pub fn enter(self: &Arc<Sessions>, client: ClientId, closer: Closer) -> Visit {
+    /// last time: then either this comes first, or a removal does and no record is found. Without a closer it is
+    /// the operator who reads the client's snapshots.
+    pub fn enter(self: &Arc<Sessions>, client: ClientId, closer: Option<Closer>) -> Visit {
         let mut table = self.table();
         let number = table.next_number;
         table.next_number += 1;
@@ -50,7 +51,9 @@ impl Sessions {
     /// Closes the sessions of a client under it.
     pub fn end(&self, client: ClientId) {
         for (_, closer) in self.table().by_client.get(&client).into_iter().flatten() {
-            closer.close();
+            if let Some(closer) = closer {
+                closer.close();
+            }
         }
     }
 

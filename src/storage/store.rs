@@ -15,7 +15,7 @@ use super::content::{ContentProblem, ContentReader};
 use super::entries::Entries;
 use super::error::{At, StoreError};
 use super::head::Head;
-use super::layout::{Layout, read_small_file};
+use super::layout::{Layout, names_in, read_small_file};
 use super::lock::StoreLock;
 use super::range::{Location, StoredEntry};
 use super::recovery::{self, RecoveryReport};
@@ -157,6 +157,19 @@ impl Store {
     /// All clients, by name.
     pub fn clients(&self) -> Vec<Arc<ClientRecord>> {
         locked(&self.clients).all()
+    }
+
+    /// The clients that have a snapshot whose id begins so; no head is read for it.
+    pub fn clients_with_snapshot(&self, beginning: &str) -> Result<Vec<Arc<ClientRecord>>, StoreError> {
+        let mut found = Vec::new();
+        for client in self.clients() {
+            let names = names_in(&self.shared.layout.snapshots(&client.folder))?;
+            let fits = |name: &String| name.starts_with(beginning) && name.ends_with(".json");
+            if !beginning.is_empty() && names.iter().any(fits) {
+                found.push(client);
+            }
+        }
+        Ok(found)
     }
 
     /// An id for a client that is about to be registered under `name`.

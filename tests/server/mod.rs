@@ -3,6 +3,7 @@
 mod clients;
 mod crowds;
 mod ending;
+mod export;
 mod malformed;
 mod operator;
 mod paths;
