@@ -4,10 +4,12 @@
 //! ones alone.
 
 mod client;
+mod contrib;
 mod damage;
 mod deltas;
 mod demo_scenarios;
 mod encryption;
+mod hooks;
 mod progress_reporting;
 mod resume;
 mod scale;

@@ -6,6 +6,7 @@ pub mod codec;
 pub mod durable;
 pub mod entry;
 pub mod folder;
+pub mod hook;
 pub mod host;
 pub mod ids;
 pub mod limits;

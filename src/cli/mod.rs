@@ -10,6 +10,7 @@ mod logging;
 mod look;
 mod operator;
 mod output;
+mod result_hooks;
 mod run_backup;
 mod run_restore;
 mod run_server;

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
 use super::output::{Output, bytes_text, count_text, path_list, rate};
+use super::result_hooks::ResultHooks;
 use super::setup::{Access, CliError, Setup, host_name};
 use crate::base::path::EntryPath;
 use crate::base::shutdown::Shutdown;
@@ -18,6 +19,24 @@ use crate::client::{BackupOptions, BackupSummary, Client, ClientError, ExitCode,
 const STATUS_VERSION: u32 = 1;
 
 pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
+    let hooks = ResultHooks::of(arguments)?;
+    let mut status = None;
+    let result = back_up(arguments, output, shutdown, &mut status);
+    let code = result.as_ref().map_or_else(CliError::exit_code, |code| *code);
+    if !arguments.is_on("dry-run") {
+        let failed =
+            || status_json(Err(result.as_ref().err().and_then(CliError::message).unwrap_or_default()), code);
+        hooks.tell(&status.unwrap_or_else(failed), code, output);
+    }
+    result
+}
+
+fn back_up(
+    arguments: &Arguments,
+    output: &Output,
+    shutdown: &Shutdown,
+    status: &mut Option<Value>,
+) -> Result<ExitCode, CliError> {
     let mut setup = Setup::new(arguments, "backup", Access::Exclusive, output)?;
     let options = options(arguments, &setup)?;
     let mut client = setup.client(output, shutdown)?;
@@ -28,7 +47,8 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
         Err(error) => error.exit_code(),
     };
     if !options.dry_run {
-        keep_status(&client, &result, code);
+        let found = result.as_ref().map(|summary| summary_json(summary, code)).map_err(ClientError::to_string);
+        keep_status(&client, status.insert(status_json(found, code)));
     }
     output.ended(&result);
     let summary = result?;
@@ -137,8 +157,8 @@ fn summary_json(summary: &BackupSummary, code: ExitCode) -> Value {
     })
 }
 
-/// Writes `status.json`. That it cannot be written is said; it does not undo the backup.
-fn keep_status(client: &Client<'_>, result: &Result<BackupSummary, ClientError>, code: ExitCode) {
+/// What `status.json` holds and a hook reads.
+fn status_json(result: Result<Value, String>, code: ExitCode) -> Value {
     let word = match code {
         ExitCode::Done => "done",
         ExitCode::Partial => "partial",
@@ -152,10 +172,15 @@ fn keep_status(client: &Client<'_>, result: &Result<BackupSummary, ClientError>,
         "exit_code": code as i32,
     });
     match result {
-        Ok(summary) => status["summary"] = summary_json(summary, code),
-        Err(error) => status["error"] = Value::String(error.to_string()),
+        Ok(summary) => status["summary"] = summary,
+        Err(error) => status["error"] = Value::String(error),
     }
-    if let Err(error) = client.state.write_status(&status) {
+    status
+}
+
+/// Writes `status.json`. That it cannot be written is said; it does not undo the backup.
+fn keep_status(client: &Client<'_>, status: &Value) {
+    if let Err(error) = client.state.write_status(status) {
         client.notice(&error.to_string());
     }
 }

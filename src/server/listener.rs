@@ -19,6 +19,7 @@ use super::admission::{self, Admitted};
 use super::config::{ServerConfig, WINDOW_BYTES};
 use super::connections::{Connection, Connections};
 use super::error::ServerError;
+use super::events::{self, EventKind, Events};
 use super::operator;
 use super::semaphore::{Permit, Semaphore};
 use super::session::{Failure, Session};
@@ -54,6 +55,7 @@ pub struct Shared {
     pub config: ServerConfig,
     pub store: Arc<Store>,
     pub statistics: Statistics,
+    pub events: Arc<Events>,
     key: PrivateKey,
     slots: Arc<Semaphore>,
     /// RSA work at a time: one permit for each core.
@@ -80,6 +82,8 @@ pub struct Server {
     address: SocketAddr,
     accepting: JoinHandle<()>,
     operator: JoinHandle<()>,
+    /// Tells the operator; none where there is nothing to be told.
+    teller: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -102,6 +106,7 @@ impl Server {
             rsa_gate: Semaphore::new(cores),
             room: WaitingRoom::new(),
             statistics: Statistics::new(),
+            events: Events::new(&config.watch),
             connections: Connections::new(),
             sessions: Arc::default(),
             config,
@@ -116,11 +121,13 @@ impl Server {
             shutdown: shared.shutdown.clone(),
         };
         let operator = operator::listen(desk)?;
+        let (watch, shutdown) = (shared.config.watch.clone(), shared.shutdown.clone());
+        let teller = events::start(watch, shared.events.clone(), shared.store.clone(), shutdown)?;
         let accepting = {
             let shared = shared.clone();
             spawn("accept", move || accept(&shared, &listener))?
         };
-        Ok(Server { shared, address, accepting, operator })
+        Ok(Server { shared, address, accepting, operator, teller })
     }
 
     /// Where it listens, with the port that was really taken.
@@ -138,7 +145,7 @@ impl Server {
 
     /// Waits until the server has ended, in the order above.
     pub fn join(self) {
-        for thread in [self.accepting, self.operator] {
+        for thread in [self.accepting, self.operator].into_iter().chain(self.teller) {
             if let Err(panic) = thread.join() {
                 std::panic::resume_unwind(panic);
             }
@@ -258,6 +265,7 @@ fn conclude(shared: &Shared, peer: SocketAddr, result: thread::Result<Result<(),
         Err(_) => {
             shared.statistics.count(Count::Failure);
             log::error!("{peer}: a fault in the program ended this connection");
+            shared.events.tell(EventKind::Failure, None, "a fault in the program ended a connection");
         }
     }
 }

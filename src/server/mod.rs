@@ -9,6 +9,7 @@ mod answers;
 mod config;
 mod connections;
 mod error;
+mod events;
 mod listener;
 mod operator;
 mod semaphore;
@@ -18,7 +19,7 @@ mod statistics;
 mod upload;
 mod waiting_room;
 
-pub use config::{DEFAULT_GRACE, DEFAULT_RSA_BITS, DEFAULT_SEGMENTS_PER_EPOCH, ServerConfig};
+pub use config::{DEFAULT_GRACE, DEFAULT_RSA_BITS, DEFAULT_SEGMENTS_PER_EPOCH, LowSpace, ServerConfig, Watch};
 pub use error::ServerError;
 pub use listener::Server;
 pub use operator::{ExportRequest, OperatorCommand, OperatorError, export, operate};

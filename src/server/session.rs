@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::connections::Connection;
+use super::events::EventKind;
 use super::listener::Shared;
 use super::sessions::Visit;
 use super::statistics::Count;
@@ -142,6 +143,9 @@ impl Session<'_> {
     fn fail(mut self, counted: SegmentCounts, failure: &Failure) -> Result<(), ChannelError> {
         self.shared.statistics.count(Count::Failure);
         log::warn!("{}: {}", self.client.name, failure.text);
+        if let Some(kind) = EventKind::of_failure(failure.code) {
+            self.shared.events.tell(kind, Some(self.client.name.as_str()), &failure.text);
+        }
         self.channel.send_to_client(&failure.to_message())?;
         let counts = self.channel.end_after_failure();
         self.shared.statistics.add_segments(counted, counts);
@@ -179,8 +183,13 @@ impl Session<'_> {
     fn stream(&mut self, request: answers::Request) -> Result<(), End> {
         let (store, client) = (&self.shared.store, self.client.id);
         let streamed = worker::answer(&mut self.channel, |outbox: &mut Outbox| {
-            let rows = answers::stream(store, client, request, outbox)?;
-            outbox.send_to_client(&ToClient::End { rows })?;
+            let rows = answers::stream(store, client, request, outbox);
+            let damaged = outbox.damaged();
+            if damaged > 0 {
+                let text = format!("{damaged} damaged parts were met; the server's log names them");
+                self.shared.events.tell(EventKind::Damage, Some(self.client.name.as_str()), &text);
+            }
+            outbox.send_to_client(&ToClient::End { rows: rows? })?;
             Ok::<(), Ended>(())
         })?;
         match streamed {

@@ -5,7 +5,7 @@ mod crowds;
 mod ending;
 mod export;
 mod malformed;
-mod operator;
+pub mod operator;
 mod paths;
 pub mod rogue;
 mod sealed_nonsense;
