@@ -3,6 +3,7 @@
 //! One test binary; a module for each behaviour. `cargo test --release demo_scenarios` runs the end-to-end
 //! ones alone.
 
+mod bad_lines;
 mod client;
 mod contrib;
 mod damage;
@@ -11,6 +12,8 @@ mod demo_scenarios;
 mod encryption;
 mod hooks;
 mod progress_reporting;
+mod random_changes;
+mod restore_resume;
 mod resume;
 mod scale;
 mod server;

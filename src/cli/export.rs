@@ -14,7 +14,7 @@ use super::output::{Output, bytes_text, count_text};
 use super::setup::CliError;
 use crate::base::ids::UserName;
 use crate::base::shutdown::Shutdown;
-use crate::client::{ClientError, ExitCode, Exporting, RestoreSummary, Taken};
+use crate::client::{ClientError, ExitCode, ExportSummary, Exporting, Taken};
 use crate::server::{ExportRequest, export};
 
 const TAR_BUFFER_BYTES: usize = 256 * 1024;
@@ -101,7 +101,7 @@ impl Write for TarFile {
     }
 }
 
-fn receive(data: &Path, request: &ExportRequest, exporting: Exporting<'_>) -> Result<RestoreSummary, CliError> {
+fn receive(data: &Path, request: &ExportRequest, exporting: Exporting<'_>) -> Result<ExportSummary, CliError> {
     let mut state = Some(Ok(Taken::More(Box::new(exporting))));
     export(data, request, &mut |batch| {
         let next = match state.take() {
@@ -123,10 +123,10 @@ fn receive(data: &Path, request: &ExportRequest, exporting: Exporting<'_>) -> Re
     }
 }
 
-fn conclude(summary: &RestoreSummary, place: &Place, output: &Output) -> Result<ExitCode, CliError> {
+fn conclude(summary: &ExportSummary, place: &Place, output: &Output) -> Result<ExitCode, CliError> {
     let code = match summary {
-        RestoreSummary { damaged: 1.., .. } => ExitCode::Integrity,
-        RestoreSummary { errors: 1.., .. } => ExitCode::Partial,
+        ExportSummary { damaged: 1.., .. } => ExitCode::Integrity,
+        ExportSummary { errors: 1.., .. } => ExitCode::Partial,
         _ => ExitCode::Done,
     };
     let errors = match summary.errors {

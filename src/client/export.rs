@@ -7,12 +7,11 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::error::ClientError;
 use super::pax::PaxWriter;
 use super::query::{Listed, check_rows, malformed, sums, unexpected};
-use super::restore::RestoreSummary;
 use super::target::{RestoreTarget, TargetError};
 use crate::base::entry::{Entry, EntryKind};
 use crate::base::path::EntryPath;
@@ -24,6 +23,21 @@ use crate::protocol::message::{ContentEnd, SnapshotRow, ToClient, content_flag};
 
 /// Zeros are written so many at a time.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// How an export went.
+#[derive(Debug, Clone)]
+pub struct ExportSummary {
+    pub snapshot: SnapshotRow,
+    pub files: u64,
+    pub folders: u64,
+    pub links: u64,
+    pub bytes: u64,
+    /// Entries, or properties of entries, that could not be laid out; each was told.
+    pub errors: u64,
+    /// Contents and parts of the list that are damaged; among the errors.
+    pub damaged: u64,
+    pub elapsed: Duration,
+}
 
 /// Where a snapshot goes.
 enum Place<'a> {
@@ -227,7 +241,7 @@ impl<'a> Exporting<'a> {
         Ok(())
     }
 
-    fn finish(mut self, rows: u64) -> Result<RestoreSummary, ClientError> {
+    fn finish(mut self, rows: u64) -> Result<ExportSummary, ClientError> {
         if self.current.is_some() {
             return Err(unexpected());
         }
@@ -245,7 +259,7 @@ impl<'a> Exporting<'a> {
             let path = problem.path().unwrap_or_default();
             self.sink.event(Event::FileError { path, reason: &problem.to_string() });
         }
-        Ok(RestoreSummary {
+        Ok(ExportSummary {
             snapshot,
             files: self.files,
             folders: self.folders,
@@ -287,7 +301,7 @@ impl<'a> Exporting<'a> {
 /// What a batch led to.
 pub enum Taken<'a> {
     More(Box<Exporting<'a>>),
-    All(Box<RestoreSummary>),
+    All(Box<ExportSummary>),
 }
 
 impl Tar<'_> {

@@ -208,6 +208,29 @@ impl SourceFile {
         Ok(length)
     }
 
+    /// Goes back to `offset`, which has been read: that and what follows is read once more.
+    pub fn go_back(&mut self, offset: u64) -> Result<(), SourceError> {
+        rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Start(offset))?;
+        self.bytes_read = offset;
+        Ok(())
+    }
+
+    /// How many of its bytes are not in holes of whole blocks of `block` bytes. Reads none of them.
+    pub fn data_bytes(&mut self, block: u64) -> Result<u64, SourceError> {
+        let (mut data, size) = (0, self.opened.size);
+        while self.bytes_read < size {
+            self.skip_hole(block, u64::MAX)?;
+            let end = self.data_until.clamp(self.bytes_read, size);
+            if end == self.bytes_read {
+                data += size - self.bytes_read;
+                break;
+            }
+            data += end - self.bytes_read;
+            self.bytes_read = end;
+        }
+        Ok(data)
+    }
+
     /// Begins again from the start, at the size that the file has now: for a file that changed.
     pub fn restart(self) -> Result<SourceFile, SourceError> {
         rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Start(0))?;
