@@ -11,6 +11,7 @@ mod deltas;
 mod demo_scenarios;
 mod encryption;
 mod hooks;
+mod legacy;
 mod progress_reporting;
 mod random_changes;
 mod restore_resume;

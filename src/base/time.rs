@@ -1,6 +1,7 @@
 //! Times: a signed timestamp with nanoseconds as file systems keep it, and UTC as text.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::codec::{DecodeError, Reader, Writer};
@@ -44,6 +45,21 @@ impl Timestamp {
         let rest = self.seconds.rem_euclid(SECONDS_PER_DAY);
         let (year, month, day) = civil_from_days(days);
         Civil { year, month, day, hour: rest / 3600, minute: rest / 60 % 60, second: rest % 60 }
+    }
+}
+
+/// Where a part of the program takes the time from: the system, or what a test has set. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Clock(Arc<Mutex<Option<Timestamp>>>);
+
+impl Clock {
+    pub fn now(&self) -> Timestamp {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Timestamp::now)
+    }
+
+    /// Stops the clock at this moment: for tests.
+    pub fn set(&self, now: Timestamp) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 }
 

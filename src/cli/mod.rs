@@ -12,6 +12,7 @@ mod operator;
 mod output;
 mod result_hooks;
 mod run_backup;
+mod run_backup_legacy;
 mod run_restore;
 mod run_server;
 mod setup;

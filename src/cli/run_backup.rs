@@ -7,13 +7,16 @@ use serde_json::{Value, json};
 use super::arguments::{Arguments, UsageError};
 use super::output::{Output, bytes_text, count_text, path_list, rate};
 use super::result_hooks::ResultHooks;
+use super::run_backup_legacy;
 use super::setup::{Access, CliError, Setup, host_name};
 use crate::base::path::EntryPath;
+use crate::base::progress::{Event, ProgressSink};
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
 use crate::client::roots::resolve_roots;
 use crate::client::scan::FolderIdentity;
-use crate::client::{BackupOptions, BackupSummary, Client, ClientError, ExitCode, backup, check_backup};
+use crate::client::state::StateFolder;
+use crate::client::{BackupOptions, BackupSummary, ClientError, ExitCode, backup, check_backup};
 
 /// The version of `status.json`.
 const STATUS_VERSION: u32 = 1;
@@ -24,8 +27,8 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     let result = back_up(arguments, output, shutdown, &mut status);
     let code = result.as_ref().map_or_else(CliError::exit_code, |code| *code);
     if !arguments.is_on("dry-run") {
-        let failed =
-            || status_json(Err(result.as_ref().err().and_then(CliError::message).unwrap_or_default()), code);
+        let ended = result.as_ref().map(|_| Value::Null).map_err(|error| error.message().unwrap_or_default());
+        let failed = || status_json(ended, code);
         hooks.tell(&status.unwrap_or_else(failed), code, output);
     }
     result
@@ -37,6 +40,10 @@ fn back_up(
     shutdown: &Shutdown,
     status: &mut Option<Value>,
 ) -> Result<ExitCode, CliError> {
+    if arguments.is_on("legacy") {
+        return run_backup_legacy::run(arguments, output, shutdown);
+    }
+    run_backup_legacy::check_unused(arguments)?;
     let mut setup = Setup::new(arguments, "backup", Access::Exclusive, output)?;
     let options = options(arguments, &setup)?;
     let mut client = setup.client(output, shutdown)?;
@@ -47,8 +54,8 @@ fn back_up(
         Err(error) => error.exit_code(),
     };
     if !options.dry_run {
-        let found = result.as_ref().map(|summary| summary_json(summary, code)).map_err(ClientError::to_string);
-        keep_status(&client, status.insert(status_json(found, code)));
+        let found = result.as_ref().map(|summary| summary_json(summary, code));
+        *status = Some(keep_status(&client.state, client.sink, found, code));
     }
     output.ended(&result);
     let summary = result?;
@@ -77,7 +84,7 @@ fn options(arguments: &Arguments, setup: &Setup) -> Result<BackupOptions, CliErr
 }
 
 /// What to back up, and the folder that relative paths count from.
-fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf), CliError> {
+pub fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf), CliError> {
     let here = std::env::current_dir();
     let here = here.map_err(|source| ClientError::Io { doing: "find the current folder".into(), source })?;
     if arguments.positional.iter().any(|path| path.is_empty()) {
@@ -96,7 +103,7 @@ fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf)
 }
 
 /// The state folder and the local server's data, which no backup may hold.
-fn own_folders(setup: &Setup) -> Vec<FolderIdentity> {
+pub fn own_folders(setup: &Setup) -> Vec<FolderIdentity> {
     let folders = [setup.state_path(), setup.local_data().map(Path::to_path_buf)];
     folders.iter().flatten().filter_map(|folder| FolderIdentity::of(folder).ok()).collect()
 }
@@ -157,6 +164,20 @@ fn summary_json(summary: &BackupSummary, code: ExitCode) -> Value {
     })
 }
 
+/// Writes `status.json`, and gives what it holds. That it cannot be written is said; it does not undo the backup.
+pub fn keep_status(
+    state: &StateFolder,
+    sink: &dyn ProgressSink,
+    summary: Result<Value, &ClientError>,
+    code: ExitCode,
+) -> Value {
+    let status = status_json(summary.map_err(ClientError::to_string), code);
+    if let Err(error) = state.write_status(&status) {
+        sink.event(Event::Notice { message: &error.to_string() });
+    }
+    status
+}
+
 /// What `status.json` holds and a hook reads.
 fn status_json(result: Result<Value, String>, code: ExitCode) -> Value {
     let word = match code {
@@ -176,11 +197,4 @@ fn status_json(result: Result<Value, String>, code: ExitCode) -> Value {
         Err(error) => status["error"] = Value::String(error),
     }
     status
-}
-
-/// Writes `status.json`. That it cannot be written is said; it does not undo the backup.
-fn keep_status(client: &Client<'_>, status: &Value) {
-    if let Err(error) = client.state.write_status(status) {
-        client.notice(&error.to_string());
-    }
 }

@@ -14,7 +14,7 @@ use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
 use crate::base::shutdown::Shutdown;
 use crate::client::ExitCode;
 use crate::client::config::read_port;
-use crate::crypto::SEGMENT_PLAINTEXT_MAX;
+use crate::crypto::{LegacyOaep, SEGMENT_PLAINTEXT_MAX};
 use crate::protocol::handshake::{RegistrationPolicy, SEGMENTS_PER_EPOCH_RANGE};
 use crate::server::{DEFAULT_GRACE, Server, ServerConfig, Watch};
 
@@ -47,6 +47,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, UsageError> {
         config.max_clients = most as usize;
     }
     config.registration = registration(arguments)?;
+    (config.legacy, config.legacy_oaep) = (legacy(arguments)?, legacy_oaep(arguments)?);
     config.timeout = arguments.number("timeout", 1, 65_535)?.map_or(DEFAULT_SOCKET_TIMEOUT, Duration::from_secs);
     config.grace = seconds(arguments, "grace", DEFAULT_GRACE)?;
     config.rsa_bits = rsa_bits(arguments, config.rsa_bits)?;
@@ -73,6 +74,22 @@ fn port(arguments: &Arguments) -> Result<u16, UsageError> {
         log::warn!("{warning}");
     }
     Ok(port)
+}
+
+fn legacy(arguments: &Arguments) -> Result<bool, UsageError> {
+    match arguments.text("legacy")?.as_deref() {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(word) => Err(UsageError(format!("--legacy {word:?}: on or off is wanted"))),
+    }
+}
+
+fn legacy_oaep(arguments: &Arguments) -> Result<LegacyOaep, UsageError> {
+    match arguments.text("legacy-oaep")?.as_deref() {
+        None | Some("sha256") => Ok(LegacyOaep::Sha256),
+        Some("sha1") => Ok(LegacyOaep::Sha1),
+        Some(word) => Err(UsageError(format!("--legacy-oaep {word:?}: the hashes are sha256 and sha1"))),
+    }
 }
 
 fn registration(arguments: &Arguments) -> Result<RegistrationPolicy, UsageError> {

@@ -185,9 +185,10 @@ fn attempt(
         dry_run: options.dry_run,
     };
     let queues = Queues { wakes, walked, orders, batches, used, blocks };
-    let holdings = match base.is_none() && !upload.is_begun {
-        true => Holdings::Nothing,
-        false => Holdings::Unknown,
+    let holdings = match base {
+        _ if upload.is_begun => Holdings::Interrupted,
+        Some(_) => Holdings::Unknown,
+        None => Holdings::Nothing,
     };
     let upload = Uploading::new(&mut session.channel, client.sink, queues, holdings, options.dry_run);
     let result = thread::scope(|scope| {

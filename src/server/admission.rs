@@ -115,11 +115,20 @@ impl Admitted {
     /// Writes a new client down, durably; gives the record of a known one. The peer has proved its key.
     pub fn register(&self, store: &Store) -> Result<Arc<ClientRecord>, StoreError> {
         match self.registration {
-            None => store
-                .client(self.client)
+            None => {
+                let gone = || StoreError::NotFound { what: format!("client {} is no longer here", self.name) };
+                let record = store.client(self.client);
                 // The operator may have reset it since.
-                .filter(|record| record.public_key == self.key.spki_der())
-                .ok_or_else(|| StoreError::NotFound { what: format!("client {} is no longer here", self.name) }),
+                let record = record.filter(|record| record.public_key == self.key.spki_der()).ok_or_else(gone)?;
+                if record.legacy {
+                    store.close_to_legacy(record.id)?;
+                    log::info!(
+                        "{} has moved over: its name is closed to the legacy dialect from now on",
+                        record.name
+                    );
+                }
+                Ok(record)
+            }
             Some(Registration::New(token)) => {
                 store.register(self.client, &self.name, self.key.spki_der(), token == TokenUse::Consumed)
             }

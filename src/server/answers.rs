@@ -18,6 +18,9 @@ use crate::storage::{ContentReader, Entries, Head, Segment, Store, StoreError, S
 /// How often a verification says how far it is.
 const VERIFY_REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Stands among the tags of a snapshot whose sender nobody proved to be.
+const UNAUTHENTICATED: &str = "unauthenticated";
+
 /// A request whose answer is streamed.
 pub enum Request {
     Snapshots,
@@ -57,6 +60,10 @@ pub fn stream(store: &Store, client: ClientId, request: Request, outbox: &mut Ou
 
 /// A head as the client sees it.
 pub fn snapshot_row(head: &Head) -> SnapshotRow {
+    let mut tags = head.tags.clone();
+    if head.unauthenticated {
+        tags.push(UNAUTHENTICATED.to_string());
+    }
     SnapshotRow {
         id: head.id,
         sequence: head.sequence,
@@ -69,7 +76,7 @@ pub fn snapshot_row(head: &Head) -> SnapshotRow {
         unreadable: head.totals.unreadable,
         host: head.host.clone(),
         label: head.label.clone(),
-        tags: head.tags.clone(),
+        tags,
         roots: head.roots.clone(),
     }
 }
@@ -361,7 +368,8 @@ pub fn stored_file(store: &Store, client: ClientId, selection: &Selection) -> Re
     let [path] = &selection.paths[..] else {
         return Err(Failure::out_of_place("exactly one path is read at a time").into());
     };
-    let found = store.entries(&head, std::slice::from_ref(path))?.next().transpose()?;
+    let mut entries = store.entries(&head, std::slice::from_ref(path))?;
+    let found = entries.next().transpose()?;
     let stored =
         found.filter(|stored| stored.entry.path == *path).ok_or_else(|| not_found(path.display(), &head))?;
     if stored.content.is_none() {
@@ -431,6 +439,8 @@ impl Verification<'_> {
     fn snapshot(&mut self, head: &Head, selection: &Selection) -> Result<(), Ended> {
         let mut entries = match self.store.entries(head, &selection.paths) {
             Ok(entries) => entries,
+            // Dropped since the list of snapshots was made: there is nothing to verify.
+            Err(StoreError::Dropped { .. }) if self.read_once.is_some() => return Ok(()),
             Err(error) => return self.damaged_index(head, error),
         };
         while let Some(stored) = entries.next() {

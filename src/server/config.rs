@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::base::amount::Size;
 use crate::base::hook::Hook;
 use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
+use crate::crypto::LegacyOaep;
 use crate::protocol::handshake::RegistrationPolicy;
 
 /// The server's resend ring: what one session may keep of sealed segments, in bytes.
@@ -32,6 +33,10 @@ pub struct ServerConfig {
     pub rsa_bits: usize,
     /// After how many data segments the keys of a direction advance.
     pub segments_per_epoch: u64,
+    /// Whether clients of the legacy dialect are served.
+    pub legacy: bool,
+    /// The hash inside OAEP for their keys.
+    pub legacy_oaep: LegacyOaep,
     /// What the operator wants to hear of.
     pub watch: Watch,
 }
@@ -92,6 +97,8 @@ impl ServerConfig {
             rsa_bits: DEFAULT_RSA_BITS,
             segments_per_epoch: DEFAULT_SEGMENTS_PER_EPOCH,
             watch: Watch::default(),
+            legacy: true,
+            legacy_oaep: LegacyOaep::Sha256,
         }
     }
 }

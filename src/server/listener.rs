@@ -20,6 +20,7 @@ use super::config::{ServerConfig, WINDOW_BYTES};
 use super::connections::{Connection, Connections};
 use super::error::ServerError;
 use super::events::{self, EventKind, Events};
+use super::legacy::{self, HELD_MAX, Reservations};
 use super::operator;
 use super::semaphore::{Permit, Semaphore};
 use super::session::{Failure, Session};
@@ -57,9 +58,13 @@ pub struct Shared {
     pub statistics: Statistics,
     pub events: Arc<Events>,
     key: PrivateKey,
-    slots: Arc<Semaphore>,
+    pub(super) slots: Arc<Semaphore>,
     /// RSA work at a time: one permit for each core.
-    rsa_gate: Arc<Semaphore>,
+    pub(super) rsa_gate: Arc<Semaphore>,
+    /// Legacy clients that are held until a session ends.
+    pub(super) legacy_held: Arc<Semaphore>,
+    /// Names given to legacy clients whose keys have not come yet.
+    pub(super) legacy_names: Arc<Reservations>,
     room: Arc<WaitingRoom>,
     connections: Arc<Connections>,
     sessions: Arc<Sessions>,
@@ -104,6 +109,8 @@ impl Server {
         let shared = Arc::new(Shared {
             slots: Semaphore::new(config.max_clients.max(1)),
             rsa_gate: Semaphore::new(cores),
+            legacy_held: Semaphore::new(HELD_MAX),
+            legacy_names: Reservations::new(),
             room: WaitingRoom::new(),
             statistics: Statistics::new(),
             events: Events::new(&config.watch),
@@ -283,11 +290,9 @@ fn serve(
         // Opened and closed without a byte: a port check, no failure.
         None => return Ok(()),
         Some(FirstRequest::Native(handshake)) => *handshake,
-        Some(FirstRequest::Legacy { transport, code }) => {
-            log::warn!("{peer}: a legacy client (code {code}): this server does not speak its dialect");
-            shared.statistics.count(Count::Failure);
-            answer_general_error(&transport);
-            return Ok(());
+        Some(FirstRequest::Legacy { connection: line, header }) => {
+            shared.statistics.count(Count::Connection);
+            return legacy::serve(shared, line, header, peer, seat, connection);
         }
         Some(FirstRequest::Unknown { transport }) => {
             log::warn!("{peer}: not a message of this protocol");

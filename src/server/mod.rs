@@ -11,6 +11,7 @@ mod config;
 mod connections;
 mod error;
 mod events;
+mod legacy;
 mod listener;
 mod operator;
 mod semaphore;

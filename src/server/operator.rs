@@ -49,6 +49,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 const SOCKET_MODE: u32 = 0o700;
 /// Commands that are worked on at a time; one more is sent away.
 const COMMANDS_MAX: usize = 8;
+/// How long a name stays open for a registration in the legacy dialect.
+const LEGACY_OPENING: Duration = Duration::from_secs(3_600);
 /// Most tokens that one command makes.
 const TOKENS_MAX: u32 = 10_000;
 
@@ -82,6 +84,10 @@ pub enum OperatorCommand {
         name: UserName,
         count: Option<u32>,
         valid_hours: u32,
+    },
+    /// Opens `name` for one registration in the legacy dialect.
+    EnrollLegacy {
+        name: UserName,
     },
 }
 
@@ -181,7 +187,16 @@ fn execute(desk: &Desk, command: &OperatorCommand) -> Result<Vec<Value>, StoreEr
             }
             names.iter().map(|name| enroll(&desk.store, desk.fingerprint, name, lifetime)).collect()
         }
+        OperatorCommand::EnrollLegacy { name } => enroll_legacy(&desk.store, name),
     }
+}
+
+fn enroll_legacy(store: &Store, name: &UserName) -> Result<Vec<Value>, StoreError> {
+    if store.client_named(name).is_some() {
+        return Err(StoreError::NameTaken { name: name.to_string() });
+    }
+    let expires = store.open_to_legacy(name, LEGACY_OPENING)?;
+    Ok(vec![json!({ "name": name, "legacy": true, "expires": expires.to_string() })])
 }
 
 fn names(name: &UserName, count: Option<u32>) -> Result<Vec<UserName>, StoreError> {

@@ -36,7 +36,7 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         let (code, text) = match &error {
             _ if error.is_peer_fault() => (FailureCode::OutOfPlace, error.to_string()),
-            StoreError::NotFound { .. } | StoreError::Ambiguous { .. } => {
+            StoreError::NotFound { .. } | StoreError::Ambiguous { .. } | StoreError::Dropped { .. } => {
                 (FailureCode::NotFound, error.to_string())
             }
             StoreError::NameTaken { .. } => (FailureCode::Refused, error.to_string()),

@@ -38,6 +38,8 @@ pub struct ClientRecord {
     pub quota: Option<u64>,
     /// What it was called before, so that it is still let in until it knows; the latest last.
     pub(crate) former_names: Vec<UserName>,
+    /// Registered in the legacy dialect and not moved over yet: the name may be used there, and nowhere else may it.
+    pub legacy: bool,
     pub(crate) folder: ClientFolder,
 }
 
@@ -65,6 +67,8 @@ struct ClientFile {
     quota: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     former_names: Vec<UserName>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    legacy: bool,
 }
 
 /// All clients, in memory; the files say the same.
@@ -116,6 +120,7 @@ impl Clients {
         id: ClientId,
         name: &UserName,
         public_key: &[u8],
+        legacy: bool,
     ) -> Result<Arc<ClientRecord>, StoreError> {
         if let Some(record) = self.named(name) {
             return match record.public_key == public_key {
@@ -130,6 +135,7 @@ impl Clients {
             registered: Timestamp::now(),
             quota: None,
             former_names: Vec::new(),
+            legacy,
             folder: ClientFolder::create(name, id),
         });
         write_client(disk, folder, &record)?;
@@ -157,7 +163,10 @@ impl Clients {
 
     /// Forgets the key of a client: its name waits for another one.
     pub fn reset(&mut self, disk: &Disk, folder: &Path, id: ClientId) -> Result<Arc<ClientRecord>, StoreError> {
-        self.change(disk, folder, id, |record| record.public_key.clear())
+        self.change(disk, folder, id, |record| {
+            record.public_key.clear();
+            record.legacy = false;
+        })
     }
 
     /// Gives a client that was reset its new key.
@@ -223,6 +232,15 @@ impl Clients {
         }
     }
 
+    /// Closes a name to the legacy dialect for good; durable when this returns.
+    pub fn close_to_legacy(&mut self, disk: &Disk, folder: &Path, id: ClientId) -> Result<(), StoreError> {
+        let Some(record) = self.get(id).filter(|record| record.legacy) else { return Ok(()) };
+        let record = Arc::new(ClientRecord { legacy: false, ..(*record).clone() });
+        write_client(disk, folder, &record)?;
+        self.insert(record);
+        Ok(())
+    }
+
     /// A random id whose folder name, which holds only half a word of it, is nobody else's.
     pub fn fresh_id(&self, name: &UserName) -> ClientId {
         loop {
@@ -249,6 +267,7 @@ fn write_client(disk: &Disk, folder: &Path, record: &ClientRecord) -> Result<(),
         public_key: STANDARD.encode(&record.public_key),
         quota: record.quota,
         former_names: record.former_names.clone(),
+        legacy: record.legacy,
     };
     let mut bytes = serde_json::to_vec_pretty(&file).expect("strings and numbers always serialise");
     bytes.push(b'\n');
@@ -279,6 +298,7 @@ pub fn read_client(path: &Path) -> Result<ClientRecord, StoreError> {
         registered: file.registered.into(),
         quota: file.quota,
         former_names: file.former_names,
+        legacy: file.legacy,
         folder,
     })
 }

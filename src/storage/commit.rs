@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use super::blocks_writer::{BLOCKS, DELTA};
 use super::catalog::locked;
@@ -29,7 +29,6 @@ use super::summary::{self, ClientSummary};
 use super::upload::{CommitCounts, Slot, SlotState, Upload};
 use crate::base::folder::open_folder;
 use crate::base::ids::hex;
-use crate::base::time::Timestamp;
 
 impl Upload {
     /// Makes the snapshot. When this returns it is on the disk, whatever happens next.
@@ -43,8 +42,18 @@ impl Upload {
             self.abandoned = true;
             return Err(error);
         }
+        let state = self.state.clone();
+        self.commit_in_turn(counts.unreadable, locked(&state.commit))
+    }
+
+    /// The commit of an upload that is complete, in its turn among the client's commits. The turn is over before
+    /// what is left of the upload is swept.
+    pub(super) fn commit_in_turn(
+        mut self,
+        unreadable: u64,
+        _turn: MutexGuard<'_, ()>,
+    ) -> Result<Arc<Head>, StoreError> {
         let (shared, state) = (self.shared.clone(), self.state.clone());
-        let _turn = locked(&state.commit);
         self.check_live()?;
         let upload = self.request.upload;
         if let Some(head) = state.with_catalog(&shared.layout, |catalog| catalog.of_upload(upload))? {
@@ -55,7 +64,7 @@ impl Upload {
         self.sweep_unused()?;
         self.committing = true;
         let sequence = state.with_catalog(&shared.layout, |catalog| catalog.next_sequence())?;
-        let head = Arc::new(self.write_plan(sequence, counts.unreadable)?);
+        let head = Arc::new(self.write_plan(sequence, unreadable)?);
         self.flush()?;
         self.put_in_place()?;
         self.committed = true;
@@ -169,11 +178,12 @@ impl Upload {
             upload: self.request.upload,
             parent: self.base().map(|base| base.id),
             started: self.request.started,
-            committed: Timestamp::now(),
+            committed: self.shared.clock.now(),
             roots: self.request.roots.clone(),
             label: self.request.label.clone(),
             host: self.request.host.clone(),
             tags: self.request.tags.clone(),
+            unauthenticated: self.unauthenticated,
             totals,
             index_blake3,
         }

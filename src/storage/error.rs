@@ -34,6 +34,8 @@ pub enum StoreError {
     NotFound { what: String },
     /// A snapshot prefix that fits several.
     Ambiguous { selector: String, matches: Vec<String> },
+    /// The snapshot was there a moment ago.
+    Dropped { snapshot: SnapshotId },
     /// Another process holds the data folder.
     Locked { path: PathBuf, holder: String },
     /// Part of the data folder lies on another file system, where a rename cannot lead.
@@ -127,6 +129,12 @@ impl fmt::Display for StoreError {
             StoreError::NotFound { what } => f.write_str(what),
             StoreError::Ambiguous { selector, matches } => {
                 write!(f, "\"{selector}\" fits several snapshots ({}): give more of the id", matches.join(", "))
+            }
+            StoreError::Dropped { snapshot } => {
+                write!(
+                    f,
+                    "snapshot {snapshot} has been dropped by a prune: \"cyberbackup snapshots\" lists the others"
+                )
             }
             StoreError::Locked { path, holder } => write!(
                 f,

@@ -133,6 +133,16 @@ pub fn index_name(snapshot: SnapshotId) -> String {
     format!("{snapshot}.index")
 }
 
+/// What a head is called once its snapshot has been dropped.
+pub fn dropped_name(snapshot: SnapshotId) -> String {
+    format!("{snapshot}.dropped")
+}
+
+/// What says that a snapshot must not be dropped.
+pub fn held_name(snapshot: SnapshotId) -> String {
+    format!("{snapshot}.held")
+}
+
 /// A folder that is there keeps its mode: somebody chose it. The folders above are made as the umask says.
 fn make_data_folder(data: &Path) -> io::Result<()> {
     if data.is_dir() {

@@ -15,10 +15,12 @@ use super::content::{ContentProblem, ContentReader};
 use super::entries::Entries;
 use super::error::{At, StoreError};
 use super::head::Head;
+use super::journal::Begin;
 use super::layout::{Layout, names_in, read_small_file};
 use super::lock::StoreLock;
 use super::range::{Location, StoredEntry};
 use super::recovery::{self, RecoveryReport};
+use super::resume;
 use super::summary::{self, ClientSummary};
 use super::tokens::{self, TOKEN_BYTES};
 use super::upload::{Begun, Upload, UploadRequest};
@@ -28,6 +30,7 @@ use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, UserName, random_array};
 use crate::base::limits::{LABEL_BYTES_MAX, PATHS_BYTES_MAX, ROOTS_MAX, TAGS_MAX};
 use crate::base::path::EntryPath;
+use crate::base::time::{Clock, Timestamp};
 use std::os::fd::AsFd;
 
 const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -35,7 +38,7 @@ const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// An open data folder.
 #[derive(Debug)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     clients: Mutex<Clients>,
     states: Mutex<HashMap<ClientId, Arc<ClientState>>>,
     recovery: RecoveryReport,
@@ -50,6 +53,7 @@ pub(super) struct Shared {
     pub can_flush_all: bool,
     /// Random for each opening: tells this process's journals from others'.
     pub run: [u8; 16],
+    pub clock: Clock,
     _lock: StoreLock,
 }
 
@@ -90,7 +94,14 @@ impl Store {
         let clients = Clients::load(&layout.clients(), &mut recovery.lines)?;
         let can_flush_all = reports_failed_writes(data);
         Ok(Store {
-            shared: Arc::new(Shared { layout, disk, can_flush_all, run: random_array(), _lock: lock }),
+            shared: Arc::new(Shared {
+                layout,
+                disk,
+                can_flush_all,
+                run: random_array(),
+                clock: Clock::default(),
+                _lock: lock,
+            }),
             clients: Mutex::new(clients),
             states: Mutex::default(),
             recovery,
@@ -191,7 +202,7 @@ impl Store {
     ) -> Result<Arc<ClientRecord>, StoreError> {
         let Shared { layout, disk, .. } = &*self.shared;
         let mut clients = locked(&self.clients);
-        let record = clients.register(disk, &layout.clients(), id, name, public_key_der)?;
+        let record = clients.register(disk, &layout.clients(), id, name, public_key_der, false)?;
         if consume_token {
             // After the name: a crash between leaves a token that is good for a name already taken.
             tokens::consume(disk, &layout.tokens(), name)?;
@@ -257,6 +268,42 @@ impl Store {
             Some(summary) => Ok(summary),
             None => summary::read(&self.shared.disk, &self.shared.layout, client, &state.record.folder),
         }
+    }
+
+    /// Registers a name with a key in the legacy dialect, which uses up the opening of the name, if there is one.
+    ///
+    /// # Errors
+    /// `NameTaken` where the name belongs to anybody.
+    pub fn register_legacy(
+        &self,
+        id: ClientId,
+        name: &UserName,
+        public_key_der: &[u8],
+    ) -> Result<Arc<ClientRecord>, StoreError> {
+        let Shared { layout, disk, .. } = &*self.shared;
+        let mut clients = locked(&self.clients);
+        if clients.named(name).is_some() {
+            return Err(StoreError::NameTaken { name: name.to_string() });
+        }
+        let record = clients.register(disk, &layout.clients(), id, name, public_key_der, true)?;
+        tokens::consume_opening(disk, &layout.tokens(), name)?;
+        Ok(record)
+    }
+
+    /// Closes a client's name to the legacy dialect for good, durably: it has proved its key natively.
+    pub fn close_to_legacy(&self, id: ClientId) -> Result<(), StoreError> {
+        let Shared { layout, disk, .. } = &*self.shared;
+        locked(&self.clients).close_to_legacy(disk, &layout.clients(), id)
+    }
+
+    /// Opens `name` for one registration in the legacy dialect; gives until when.
+    pub fn open_to_legacy(&self, name: &UserName, lifetime: Duration) -> Result<Timestamp, StoreError> {
+        tokens::create_opening(&self.shared.disk, &self.shared.layout.tokens(), name, lifetime)
+    }
+
+    /// Whether the operator has opened `name` for a registration in the legacy dialect.
+    pub fn is_open_to_legacy(&self, name: &UserName) -> Result<bool, StoreError> {
+        tokens::has_opening(&self.shared.layout.tokens(), name)
     }
 
     /// Makes an enrolment token for `name`, in the place of an earlier one.
@@ -332,19 +379,26 @@ impl Store {
         Ok(Begun::Open(Box::new(Upload::open(self.shared.clone(), state.clone(), request, base, ticket)?)))
     }
 
-    fn choose_base(&self, state: &ClientState, request: &UploadRequest) -> Result<Option<Base>, StoreError> {
+    /// An upload that was cut off goes on with the snapshot that it was compared with, if that is there.
+    fn choose_base(&self, state: &Arc<ClientState>, request: &UploadRequest) -> Result<Option<Base>, StoreError> {
         let layout = &self.shared.layout;
-        let head = match request.parent {
+        let upload = layout.incoming(&state.record.folder).join(request.upload.to_string());
+        let begun = resume::begin_of(&upload)?.filter(|begin| begin.roots == resume::roots_hash(&request.roots));
+        let chosen = match (request.parent, begun) {
             _ if request.full => None,
-            None => state.with_catalog(layout, |catalog| catalog.base_for(&request.roots))?,
-            Some(id) => {
-                let found = state.with_catalog(layout, |catalog| catalog.get(id))?;
+            (None, Some(Begin { base: None, .. })) => None,
+            (None, Some(Begin { base: Some(id), .. })) => {
+                state.pin(layout, |catalog| catalog.get(id).or_else(|| catalog.base_for(&request.roots)))?
+            }
+            (None, None) => state.pin(layout, |catalog| catalog.base_for(&request.roots))?,
+            (Some(id), _) => {
+                let found = state.pin(layout, |catalog| catalog.get(id))?;
                 let what = || format!("there is no snapshot {id} to compare with: leave the parent out");
                 Some(found.ok_or_else(|| StoreError::NotFound { what: what() })?)
             }
         };
-        let Some(head) = head else { return Ok(None) };
-        match Base::open(layout, &state.record.folder, head) {
+        let Some((head, pin)) = chosen else { return Ok(None) };
+        match Base::open(layout, &state.record.folder, head, pin) {
             Ok(base) => Ok(Some(base)),
             Err(error) => {
                 log::warn!("everything is sent again: {error}");
@@ -371,12 +425,18 @@ impl Store {
         Ok(())
     }
 
-    /// A snapshot's entries at and below the paths of `filter`, or all of them, in path order.
+    /// A snapshot's entries at and below the paths of `filter`, or all of them, in path order. As long as they are
+    /// there, the snapshot is not dropped.
+    ///
+    /// # Errors
+    /// `Dropped` where that has happened already.
     pub fn entries(&self, head: &Head, filter: &[EntryPath]) -> Result<Entries, StoreError> {
         let state = self.state(head.client)?;
         let (layout, folder) = (&self.shared.layout, &state.record.folder);
+        let pinned = state.pin(layout, |catalog| catalog.get(head.id))?;
+        let (_, pin) = pinned.ok_or(StoreError::Dropped { snapshot: head.id })?;
         let records = read_index(layout, folder, head)?;
-        Ok(Entries::new(layout.ranges(folder), records, filter))
+        Ok(Entries::new(layout.ranges(folder), records, filter, pin))
     }
 
     /// Opens the content of an entry.
@@ -413,7 +473,7 @@ impl Store {
         Arc::get_mut(&mut self.shared).expect("no upload is open").can_flush_all = can_flush_all;
     }
 
-    fn state(&self, client: ClientId) -> Result<Arc<ClientState>, StoreError> {
+    pub(super) fn state(&self, client: ClientId) -> Result<Arc<ClientState>, StoreError> {
         let what = || format!("no client {client} is registered here: register it with \"cyberbackup backup\"");
         let record = self.client(client).ok_or_else(|| StoreError::NotFound { what: what() })?;
         let mut states = locked(&self.states);

@@ -6,6 +6,8 @@ mod crash;
 mod delta;
 mod flushes;
 mod partial;
+mod prune;
+mod put_file;
 mod resume;
 
 use std::collections::BTreeMap;
@@ -183,7 +185,7 @@ fn check_snapshot(store: &Store, head: &Head, model: &Model) {
         store.verify_content(head.client, stored).unwrap();
         let mut bytes = Vec::new();
         store.open_content(head.client, stored).unwrap().read_to_end(&mut bytes).unwrap();
-        assert_eq!(bytes, model.files[&stored.entry.path].0);
+        assert!(bytes == model.files[&stored.entry.path].0, "{} differs", stored.entry.path.display());
     }
     assert_eq!(head.totals.entries, entries.len() as u64);
 }

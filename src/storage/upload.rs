@@ -125,6 +125,8 @@ pub struct Upload {
     pub(super) committing: bool,
     /// The client wants nothing of it kept.
     pub(super) abandoned: bool,
+    /// Nobody has proved to be the client: the head says so.
+    pub(super) unauthenticated: bool,
 }
 
 /// One range by its number.
@@ -147,6 +149,10 @@ pub(super) enum SlotState {
 }
 
 impl Slot {
+    pub(super) fn new(wire_hash: [u8; HASH_BYTES], state: SlotState) -> Slot {
+        Slot { wire_hash, state }
+    }
+
     fn bounds(&self) -> Option<(&EntryPath, &EntryPath)> {
         match &self.state {
             SlotState::Offered => None,
@@ -194,8 +200,13 @@ impl Upload {
         let incoming = shared.layout.incoming(&state.record.folder);
         let mut staging = Staging::open(&shared.disk, &incoming, request.upload)?;
         let files = ClientFiles::new(&shared.layout, &state.record.folder);
-        let Opened { snapshot, left, journal, large } =
-            resume::open(&mut staging, &shared.run, &request.roots, files)?;
+        let Opened { snapshot, left, journal, large } = resume::open(
+            &mut staging,
+            &shared.run,
+            &request.roots,
+            base.as_ref().map(|base| base.head().id),
+            files,
+        )?;
         let stored_before = state.with_catalog(&shared.layout, |catalog| catalog.stored_bytes())?;
         Ok(Upload {
             stored_before,
@@ -223,6 +234,7 @@ impl Upload {
             committed: false,
             committing: false,
             abandoned: false,
+            unauthenticated: false,
         })
     }
 
@@ -573,7 +585,7 @@ impl Upload {
         Ok(())
     }
 
-    fn count_index_bytes(&mut self, bytes: u64) -> Result<(), StoreError> {
+    pub(super) fn count_index_bytes(&mut self, bytes: u64) -> Result<(), StoreError> {
         self.index_bytes += bytes;
         match self.index_bytes > INDEX_BYTES_MAX - 1_024 || self.slots.len() >= u32::MAX as usize {
             true => Err(StoreError::out_of_place("the index of the snapshot would become too large")),

@@ -2,7 +2,7 @@
 
 use crate::support::{Run, TestClient, TestServer, Workplace};
 
-const COMMANDS: [&str; 10] =
+const COMMANDS: [&str; 11] =
     ["server", "backup", "restore", "snapshots", "ls", "cat", "verify", "stats", "enroll", "clients", "export"];
 
 #[test]

@@ -1,10 +1,10 @@
 //! The server as strangers, crowds, attackers and its operator meet it.
 
 mod clients;
-mod crowds;
+pub mod crowds;
 mod ending;
 mod export;
-mod malformed;
+pub mod malformed;
 pub mod operator;
 mod paths;
 pub mod rogue;

@@ -39,6 +39,7 @@ pub fn rows(desk: &Desk, stale: Option<Duration>) -> Result<Vec<Value>, StoreErr
             "growth_days": GROWTH_DAYS,
             "quota_bytes": client.quota,
             "fingerprint": fingerprint(&client),
+            "legacy": client.legacy,
         }));
     }
     Ok(rows)
