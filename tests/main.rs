@@ -5,10 +5,12 @@
 
 mod bad_lines;
 mod client;
+mod contrib;
 mod damage;
 mod deltas;
 mod demo_scenarios;
 mod encryption;
+mod hooks;
 mod legacy;
 mod progress_reporting;
 mod prune;

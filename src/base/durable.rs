@@ -238,6 +238,18 @@ impl Disk {
         written
     }
 
+    /// Replaces a small file that may be lost or old after a stop of the machine: a cache. It is whole or not
+    /// there all the same.
+    pub fn replace_cache(&self, folder: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
+        let temporary = temporary_name();
+        let mut file = self.create_file(folder, &temporary)?;
+        let written = file.write(bytes).and_then(|()| self.rename(folder, &temporary, folder, name));
+        if written.is_err() {
+            let _ = self.remove_file(folder, &temporary);
+        }
+        written
+    }
+
     fn write_temporary(&self, folder: BorrowedFd<'_>, name: &[u8], bytes: &[u8], mode: u32) -> io::Result<()> {
         let mut file = self.create_file(folder, name)?;
         // The mode is set on the open file, since the process's umask would cut the one given to open.

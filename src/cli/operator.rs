@@ -1,11 +1,11 @@
-//! `enroll` and `clients`: the operator's commands, on the data folder.
+//! `enroll`: the operator's command that lets a client register; and what his commands share.
 
 use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text};
+use super::output::Output;
 use super::setup::{CliError, DATA_FOLDER};
 use crate::base::ids::UserName;
 use crate::client::ExitCode;
@@ -18,6 +18,7 @@ const TOKEN_HOURS_MAX: u64 = 24 * 366;
 /// Most tokens that one command makes.
 const TOKENS_MAX: u64 = 10_000;
 
+/// The data folder that a command is about.
 pub fn data_folder(arguments: &Arguments) -> PathBuf {
     arguments.path("data").unwrap_or_else(|| PathBuf::from(DATA_FOLDER))
 }
@@ -57,39 +58,6 @@ fn enroll_legacy(arguments: &Arguments, output: &Output, name: UserName) -> Resu
         output.result("legacy_opening", row, &text)?;
     }
     Ok(ExitCode::Done)
-}
-
-pub fn clients(arguments: &Arguments, output: &Output) -> Result<ExitCode, CliError> {
-    if let Some(extra) = arguments.positional.first() {
-        return Err(UsageError(format!("{}: \"clients\" takes no names", extra.display())).into());
-    }
-    let rows = operate(&data_folder(arguments), &OperatorCommand::Clients)?;
-    if rows.is_empty() {
-        output.say("no client is registered yet");
-    }
-    for row in rows {
-        let text = client_text(&row);
-        output.result("client", row, &text)?;
-    }
-    Ok(ExitCode::Done)
-}
-
-fn client_text(row: &Value) -> String {
-    let number = |key: &str| row[key].as_u64().unwrap_or(0);
-    let last = row["last_success"].as_str().unwrap_or("never");
-    let damaged = match number("damaged_snapshots") {
-        0 => String::new(),
-        count => format!("  ({count} more cannot be read)"),
-    };
-    let legacy = if row["legacy"] == true { "  legacy" } else { "" };
-    format!(
-        "{:<24}  last success {last:<20}  {:>5} snapshots  {:>9} files  {:>12}  {}{damaged}{legacy}",
-        crate::base::path::display_bytes(text_of(row, "name").as_bytes()),
-        number("snapshots"),
-        number("files"),
-        bytes_text(number("stored_bytes")),
-        text_of(row, "fingerprint"),
-    )
 }
 
 pub fn text_of(row: &Value, key: &str) -> String {

@@ -58,7 +58,7 @@ fn names(arguments: &Arguments, client: Option<UserName>) -> Result<Vec<UserName
     if let Some(name) = client {
         return Ok(vec![name]);
     }
-    let rows = operate(&data_folder(arguments), &OperatorCommand::Clients)?;
+    let rows = operate(&data_folder(arguments), &OperatorCommand::Clients { stale_seconds: None })?;
     Ok(rows.iter().filter_map(|row| text_of(row, "name").parse().ok()).collect())
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
 use super::output::{Output, bytes_text, count_text, path_list, rate};
+use super::result_hooks::ResultHooks;
 use super::run_backup_legacy;
 use super::setup::{Access, CliError, Setup, host_name};
 use crate::base::path::EntryPath;
@@ -21,6 +22,24 @@ use crate::client::{BackupOptions, BackupSummary, ClientError, ExitCode, backup,
 const STATUS_VERSION: u32 = 1;
 
 pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
+    let hooks = ResultHooks::of(arguments)?;
+    let mut status = None;
+    let result = back_up(arguments, output, shutdown, &mut status);
+    let code = result.as_ref().map_or_else(CliError::exit_code, |code| *code);
+    if !arguments.is_on("dry-run") {
+        let ended = result.as_ref().map(|_| Value::Null).map_err(|error| error.message().unwrap_or_default());
+        let failed = || status_json(ended, code);
+        hooks.tell(&status.unwrap_or_else(failed), code, output);
+    }
+    result
+}
+
+fn back_up(
+    arguments: &Arguments,
+    output: &Output,
+    shutdown: &Shutdown,
+    status: &mut Option<Value>,
+) -> Result<ExitCode, CliError> {
     if arguments.is_on("legacy") {
         return run_backup_legacy::run(arguments, output, shutdown);
     }
@@ -35,8 +54,8 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
         Err(error) => error.exit_code(),
     };
     if !options.dry_run {
-        let summary = result.as_ref().map(|summary| summary_json(summary, code));
-        keep_status(&client.state, client.sink, summary, code);
+        let found = result.as_ref().map(|summary| summary_json(summary, code));
+        *status = Some(keep_status(&client.state, client.sink, found, code));
     }
     output.ended(&result);
     let summary = result?;
@@ -145,13 +164,22 @@ fn summary_json(summary: &BackupSummary, code: ExitCode) -> Value {
     })
 }
 
-/// Writes `status.json`. That it cannot be written is said; it does not undo the backup.
+/// Writes `status.json`, and gives what it holds. That it cannot be written is said; it does not undo the backup.
 pub fn keep_status(
     state: &StateFolder,
     sink: &dyn ProgressSink,
     summary: Result<Value, &ClientError>,
     code: ExitCode,
-) {
+) -> Value {
+    let status = status_json(summary.map_err(ClientError::to_string), code);
+    if let Err(error) = state.write_status(&status) {
+        sink.event(Event::Notice { message: &error.to_string() });
+    }
+    status
+}
+
+/// What `status.json` holds and a hook reads.
+fn status_json(result: Result<Value, String>, code: ExitCode) -> Value {
     let word = match code {
         ExitCode::Done => "done",
         ExitCode::Partial => "partial",
@@ -164,11 +192,9 @@ pub fn keep_status(
         "result": word,
         "exit_code": code as i32,
     });
-    match summary {
+    match result {
         Ok(summary) => status["summary"] = summary,
-        Err(error) => status["error"] = Value::String(error.to_string()),
+        Err(error) => status["error"] = Value::String(error),
     }
-    if let Err(error) = state.write_status(&status) {
-        sink.event(Event::Notice { message: &error.to_string() });
-    }
+    status
 }

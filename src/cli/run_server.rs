@@ -9,13 +9,14 @@ use serde_json::json;
 use super::arguments::{Arguments, UsageError};
 use super::output::Output;
 use super::setup::{CliError, DATA_FOLDER, rsa_bits, seconds};
+use crate::base::amount::Span;
 use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
 use crate::base::shutdown::Shutdown;
 use crate::client::ExitCode;
 use crate::client::config::read_port;
 use crate::crypto::{LegacyOaep, SEGMENT_PLAINTEXT_MAX};
 use crate::protocol::handshake::{RegistrationPolicy, SEGMENTS_PER_EPOCH_RANGE};
-use crate::server::{DEFAULT_GRACE, DailyPrune, Policy, Server, ServerConfig};
+use crate::server::{DEFAULT_GRACE, DailyPrune, Policy, Server, ServerConfig, Watch};
 
 const PORT_INFO: &str = "port.info";
 /// Most sessions that a server can be told to hold.
@@ -56,6 +57,11 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, UsageError> {
         config.segments_per_epoch = bytes / segment;
     }
     config.daily_prune = daily_prune(arguments)?;
+    config.watch = Watch {
+        hook: arguments.parsed("on-event")?,
+        low_space: arguments.parsed("low-space")?,
+        stale_after: arguments.parsed("stale-after")?.map(|Span(stale)| stale),
+    };
     Ok(config)
 }
 

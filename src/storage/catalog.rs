@@ -20,6 +20,8 @@ use super::dropped::DroppedTotals;
 use super::error::StoreError;
 use super::head::{HEAD_BYTES_MAX, Head, HeadError};
 use super::layout::{Layout, dropped_name, head_name, index_name, names_in, read_small_file};
+use super::quota::Quota;
+use super::summary::ClientSummary;
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::path::EntryPath;
 
@@ -44,6 +46,7 @@ pub struct ClientState {
     pins: Mutex<HashMap<SnapshotId, usize>>,
     /// Whether the client's folders have been made and flushed by this process.
     pub folders_ready: Mutex<bool>,
+    pub quota: Quota,
 }
 
 /// What other sessions see of an upload under way.
@@ -65,6 +68,7 @@ const TAKE_OVER_WAIT_MAX: Duration = Duration::from_secs(30);
 impl ClientState {
     pub fn new(record: Arc<ClientRecord>) -> ClientState {
         ClientState {
+            quota: Quota::new(record.quota),
             record,
             pruning: Mutex::default(),
             commit: Mutex::default(),
@@ -83,6 +87,11 @@ impl ClientState {
             *catalog = Some(Catalog::load(&layout.snapshots(&self.record.folder))?);
         }
         Ok(look(catalog.as_mut().expect("loaded just now")))
+    }
+
+    /// The sums over the catalog, where it has been read.
+    pub fn loaded_summary(&self) -> Option<ClientSummary> {
+        locked(&self.catalog).as_ref().map(ClientSummary::of)
     }
 
     /// Has the catalog read again when it is asked for next. The caller holds `commit`: the catalog must not be
@@ -196,7 +205,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    fn load(folder: &Path) -> Result<Catalog, StoreError> {
+    pub fn load(folder: &Path) -> Result<Catalog, StoreError> {
         let names = names_in(folder)?;
         let mut catalog = Catalog { dropped: DroppedTotals::load(folder, &names)?, ..Catalog::default() };
         catalog.held = names.iter().filter_map(|name| name.strip_suffix(".held")?.parse().ok()).collect();
@@ -234,6 +243,13 @@ impl Catalog {
 
     pub fn heads(&self) -> &[Arc<Head>] {
         &self.heads
+    }
+
+    /// What the snapshots take on the disk: the sum of the stored lengths in the heads, and what is left of dropped
+    /// ones.
+    pub fn stored_bytes(&self) -> u64 {
+        let dropped = self.dropped.left_bytes.saturating_add(self.dropped.waiting_bytes);
+        self.heads.iter().fold(dropped, |sum, head| sum.saturating_add(head.totals.stored_bytes))
     }
 
     /// Takes the snapshot out: it is being dropped.

@@ -154,14 +154,6 @@ impl Store {
     pub fn held_snapshots(&self, client: ClientId) -> Result<BTreeSet<SnapshotId>, StoreError> {
         self.state(client)?.with_catalog(&self.shared.layout, |catalog| catalog.held.clone())
     }
-
-    /// The bytes that a client's snapshots take on the disk, what is left of dropped ones included.
-    pub fn stored_bytes(&self, client: ClientId) -> Result<u64, StoreError> {
-        self.state(client)?.with_catalog(&self.shared.layout, |catalog| {
-            let kept: u64 = catalog.heads().iter().map(|head| head.totals.stored_bytes).sum();
-            kept.saturating_add(catalog.dropped.left_bytes).saturating_add(catalog.dropped.waiting_bytes)
-        })
-    }
 }
 
 fn in_use(state: &ClientState, catalog: &Catalog, awaited: &BTreeSet<SnapshotId>, id: SnapshotId) -> Option<InUse> {

@@ -90,6 +90,16 @@ impl Layout {
     pub fn snapshots_of_all(&self) -> PathBuf {
         self.data.join("snapshots")
     }
+    /// The folders that have one for each client.
+    pub fn client_parents(&self) -> [PathBuf; 5] {
+        [
+            self.received_of_all(),
+            self.deltas_of_all(),
+            self.ranges_of_all(),
+            self.snapshots_of_all(),
+            self.incoming_of_all(),
+        ]
+    }
     pub fn incoming(&self, client: &ClientFolder) -> PathBuf {
         self.incoming_of_all().join(client.as_str())
     }

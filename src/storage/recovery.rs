@@ -255,9 +255,11 @@ fn report_unexplained(
     client: &ClientFolder,
     report: &mut RecoveryReport,
 ) -> Result<(), StoreError> {
-    let snapshots = layout.snapshots(client);
+    // Listed once: looking for each head by itself would make the start of a large store slow.
+    let heads = names_in(&layout.snapshots(client))?;
     for name in names_in(&layout.received(client))? {
-        let explained = [".json", ".dropped"].iter().any(|end| snapshots.join(format!("{name}{end}")).exists());
+        let explained =
+            [".json", ".dropped"].iter().any(|end| heads.binary_search(&format!("{name}{end}")).is_ok());
         if !explained {
             let path = layout.received(client).join(&name);
             report.lines.push(format!("{} belongs to no snapshot; it is left alone", path.display()));

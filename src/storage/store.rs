@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, DamagedHead, OpenUpload, locked};
+use super::client_removal;
 use super::clients::{ClientRecord, Clients};
 use super::comparison::{Base, read_index};
 use super::content::{ContentProblem, ContentReader};
@@ -16,11 +17,12 @@ use super::entries::Entries;
 use super::error::{At, StoreError};
 use super::head::Head;
 use super::journal::Begin;
-use super::layout::{Layout, read_small_file};
+use super::layout::{Layout, names_in, read_small_file};
 use super::lock::StoreLock;
 use super::range::{Location, StoredEntry};
 use super::recovery::{self, RecoveryReport};
 use super::resume;
+use super::summary::{self, ClientSummary};
 use super::tokens::{self, TOKEN_BYTES};
 use super::upload::{Begun, Upload, UploadRequest};
 use crate::base::durable::{Disk, FILE_MODE};
@@ -88,7 +90,9 @@ impl Store {
     pub fn open(data: &Path, disk: Disk) -> Result<Store, StoreError> {
         let layout = Layout::create(data, &disk)?;
         let lock = StoreLock::acquire(&layout)?;
+        let removals = client_removal::complete_all(&disk, &layout)?;
         let mut recovery = recovery::recover(&disk, &layout)?;
+        recovery.lines.extend(removals);
         let clients = Clients::load(&layout.clients(), &mut recovery.lines)?;
         let can_flush_all = reports_failed_writes(data);
         Ok(Store {
@@ -179,6 +183,19 @@ impl Store {
         locked(&self.clients).all()
     }
 
+    /// The clients that have a snapshot whose id begins so; no head is read for it.
+    pub fn clients_with_snapshot(&self, beginning: &str) -> Result<Vec<Arc<ClientRecord>>, StoreError> {
+        let mut found = Vec::new();
+        for client in self.clients() {
+            let names = names_in(&self.shared.layout.snapshots(&client.folder))?;
+            let fits = |name: &String| name.starts_with(beginning) && name.ends_with(".json");
+            if !beginning.is_empty() && names.iter().any(fits) {
+                found.push(client);
+            }
+        }
+        Ok(found)
+    }
+
     /// An id for a client that is about to be registered under `name`.
     pub fn fresh_client_id(&self, name: &UserName) -> ClientId {
         locked(&self.clients).fresh_id(name)
@@ -204,6 +221,66 @@ impl Store {
             tokens::consume(disk, &layout.tokens(), name)?;
         }
         Ok(record)
+    }
+
+    /// Gives a client that was reset its new key, and uses up the token of its name; durable when this returns.
+    ///
+    /// # Errors
+    /// `NameTaken` where it has a key already, `NotFound` where the operator has removed it meanwhile.
+    pub fn renew_key(&self, id: ClientId, public_key_der: &[u8]) -> Result<Arc<ClientRecord>, StoreError> {
+        let Shared { layout, disk, .. } = &*self.shared;
+        let mut clients = locked(&self.clients);
+        let record = clients.renew(disk, &layout.clients(), id, public_key_der)?;
+        tokens::consume(disk, &layout.tokens(), &record.name)?;
+        Ok(record)
+    }
+
+    /// Forgets a client's key: with a token, its name can be registered again, and has all its snapshots.
+    pub fn reset_client(&self, id: ClientId) -> Result<Arc<ClientRecord>, StoreError> {
+        locked(&self.clients).reset(&self.shared.disk, &self.shared.layout.clients(), id)
+    }
+
+    /// Gives a client another name. It is let in under its old one too, as long as nobody else has that.
+    ///
+    /// # Errors
+    /// `NameTaken` where another client is called so.
+    pub fn rename_client(&self, id: ClientId, name: &UserName) -> Result<Arc<ClientRecord>, StoreError> {
+        locked(&self.clients).rename(&self.shared.disk, &self.shared.layout.clients(), id, name)
+    }
+
+    /// Sets how many bytes a client's snapshots may take in all; uploads under way see it at once.
+    pub fn set_quota(&self, id: ClientId, quota: Option<u64>) -> Result<Arc<ClientRecord>, StoreError> {
+        let record =
+            locked(&self.clients).set_quota(&self.shared.disk, &self.shared.layout.clients(), id, quota)?;
+        self.state(id)?.quota.set(quota);
+        Ok(record)
+    }
+
+    /// Removes a client from the list of clients, for good: nobody can begin anything with it any more. The
+    /// caller sees to it that it has no session, and calls [`Store::remove_data`] next.
+    pub fn remove_client(&self, id: ClientId) -> Result<Arc<ClientRecord>, StoreError> {
+        let mut clients = locked(&self.clients);
+        let what = || StoreError::NotFound { what: format!("client {id} is no longer here") };
+        let record = clients.get(id).ok_or_else(what)?;
+        client_removal::decide(&self.shared.disk, &self.shared.layout, &record)?;
+        clients.forget(id);
+        locked(&self.states).remove(&id);
+        Ok(record)
+    }
+
+    /// Removes everything that a client which is off the list had stored. After a stop in the midst of it the next
+    /// start completes it.
+    pub fn remove_data(&self, record: &ClientRecord) -> Result<(), StoreError> {
+        client_removal::complete(&self.shared.disk, &self.shared.layout, record)
+    }
+
+    /// A client's snapshots in a few numbers; reads no heads where nothing changed since they were read last.
+    pub fn summary(&self, client: ClientId) -> Result<ClientSummary, StoreError> {
+        let state = self.state(client)?;
+        match state.loaded_summary() {
+            Some(summary) => Ok(summary),
+            None => summary::read(&self.shared.disk, &self.shared.layout, client, &state.record.folder),
+        }
     }
 
     /// Registers a name with a key in the legacy dialect, which uses up the opening of the name, if there is one.
@@ -270,8 +347,8 @@ impl Store {
         root: Option<&EntryPath>,
     ) -> Result<Arc<Head>, StoreError> {
         let state = self.state(client)?;
-        let name = state.record.name.as_str();
-        state.with_catalog(&self.shared.layout, |catalog| catalog.find(selector, root, name))?
+        let name = self.client(client).map_or_else(String::new, |record| record.name.to_string());
+        state.with_catalog(&self.shared.layout, |catalog| catalog.find(selector, root, &name))?
     }
 
     /// Begins an upload, or names the snapshot that it became earlier.
@@ -351,14 +428,7 @@ impl Store {
             return Ok(());
         }
         let Shared { layout, disk, .. } = &*self.shared;
-        let parents = [
-            layout.received_of_all(),
-            layout.deltas_of_all(),
-            layout.ranges_of_all(),
-            layout.snapshots_of_all(),
-            layout.incoming_of_all(),
-        ];
-        for parent in parents {
+        for parent in layout.client_parents() {
             let folder = open_folder(&parent).at("open", &parent)?;
             let name = state.record.folder.as_str();
             disk.make_folder_if_missing(folder.as_fd(), name.as_bytes()).at("create", &parent.join(name))?;

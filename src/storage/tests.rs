@@ -1,6 +1,7 @@
 //! The store as a whole: a small client drives uploads of a model tree, and the tests look at what is there
 //! afterwards, on the disk and through the reading side.
 
+mod clients;
 mod crash;
 mod delta;
 mod flushes;
@@ -18,7 +19,7 @@ use super::comparison::ChangeRule;
 use super::*;
 use crate::base::durable::{Disk, OperationKind};
 use crate::base::entry::{Entry, EntryKind, RangeCutter};
-use crate::base::ids::{ClientId, UploadId};
+use crate::base::ids::{ClientId, SnapshotId, UploadId};
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
 use crate::crypto::{ContentSums, blake3_hash as hash};

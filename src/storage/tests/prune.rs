@@ -297,7 +297,7 @@ fn a_prune_that_stops_or_fails_at_any_operation_is_finished_by_the_next_one() {
 fn left_bytes(data: &Path, client: ClientId) -> u64 {
     let store = Store::open(data, Disk::real()).unwrap();
     let kept: u64 = store.snapshots(client).unwrap().iter().map(|head| head.totals.stored_bytes).sum();
-    store.stored_bytes(client).unwrap() - kept
+    store.summary(client).unwrap().stored_bytes - kept
 }
 
 fn ids(drops: &Drops) -> Vec<SnapshotId> {
@@ -352,7 +352,7 @@ fn no_sequence_is_given_out_twice_and_the_last_snapshot_leaves_little() {
     let (second, _) = back_up(&store, client, &model);
     store.drop_snapshots(client, &[first.id, second.id]).unwrap();
     store.sweep(client).unwrap();
-    assert_eq!(store.stored_bytes(client).unwrap(), 0);
+    assert_eq!(store.summary(client).unwrap().stored_bytes, 0);
     drop(store);
     store = Store::open(folder.path(), Disk::real()).unwrap();
     assert!(store.recovery().lines.is_empty());
