@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text, count_text, path_list, rate};
+use super::output::{Output, bytes_text, count_text, rate};
 use super::setup::{Access, CliError, Setup, host_name};
 use crate::base::path::EntryPath;
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
+use crate::client::json::path_list;
 use crate::client::roots::resolve_roots;
 use crate::client::scan::FolderIdentity;
 use crate::client::{BackupOptions, BackupSummary, Client, ClientError, ExitCode, backup, check_backup};

@@ -32,7 +32,7 @@ pub enum Destination {
 }
 
 impl Destination {
-    fn address(&self) -> &ServerAddress {
+    pub fn address(&self) -> &ServerAddress {
         match self {
             Destination::Remote(address) | Destination::Local(address) => address,
         }
@@ -149,7 +149,7 @@ impl<'a> Client<'a> {
     }
 
     fn try_connect(&mut self) -> Result<Session, ClientError> {
-        let transport = Transport::tcp(self.open_socket()?).map_err(|error| self.channel_error(error.into()))?;
+        let transport = Transport::tcp(open_socket(self.options.destination.address())?).map_err(|error| self.channel_error(error.into()))?;
         let closer = transport.closer();
         // Ctrl-C ends whatever waits on the connection, from the first byte on.
         self.shutdown.close_on_request(move || closer.close());
@@ -180,21 +180,6 @@ impl<'a> Client<'a> {
             Err(error) => error,
         };
         Err(self.channel_error(answer))
-    }
-
-    fn open_socket(&self) -> Result<TcpStream, ClientError> {
-        let address = self.options.destination.address();
-        let resolved = (address.host(), address.port())
-            .to_socket_addrs()
-            .map_err(|source| ClientError::UnknownHost { address: self.address(), source })?;
-        let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the host has no address");
-        for candidate in resolved {
-            match TcpStream::connect_timeout(&candidate, CONNECT_TIMEOUT) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(ClientError::NoServer { address: self.address(), source: last })
     }
 
     /// Compares the server's key with what is demanded, what the token names, and what is pinned. Nothing
@@ -248,6 +233,29 @@ impl<'a> Client<'a> {
         self.identity = Some(identity);
         Ok(())
     }
+}
+
+fn open_socket(address: &ServerAddress) -> Result<TcpStream, ClientError> {
+    let resolved = (address.host(), address.port())
+        .to_socket_addrs()
+        .map_err(|source| ClientError::UnknownHost { address: address.to_string(), source })?;
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the host has no address");
+    for candidate in resolved {
+        match TcpStream::connect_timeout(&candidate, CONNECT_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(ClientError::NoServer { address: address.to_string(), source: last })
+}
+
+/// The key that a server shows, before anything of the user is sent and without keeping it: for a person to
+/// compare. The connection ends with that.
+pub fn server_fingerprint(address: &ServerAddress, timeout: Duration) -> Result<Fingerprint, ClientError> {
+    let failed = |source| ClientError::Channel { address: address.to_string(), source };
+    let transport = Transport::tcp(open_socket(address)?).map_err(|error| failed(error.into()))?;
+    let (_, server) = ClientHandshake::begin(transport, LOW_MEMORY_WINDOW_BYTES, timeout).map_err(failed)?;
+    Ok(server.fingerprint)
 }
 
 /// The client's key pair; made where there is none yet.

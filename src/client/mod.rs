@@ -7,6 +7,8 @@ mod connect;
 mod delta;
 mod error;
 mod facts;
+pub mod given;
+pub mod json;
 mod listing;
 mod listing_spill;
 mod name_run;
@@ -31,9 +33,12 @@ mod uploading;
 mod test_tree;
 
 pub use backup::{BackupOptions, BackupSummary, backup};
-pub use connect::{Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, WINDOW_BYTES};
+pub use connect::{
+    Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, WINDOW_BYTES, server_fingerprint,
+};
 pub use error::{ClientError, ExitCode};
 pub use query::{Damage, ListSummary, Listed, VerifySummary};
 pub use request_limits::{check_backup, check_selection};
 pub use restore::{RestoreSummary, restore};
 pub use retry::RetryPolicy;
+pub use unfinished::unfinished_upload;

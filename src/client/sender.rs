@@ -116,7 +116,7 @@ impl ContentSender<'_> {
         }
         let held = order.held.binary_search_by_key(&item.index, |held| held.entry).ok();
         let held = held.map(|index| order.held[index]);
-        if let (Some(held), true) = (held, item.size < LARGE_FILE_BYTES)
+        if let (Some(held), true) = (held, item.size < LARGE_FILE_BYTES && self.source.can_read_twice())
             && let Some(flags) = self.read_same(&entry, &held.blake3)
         {
             ToServer::ContentSame { range: place.0, entry: place.1, flags }.encode(&mut batch.bytes);

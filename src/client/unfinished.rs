@@ -37,6 +37,9 @@ impl ChosenUpload {
 
 /// The unfinished upload of the same things, or a new one.
 pub fn choose(state: &StateFolder, options: &BackupOptions) -> Result<ChosenUpload, StateError> {
+    if let Some(id) = options.upload {
+        return Ok(ChosenUpload { id, is_resumed: false });
+    }
     if options.dry_run {
         return Ok(ChosenUpload::fresh());
     }
@@ -47,6 +50,15 @@ pub fn choose(state: &StateFolder, options: &BackupOptions) -> Result<ChosenUplo
         Some(noted) => Ok(ChosenUpload { id: noted.upload, is_resumed: true }),
         None => Ok(ChosenUpload::fresh()),
     }
+}
+
+/// The upload of the same things that was begun and has not become a snapshot.
+///
+/// # Errors
+/// The state folder cannot be read.
+pub fn unfinished_upload(state: &StateFolder, options: &BackupOptions) -> Result<Option<UploadId>, StateError> {
+    let chosen = choose(state, options)?;
+    Ok((chosen.is_resumed || options.upload.is_some()).then_some(chosen.id))
 }
 
 /// Notes an upload that the server has opened, in the place of whatever was noted.
