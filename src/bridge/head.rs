@@ -131,8 +131,10 @@ pub fn read(mut stream: &TcpStream) -> Result<(RequestHead, Vec<u8>), HeadError>
     let deadline = Instant::now() + HEAD_TIMEOUT;
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
+    // Up to here no end can begin.
+    let mut searched = 0;
     loop {
-        let from = bytes.len().saturating_sub(3);
+        let from = searched;
         if let Some(place) = bytes[from..].windows(4).position(|window| window == b"\r\n\r\n") {
             let end = from + place;
             // One read may have brought more than a head may have.
@@ -144,6 +146,7 @@ pub fn read(mut stream: &TcpStream) -> Result<(RequestHead, Vec<u8>), HeadError>
         if bytes.len() > HEAD_BYTES_MAX {
             return Err(too_long());
         }
+        searched = bytes.len().saturating_sub(3);
         let left = deadline.saturating_duration_since(Instant::now());
         let late = HeadError::Refused { status: 408, text: "the head of the request took too long" };
         let late = if bytes.is_empty() { HeadError::Gone } else { late };

@@ -214,12 +214,7 @@ impl BrowserFiles {
             }
             state = self.wait(state, left);
         };
-        self.lock_again(turn)
-    }
-
-    /// The count of waiting requests is set back with the lock that the turn was decided under.
-    fn lock_again(&self, turn: Turn) -> Turn {
-        self.lock().waiting -= 1;
+        state.waiting -= 1;
         turn
     }
 
