@@ -3,6 +3,7 @@
 //! One test binary; a module for each behaviour. `cargo test --release demo_scenarios` runs the end-to-end
 //! ones alone.
 
+mod bridge;
 mod client;
 mod damage;
 mod deltas;

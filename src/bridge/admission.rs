@@ -68,11 +68,16 @@ impl Admission {
 
     fn check_token(&self, head: &RequestHead) -> Option<Answer> {
         let cookies = head.header("cookie").unwrap_or_default().split(';');
-        let cookie = cookies.filter_map(|cookie| cookie.trim().split_once('=')).find(|(name, _)| *name == self.cookie());
+        let cookie =
+            cookies.filter_map(|cookie| cookie.trim().split_once('=')).find(|(name, _)| *name == self.cookie());
         if cookie.is_some_and(|(_, value)| bool::from(value.as_bytes().ct_eq(self.session.as_bytes()))) {
             return None;
         }
-        if head.header("authorization").and_then(|value| value.strip_prefix("Bearer ")).is_some_and(|t| self.fits(t)) {
+        if head
+            .header("authorization")
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .is_some_and(|t| self.fits(t))
+        {
             return None;
         }
         let query = head.target.strip_prefix("/?token=");

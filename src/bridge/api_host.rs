@@ -24,7 +24,8 @@ pub fn browse(call: &mut Call<'_>) -> Result<Reply, ApiError> {
         let status = if error.kind() == std::io::ErrorKind::PermissionDenied { 403 } else { 404 };
         ApiError::new(status, format!("{shown}: {error}"))
     })?;
-    let mut rows: Vec<(bool, Vec<u8>, Value)> = listed.flatten().take(ROWS_MAX + 1).map(|entry| row(&entry)).collect();
+    let mut rows: Vec<(bool, Vec<u8>, Value)> =
+        listed.flatten().take(ROWS_MAX + 1).map(|entry| row(&entry)).collect();
     let truncated = rows.len() > ROWS_MAX;
     rows.truncate(ROWS_MAX);
     rows.sort_by(|left, right| (left.0, &left.1).cmp(&(right.0, &right.1)));

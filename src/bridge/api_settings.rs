@@ -62,7 +62,10 @@ pub fn change_transfer_info(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let paths = body["paths"].as_array().ok_or_else(|| ApiError::bad("paths is missing: a list of texts"))?;
     let paths: Option<Vec<String>> = paths.iter().map(|path| path.as_str().map(str::to_string)).collect();
     let paths = paths.ok_or_else(|| ApiError::bad("paths must be texts"))?;
-    if paths.iter().any(|path| std::path::Path::new(path).components().any(|part| part == std::path::Component::ParentDir)) {
+    if paths
+        .iter()
+        .any(|path| std::path::Path::new(path).components().any(|part| part == std::path::Component::ParentDir))
+    {
         return Err(ApiError::bad("a path with .. is not taken"));
     }
     write_transfer_info(&call.app.config.transfer_info, text("server")?, text("user")?, &paths)?;

@@ -120,7 +120,9 @@ impl Found {
             return;
         }
         match &self.search {
-            Some(text) if path.display().to_lowercase().contains(text) => self.add(path.name().to_vec(), entry_json(listed)),
+            Some(text) if path.display().to_lowercase().contains(text) => {
+                self.add(path.name().to_vec(), entry_json(listed))
+            }
             Some(_) => {}
             None => self.take_child(listed),
         }
@@ -206,7 +208,9 @@ fn find_file(session: &mut Session, selection: Selection, path: &EntryPath) -> R
     )?;
     match (snapshot, found) {
         (Some(snapshot), Some((EntryKind::File, size, true))) => Ok((snapshot, size)),
-        (_, Some((EntryKind::File, _, false))) => Err(ApiError::missing("this file could not be read when it was backed up")),
+        (_, Some((EntryKind::File, _, false))) => {
+            Err(ApiError::missing("this file could not be read when it was backed up"))
+        }
         (_, Some(_)) => Err(ApiError::bad("the path is no file: restore folders and links to a folder")),
         _ => Err(ApiError::missing("the snapshot has no such file")),
     }

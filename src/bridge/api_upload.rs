@@ -147,7 +147,10 @@ fn store_parts(call: &mut Call<'_>, boundary: &str) -> Result<Reply, ApiError> {
         )),
         _ => {
             let text = live.error.clone().unwrap_or_else(|| live.message.clone());
-            Ok(Reply::Answer(Answer::json(502, json!({ "error": text, "job_id": job.id, "snapshots": live.snapshots }))))
+            Ok(Reply::Answer(Answer::json(
+                502,
+                json!({ "error": text, "job_id": job.id, "snapshots": live.snapshots }),
+            )))
         }
     }
 }
@@ -167,7 +170,8 @@ fn read_parts(
         match (part.name.as_str(), name) {
             ("file", Some(name)) => {
                 // Some browsers put a folder before the name; it is kept, as a folder.
-                let path = upload_path(name.as_bytes()).map_err(|text| ApiError::bad(format!("{name:?}: {text}")))?;
+                let path =
+                    upload_path(name.as_bytes()).map_err(|text| ApiError::bad(format!("{name:?}: {text}")))?;
                 if running.is_none() {
                     let parts = Arc::new(PartFiles::default());
                     let peer = app.peers.current();
@@ -236,7 +240,9 @@ mod tests {
         let (giver, mut taker) = handover();
         let content = vec![7; 3 * PIECE_BYTES + 5];
         let mut source = content.as_slice();
-        assert!(matches!(pass_on(&giver, |piece| source.read(piece)), Given::Whole(bytes) if bytes == content.len() as u64));
+        assert!(
+            matches!(pass_on(&giver, |piece| source.read(piece)), Given::Whole(bytes) if bytes == content.len() as u64)
+        );
         giver.finish().unwrap();
         let mut read = Vec::new();
         taker.read_to_end(&mut read).unwrap();

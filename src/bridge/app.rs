@@ -30,6 +30,7 @@ const REACH_TIMEOUT: Duration = Duration::from_millis(700);
 /// What a run of the bridge is told.
 pub struct BridgeConfig {
     pub bind: IpAddr,
+    /// The port that was taken.
     pub port: u16,
     pub token: Option<String>,
     /// The page is read from here in the place of what is compiled in.
@@ -152,7 +153,9 @@ impl App {
         let running = self.jobs.running();
         let open = self.jobs.list().into_iter().filter(|job| !job.state().has_ended());
         let status = hub::message("status", self.status(running.as_deref()));
-        std::iter::once(status).chain(open.map(|job| hub::message("progress_update", self.status(Some(&job))))).collect()
+        std::iter::once(status)
+            .chain(open.map(|job| hub::message("progress_update", self.status(Some(&job)))))
+            .collect()
     }
 
     /// A job has another state or phase.
@@ -167,7 +170,8 @@ impl App {
 
     /// Where no job runs any more: that.
     pub fn tell_ready(&self) {
-        let is_busy = self.jobs.list().iter().any(|job| matches!(job.state(), JobState::Running | JobState::Queued));
+        let is_busy =
+            self.jobs.list().iter().any(|job| matches!(job.state(), JobState::Running | JobState::Queued));
         if !is_busy {
             self.hub.tell("status", || self.status(None));
         }

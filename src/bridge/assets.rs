@@ -61,7 +61,9 @@ fn serve(call: &Call<'_>, name: &str) -> Result<Reply, ApiError> {
     }
     let bytes = match &call.app.config.static_dir {
         Some(folder) => read(&folder.join(name)).ok_or_else(missing)?,
-        None => ASSETS.iter().find(|(known, _)| *known == name).map(|(_, bytes)| bytes.to_vec()).ok_or_else(missing)?,
+        None => {
+            ASSETS.iter().find(|(known, _)| *known == name).map(|(_, bytes)| bytes.to_vec()).ok_or_else(missing)?
+        }
     };
     Ok(Reply::Answer(Answer::content(content_type(name), bytes)))
 }

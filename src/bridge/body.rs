@@ -20,7 +20,10 @@ enum State {
     /// So many bytes are left, in all.
     Known(u64),
     /// So many bytes are left of a chunk; 0: a size comes next.
-    Chunk { left: u64, is_first: bool },
+    Chunk {
+        left: u64,
+        is_first: bool,
+    },
     Ended,
 }
 
@@ -165,8 +168,18 @@ mod tests {
     fn a_body_that_ends_early_or_is_malformed_is_an_error() {
         assert!(read(b"012", BodyLength::Known(4)).0.is_err());
         for wrong in [
-            "3\r\nab", "3\r\nabcd\r\n0\r\n\r\n", "3\nabc\r\n0\r\n\r\n", "\r\n", "g\r\n", "-1\r\n", " 1\r\na\r\n0\r\n\r\n",
-            "1;x=y\r\na\r\n0\r\n\r\n", "1111111111111111\r\n", "3\r\nabc\r\n", "3\r\nabc\r\n0\r\n", "3\r\nabc0\r\n\r\n",
+            "3\r\nab",
+            "3\r\nabcd\r\n0\r\n\r\n",
+            "3\nabc\r\n0\r\n\r\n",
+            "\r\n",
+            "g\r\n",
+            "-1\r\n",
+            " 1\r\na\r\n0\r\n\r\n",
+            "1;x=y\r\na\r\n0\r\n\r\n",
+            "1111111111111111\r\n",
+            "3\r\nabc\r\n",
+            "3\r\nabc\r\n0\r\n",
+            "3\r\nabc0\r\n\r\n",
         ] {
             assert!(read(wrong.as_bytes(), BodyLength::Chunked).0.is_err(), "{wrong:?}");
         }

@@ -59,7 +59,8 @@ impl Front {
         self.shutdown.wake_on_request(waker);
         listener.set_nonblocking(true)?;
         while !self.shutdown.is_requested() {
-            let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::from_borrowed_fd(wakes.as_fd(), PollFlags::IN)];
+            let mut ready =
+                [PollFd::new(listener, PollFlags::IN), PollFd::from_borrowed_fd(wakes.as_fd(), PollFlags::IN)];
             if poll(&mut ready, None).is_err() {
                 continue;
             }
@@ -96,7 +97,9 @@ impl Front {
         let (head, rest) = match head::read(&stream) {
             Ok(found) => found,
             Err(HeadError::Gone) => return,
-            Err(HeadError::Refused { status, text }) => return refuse(&stream, &Answer::failure(status, text), false),
+            Err(HeadError::Refused { status, text }) => {
+                return refuse(&stream, &Answer::failure(status, text), false);
+            }
         };
         if let Some(answer) = self.admission.check(&head, peer, local) {
             if answer.status >= 400 {

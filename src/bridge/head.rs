@@ -34,7 +34,10 @@ pub enum BodyLength {
 pub enum HeadError {
     /// Nothing came, or the line broke: there is nobody to answer.
     Gone,
-    Refused { status: u16, text: &'static str },
+    Refused {
+        status: u16,
+        text: &'static str,
+    },
 }
 
 const fn bad(text: &'static str) -> HeadError {
@@ -86,7 +89,8 @@ impl RequestHead {
         match (self.values("content-length").as_slice(), self.values("transfer-encoding").as_slice()) {
             ([], []) => Ok(BodyLength::Known(0)),
             ([length], []) => {
-                let is_plain = !length.is_empty() && length.len() <= 18 && length.bytes().all(|b| b.is_ascii_digit());
+                let is_plain =
+                    !length.is_empty() && length.len() <= 18 && length.bytes().all(|b| b.is_ascii_digit());
                 let length = is_plain.then(|| length.parse().ok()).flatten();
                 length.map(BodyLength::Known).ok_or(bad("Content-Length is no plain number"))
             }

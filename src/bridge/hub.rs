@@ -157,7 +157,10 @@ mod tests {
         let hub = Arc::new(Hub::default());
         hub.tell_present_with(|| vec!["present".into()]);
         let (slow, fast) = (hub.watch(waker().unwrap().0).unwrap(), hub.watch(waker().unwrap().0).unwrap());
-        assert_eq!((slow.take().as_slice(), fast.take().as_slice()), (&["present".into()][..], &["present".into()][..]));
+        assert_eq!(
+            (slow.take().as_slice(), fast.take().as_slice()),
+            (&["present".into()][..], &["present".into()][..])
+        );
         for number in 0..1_000 {
             hub.tell("progress_update", || json!(number));
             assert_eq!(fast.take(), [message("progress_update", json!(number))]);

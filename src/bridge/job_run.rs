@@ -19,7 +19,8 @@ use crate::client::json::put_path;
 use crate::client::roots::{ResolvedRoots, Root, resolve_roots};
 use crate::client::scan::{ScanOptions, ScanReport, ScanSink, ScannedRange, scan};
 use crate::client::{
-    BackupOptions, BackupSummary, Client, ClientError, RetryPolicy, backup, check_backup, restore, unfinished_upload,
+    BackupOptions, BackupSummary, Client, ClientError, RetryPolicy, backup, check_backup, restore,
+    unfinished_upload,
 };
 
 /// How long a state folder that another run holds is waited for.

@@ -101,9 +101,8 @@ fn start_next(app: &Arc<App>) {
         }
         let jobs: Vec<Arc<Job>> = table.jobs.iter().cloned().collect();
         for job in &jobs {
-            let is_busy = jobs.iter().any(|other| {
-                other.state() == JobState::Running && other.peer.folder == job.peer.folder
-            });
+            let is_busy =
+                jobs.iter().any(|other| other.state() == JobState::Running && other.peer.folder == job.peer.folder);
             if is_busy || !job.change(|live| begin(live)) {
                 continue;
             }

@@ -65,8 +65,14 @@ const WHO_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub enum BridgeError {
     /// Somebody listens there already.
-    InUse { address: SocketAddr, holder: String },
-    Io { doing: String, source: io::Error },
+    InUse {
+        address: SocketAddr,
+        holder: String,
+    },
+    Io {
+        doing: String,
+        source: io::Error,
+    },
 }
 
 impl fmt::Display for BridgeError {
@@ -90,18 +96,27 @@ pub struct Bridge {
     url: String,
 }
 
+/// Takes the address; before anything else is begun, because another bridge may have it.
+pub fn listen(bind: IpAddr, port: u16) -> Result<TcpListener, BridgeError> {
+    let wanted = SocketAddr::new(bind, port);
+    TcpListener::bind(wanted).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => BridgeError::InUse { address: wanted, holder: holder_of(wanted) },
+        _ => BridgeError::Io { doing: format!("listen on {wanted}"), source },
+    })
+}
+
 impl Bridge {
-    /// Binds the address and makes everything ready.
-    pub fn open(mut config: BridgeConfig, peers: Peers, shutdown: Shutdown) -> Result<Bridge, BridgeError> {
+    /// Makes everything ready.
+    pub fn open(
+        listener: TcpListener,
+        mut config: BridgeConfig,
+        peers: Peers,
+        shutdown: Shutdown,
+    ) -> Result<Bridge, BridgeError> {
         let failed = |doing: &str| {
             let doing = doing.to_string();
             move |source| BridgeError::Io { doing, source }
         };
-        let wanted = SocketAddr::new(config.bind, config.port);
-        let listener = TcpListener::bind(wanted).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => BridgeError::InUse { address: wanted, holder: holder_of(wanted) },
-            _ => BridgeError::Io { doing: format!("listen on {wanted}"), source },
-        })?;
         let address = listener.local_addr().map_err(failed("find its own address"))?;
         config.port = address.port();
         if config.token.is_none() && !config.bind.is_loopback() {
@@ -144,7 +159,8 @@ impl Bridge {
         }
         let app = self.app.clone();
         let meet = move || {
-            let wish = Wish { address: peer.address().clone(), user: peer.user.clone(), token: None, confirm: None };
+            let wish =
+                Wish { address: peer.address().clone(), user: peer.user.clone(), token: None, confirm: None };
             let question = app.question();
             if let Err(error) = app.peers.connect(wish, &question.shutdown) {
                 log::warn!("the server could not be met: {}", error.text);
@@ -158,7 +174,9 @@ impl Bridge {
 
 fn url(config: &BridgeConfig) -> String {
     let ip = match config.bind {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => config.host_name.to_ascii_lowercase(),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            config.host_name.to_ascii_lowercase()
+        }
         ip => host_text(ip),
     };
     let token = config.token.as_ref().map(|token| format!("?token={token}")).unwrap_or_default();

@@ -42,7 +42,8 @@ pub fn boundary(content_type: &str) -> Option<String> {
         return None;
     }
     let boundary = parameter(parameters, "boundary")?;
-    let fits = (1..=BOUNDARY_BYTES_MAX).contains(&boundary.len()) && boundary.bytes().all(|byte| (32..127).contains(&byte));
+    let fits = (1..=BOUNDARY_BYTES_MAX).contains(&boundary.len())
+        && boundary.bytes().all(|byte| (32..127).contains(&byte));
     fits.then_some(boundary)
 }
 
@@ -219,9 +220,13 @@ fn quoted_value(text: &str) -> (String, &str) {
     let mut characters = text.char_indices();
     while let Some((place, character)) = characters.next() {
         match character {
-            '"' => return (value.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n"), &text[place + 1..]),
+            '"' => {
+                return (value.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n"), &text[place + 1..]);
+            }
             // curl escapes quotes and backslashes with one.
-            '\\' if text[place + 1..].starts_with(['"', '\\']) => value.extend(characters.next().map(|(_, next)| next)),
+            '\\' if text[place + 1..].starts_with(['"', '\\']) => {
+                value.extend(characters.next().map(|(_, next)| next))
+            }
             other => value.push(other),
         }
     }
@@ -266,7 +271,8 @@ mod tests {
     }
 
     fn part(name: &str, content: &[u8]) -> Vec<u8> {
-        let head = format!("--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\nX: y\r\n\r\n");
+        let head =
+            format!("--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\nX: y\r\n\r\n");
         [head.as_bytes(), content, b"\r\n"].concat()
     }
 

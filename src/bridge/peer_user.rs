@@ -79,7 +79,9 @@ mod tests {
     fn an_orphan_is_not_root() {
         let wanted = [("0100007F:0001".to_string(), "0100007F:0002".to_string())];
         let line = |uid: u32, inode: u64| {
-            format!("   1: 0100007F:0001 0100007F:0002 04 00000000:00000000 00:00000000 00000000 {uid:5} 0 {inode} 1")
+            format!(
+                "   1: 0100007F:0001 0100007F:0002 04 00000000:00000000 00:00000000 00000000 {uid:5} 0 {inode} 1"
+            )
         };
         assert_eq!(owner_in_line(&line(0, 0), &wanted), None);
         assert_eq!(owner_in_line(&line(0, 7), &wanted), Some(0));

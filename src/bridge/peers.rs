@@ -115,7 +115,12 @@ impl Peer {
     }
 
     /// The locked state folder; waits for a run that holds it.
-    pub fn lock_state(&self, purpose: &str, limit: Duration, shutdown: &Shutdown) -> Result<StateFolder, ClientError> {
+    pub fn lock_state(
+        &self,
+        purpose: &str,
+        limit: Duration,
+        shutdown: &Shutdown,
+    ) -> Result<StateFolder, ClientError> {
         let began = Instant::now();
         loop {
             match StateFolder::open(&self.folder, purpose) {
@@ -150,7 +155,13 @@ pub struct Peers {
 impl Peers {
     pub fn new(settings: ClientSettings, first: Peer, own_key: Option<Fingerprint>) -> Peers {
         let first = Arc::new(first);
-        Peers { settings, own_key, known: Mutex::new(vec![first.clone()]), current: Mutex::new(first.clone()), first }
+        Peers {
+            settings,
+            own_key,
+            known: Mutex::new(vec![first.clone()]),
+            current: Mutex::new(first.clone()),
+            first,
+        }
     }
 
     pub fn settings(&self) -> &ClientSettings {

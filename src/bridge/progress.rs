@@ -136,7 +136,8 @@ impl Progress {
         let (files, bytes, counted) = self.totals();
         let rate = self.rate();
         let left = bytes.saturating_sub(self.done.bytes_done) as f64;
-        let eta = (counted && rate > 0.0 && self.phase == Phase::BackupInProgress).then(|| (left / rate).ceil() as u64);
+        let eta =
+            (counted && rate > 0.0 && self.phase == Phase::BackupInProgress).then(|| (left / rate).ceil() as u64);
         let mut data = json!({
             "percentage": (self.percentage * 100.0).floor() / 100.0,
             "bytes_transferred": self.done.bytes_done,

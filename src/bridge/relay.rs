@@ -47,7 +47,12 @@ pub fn relay(client: &TcpStream, head: &RequestHead, rest: &[u8], inner: &Inner)
 }
 
 /// None as an error: there is nobody to answer.
-fn exchange(client: &TcpStream, head: &RequestHead, rest: &[u8], upstream: &UnixStream) -> Result<(), Option<Answer>> {
+fn exchange(
+    client: &TcpStream,
+    head: &RequestHead,
+    rest: &[u8],
+    upstream: &UnixStream,
+) -> Result<(), Option<Answer>> {
     let _ = client.set_read_timeout(Some(IDLE_TIMEOUT));
     let _ = client.set_write_timeout(Some(IDLE_TIMEOUT));
     match send_request(client, head, rest, upstream) {

@@ -255,6 +255,28 @@ mod tests {
     }
 
     #[test]
+    fn the_openapi_document_has_these_routes_and_no_others() {
+        use std::collections::BTreeSet;
+        let document: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        let bare = |path: &str| {
+            let parts = path.split('/').map(|part| if part.starts_with('{') { "{}" } else { part });
+            parts.collect::<Vec<_>>().join("/")
+        };
+        let described: BTreeSet<(String, String)> = document["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, methods)| {
+                methods.as_object().unwrap().keys().map(move |method| (bare(path), method.to_uppercase()))
+            })
+            .collect();
+        let routes: BTreeSet<_> =
+            ROUTES.iter().map(|route| (route.path.to_string(), route.method.to_string())).collect();
+        assert_eq!(described, routes);
+        assert_eq!(routes.len(), ROUTES.len());
+    }
+
+    #[test]
     fn queries_are_decoded() {
         let query = parse_query("path=a%2Fb+c&x&y=%ff").unwrap();
         let wanted = [("path", &b"a/b c"[..]), ("x", b""), ("y", b"\xff")];

@@ -261,8 +261,11 @@ mod tests {
     fn a_broken_file_counts_as_the_defaults() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(PAGE_FILE), "{").unwrap();
-        std::fs::write(folder.path().join(PROGRESS_FILE), r##"{"phases": {"CONNECT": {"color": "#000000", "weight": 1}}}"##)
-            .unwrap();
+        std::fs::write(
+            folder.path().join(PROGRESS_FILE),
+            r##"{"phases": {"CONNECT": {"color": "#000000", "weight": 1}}}"##,
+        )
+        .unwrap();
         let settings = Settings::open(folder.path());
         assert_eq!((settings.page(), settings.progress().weights()), (PageSettings::default(), [1.0, 80.0, 15.0]));
     }

@@ -36,7 +36,9 @@ pub fn accept_key(head: &RequestHead) -> Result<String, Answer> {
     };
     let is_upgrade = head.method == "GET" && has("upgrade", "websocket") && has("connection", "upgrade");
     if !is_upgrade || !has("sec-websocket-version", "13") {
-        return Err(Answer::failure(400, "/ws is a WebSocket, version 13").with("Sec-WebSocket-Version", "13".into()));
+        return Err(
+            Answer::failure(400, "/ws is a WebSocket, version 13").with("Sec-WebSocket-Version", "13".into())
+        );
     }
     match head.header("sec-websocket-key") {
         Some(key) if key.len() == 24 => Ok(derive_accept_key(key.as_bytes())),
@@ -127,7 +129,9 @@ impl Watching<'_> {
         let was_full = matches!(&flushed, Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock);
         self.stalled = was_full.then(|| self.stalled.unwrap_or_else(Instant::now));
         match self.stalled {
-            Some(since) if since.elapsed() >= STALLED_TIMEOUT => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            Some(since) if since.elapsed() >= STALLED_TIMEOUT => {
+                Err(io::Error::from(io::ErrorKind::TimedOut).into())
+            }
             _ => self.written(flushed),
         }
     }

@@ -16,7 +16,7 @@ use super::output::Output;
 use super::setup::{CliError, GuiSetup, TRANSFER_INFO, host_name, state_path, transfer_info};
 use crate::base::host::raise_descriptor_limit;
 use crate::base::shutdown::Shutdown;
-use crate::bridge::{Bridge, BridgeConfig, ClientSettings, DEFAULT_PORT, LogBook, Peer, Peers};
+use crate::bridge::{Bridge, BridgeConfig, ClientSettings, DEFAULT_PORT, LogBook, Peer, Peers, listen};
 use crate::client::{ClientError, ExitCode};
 
 /// The log's name in the state folder.
@@ -34,9 +34,13 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     let log = Arc::new(LogBook::default());
     start_log(arguments, &log_file, log.clone())?;
     raise_descriptor_limit();
+    let bind = arguments.parsed("bind")?.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let port = arguments.number("port", 0, 65_535)?.map_or(DEFAULT_PORT, |port| port as u16);
+    let listener = listen(bind, port)?;
     let setup = GuiSetup::new(arguments, output)?;
     let local = setup.local_server().map(|(data, key)| (data.to_path_buf(), key));
-    let config = config(arguments, &setup, log_file, local.as_ref().map(|(data, _)| data.clone()), log)?;
+    let config =
+        config(arguments, (bind, port), &setup, log_file, local.as_ref().map(|(data, _)| data.clone()), log)?;
     let settings = ClientSettings {
         fingerprint: setup.options.fingerprint,
         token: arguments.text("enroll-token")?.map(Zeroizing::new),
@@ -47,7 +51,7 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     };
     let first = Peer::new(setup.options.destination.clone(), setup.options.user.clone(), setup.folder.clone());
     let peers = Peers::new(settings, first, local.map(|(_, key)| key));
-    let bridge = Bridge::open(config, peers, shutdown.clone())?;
+    let bridge = Bridge::open(listener, config, peers, shutdown.clone())?;
     let url = bridge.url().to_string();
     output.result("listening", json!({ "url": url }), &format!("the page: {url}"))?;
     bridge.run()?;
@@ -66,23 +70,28 @@ fn start_log(arguments: &Arguments, own: &Path, book: Arc<LogBook>) -> Result<()
 
 fn config(
     arguments: &Arguments,
+    (bind, port): (IpAddr, u16),
     setup: &GuiSetup,
     log_file: PathBuf,
     local_data: Option<PathBuf>,
     log: Arc<LogBook>,
 ) -> Result<BridgeConfig, CliError> {
     let token = arguments.text("token")?;
-    let is_plain = |token: &String| !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b));
+    let is_plain = |token: &String| {
+        !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
+    };
     if token.as_ref().is_some_and(|token| !is_plain(token)) {
-        return Err(UsageError("--token: letters, digits and -_.~ only: it becomes a part of an address".into()).into());
+        return Err(
+            UsageError("--token: letters, digits and -_.~ only: it becomes a part of an address".into()).into()
+        );
     }
     let here = std::env::current_dir();
     let here = here.map_err(|source| ClientError::Io { doing: "find the current folder".into(), source })?;
     // A file named without a folder lies in the current one.
     let file = setup.info.as_ref().map_or_else(|| here.join(TRANSFER_INFO), |info| here.join(&info.file));
     Ok(BridgeConfig {
-        bind: arguments.parsed("bind")?.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        port: arguments.number("port", 0, 65_535)?.map_or(DEFAULT_PORT, |port| port as u16),
+        bind,
+        port,
         token,
         static_dir: arguments.path("static-dir"),
         open: arguments.is_on("open"),

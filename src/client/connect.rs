@@ -149,7 +149,8 @@ impl<'a> Client<'a> {
     }
 
     fn try_connect(&mut self) -> Result<Session, ClientError> {
-        let transport = Transport::tcp(open_socket(self.options.destination.address())?).map_err(|error| self.channel_error(error.into()))?;
+        let transport = Transport::tcp(open_socket(self.options.destination.address())?)
+            .map_err(|error| self.channel_error(error.into()))?;
         let closer = transport.closer();
         // Ctrl-C ends whatever waits on the connection, from the first byte on.
         self.shutdown.close_on_request(move || closer.close());

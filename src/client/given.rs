@@ -41,6 +41,12 @@ pub struct GivenContent {
     pub size: Option<u64>,
 }
 
+impl std::fmt::Debug for GivenContent {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("GivenContent").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
 impl GivenContent {
     pub(super) fn read_into(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
         let mut filled = 0;

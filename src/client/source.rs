@@ -130,11 +130,13 @@ fn below(path: &EntryPath, root: &Root) -> EntryPath {
 }
 
 /// A file that is being read.
+#[derive(Debug)]
 pub struct SourceFile {
     bytes: SourceBytes,
     bytes_read: u64,
 }
 
+#[derive(Debug)]
 enum SourceBytes {
     Disk(DiskFile),
     Given(GivenContent),
