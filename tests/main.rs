@@ -3,6 +3,7 @@
 //! One test binary; a module for each behaviour. `cargo test --release demo_scenarios` runs the end-to-end
 //! ones alone.
 
+mod bad_lines;
 mod bridge;
 mod client;
 mod damage;
@@ -10,6 +11,8 @@ mod deltas;
 mod demo_scenarios;
 mod encryption;
 mod progress_reporting;
+mod random_changes;
+mod restore_resume;
 mod resume;
 mod scale;
 mod server;

@@ -92,6 +92,11 @@ impl Disk {
         Disk::with(operations..operations + 1, None)
     }
 
+    /// Fails at these operations, counted from 0, and at no other: for tests.
+    pub fn failing_at(operations: Range<u64>) -> Disk {
+        Disk::with(operations, None)
+    }
+
     fn with(failing: Range<u64>, record: Option<Mutex<Vec<Operation>>>) -> Disk {
         let counts = std::array::from_fn(|_| AtomicU64::new(0));
         Disk { state: Arc::new(DiskState { counts, begun: AtomicU64::new(0), failing, record }) }

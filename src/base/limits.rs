@@ -56,6 +56,17 @@ pub const TAGS_MAX: usize = 64;
 /// Most paths in one request to restore, list or verify.
 pub const REQUEST_PATHS_MAX: usize = 1_024;
 
+/// Most entries in one page of a restore into a folder where something is already.
+pub const PAGE_ENTRIES_MAX: u32 = 65_536;
+/// Most large files of one page that are compared block by block.
+pub const PAGE_LARGE_FILES_MAX: usize = 1_024;
+/// The paths of those files together, in bytes.
+pub const PAGE_LARGE_PATHS_BYTES_MAX: usize = 1024 * 1024;
+/// Most blocks of a stored content of which the hashes are read at once.
+pub const READ_BLOCKS_MAX: u32 = 8_192;
+/// Most runs of blocks that are read at once: every second block differs.
+pub const READ_RUNS_MAX: usize = READ_BLOCKS_MAX as usize / 2;
+
 /// How much of a file is read, hashed and sent at a time.
 pub const CONTENT_CHUNK_BYTES: usize = 128 * 1024;
 /// A file of at least this size is handled in blocks.

@@ -19,7 +19,7 @@ use crate::client::json::put_path;
 use crate::client::roots::{ResolvedRoots, Root, resolve_roots};
 use crate::client::scan::{ScanOptions, ScanReport, ScanSink, ScannedRange, scan};
 use crate::client::{
-    BackupOptions, BackupSummary, Client, ClientError, RetryPolicy, backup, check_backup, restore,
+    BackupOptions, BackupSummary, Client, ClientError, Restore, RetryPolicy, backup, check_backup,
     unfinished_upload,
 };
 
@@ -177,10 +177,11 @@ fn restored(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<Strin
     let state = crate::client::state::StateFolder::look(&job.peer.folder);
     let options = job.peer.options(settings, settings.retry);
     let mut client = Client::open(options, state, &sink, shutdown.clone())?;
-    let mut tries = 0;
+    let mut restore = Restore::create(selection.clone(), to, &sink)?;
+    let (mut tries, mut progress) = (0, 0);
     loop {
         let mut session = client.connect()?;
-        match restore(&mut session, selection.clone(), to, &sink) {
+        match restore.run(&mut session) {
             Ok(summary) => {
                 let _ = session.close();
                 let text = format!("restored: {} files, {} bytes", summary.files, summary.bytes);
@@ -189,7 +190,13 @@ fn restored(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<Strin
                     count => Ok(format!("{text}; {count} errors")),
                 };
             }
-            Err(error) if error.is_passing() && tries < settings.retry.retries => {
+            Err(error) if error.is_passing() => {
+                if restore.progress() > progress {
+                    (tries, progress) = (0, restore.progress());
+                }
+                if tries >= settings.retry.retries {
+                    return Err(error);
+                }
                 tries += 1;
                 client.notice(&error.to_string());
                 if shutdown.wait(settings.retry.wait(tries)) {

@@ -356,6 +356,17 @@ impl Channel {
         self.ring.acknowledged() == self.ring.next_sequence() && self.staging.bytes.is_empty()
     }
 
+    /// How many data segments hold everything that was sent so far, one that is not yet full included.
+    pub fn segments(&self) -> u64 {
+        let open = u64::from(self.staging.open.is_some());
+        self.ring.next_sequence() + self.staging.plaintext_lens.len() as u64 + open
+    }
+
+    /// How many of them the peer has verified.
+    pub fn segments_acknowledged(&self) -> u64 {
+        self.ring.acknowledged()
+    }
+
     /// The sealed close: everything sent so far is repeated until the peer has it, then both sides know
     /// that the other knows.
     pub fn close(mut self) -> Result<SegmentCounts, ChannelError> {

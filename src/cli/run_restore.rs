@@ -8,7 +8,7 @@ use super::arguments::{Arguments, UsageError};
 use super::output::{Output, bytes_text, count_text, rate};
 use super::setup::{Access, CliError, Setup, selection};
 use crate::base::shutdown::Shutdown;
-use crate::client::{Client, ClientError, ExitCode, RestoreSummary, restore};
+use crate::client::{Client, ClientError, ExitCode, Restore, RestoreSummary};
 use crate::protocol::message::Selection;
 
 pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
@@ -34,13 +34,24 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
         0 => String::new(),
         count => format!("; {}, named above", count_text(count, "error")),
     };
+    let fetched = summary.bytes.saturating_sub(summary.bytes_kept);
+    let kept = match summary.bytes_kept + summary.files_kept {
+        0 => String::new(),
+        _ => format!(
+            "; {}, {} were there, {}",
+            count_text(summary.files_kept, "file"),
+            bytes_text(summary.bytes_kept),
+            bytes_text(fetched)
+        ),
+    };
     let text = format!(
-        "restored snapshot {} to {}: {}, {} in {seconds:.2} s ({}/s){errors}",
+        "restored snapshot {} to {}: {}, {}{kept}{} in {seconds:.2} s ({}/s){errors}",
         summary.snapshot.id,
         to.display(),
         count_text(summary.files, "file"),
         bytes_text(summary.bytes),
-        bytes_text(rate(summary.bytes, seconds) as u64),
+        if kept.is_empty() { "" } else { " fetched" },
+        bytes_text(rate(fetched, seconds) as u64),
     );
     let data = json!({
         "snapshot": summary.snapshot.id,
@@ -48,6 +59,8 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
         "folders": summary.folders,
         "links": summary.links,
         "bytes": summary.bytes,
+        "files_kept": summary.files_kept,
+        "bytes_kept": summary.bytes_kept,
         "errors": summary.errors,
         "damaged": summary.damaged,
         "seconds": seconds,
@@ -62,20 +75,27 @@ fn give_back(
     to: &Path,
     output: &Output,
 ) -> Result<RestoreSummary, ClientError> {
-    let mut tries = 0;
+    let mut restore = Restore::create(selection, to, output)?;
+    let (mut tries, mut progress) = (0, 0);
     loop {
         let mut session = client.connect()?;
-        match restore(&mut session, selection.clone(), to, output) {
+        match restore.run(&mut session) {
             Ok(summary) => {
                 // Everything is here and checked: a line that fails during the close changes nothing.
                 let _ = session.close();
                 return Ok(summary);
             }
-            // What was restored is written again: the same bytes under the same names.
-            Err(error) if error.is_passing() && tries < client.options.retry.retries => {
+            Err(error) if error.is_passing() => {
+                // A line that brings something each time is worth another try.
+                if restore.progress() > progress {
+                    (tries, progress) = (0, restore.progress());
+                }
+                if tries >= client.options.retry.retries {
+                    return Err(error);
+                }
                 tries += 1;
                 let wait = client.options.retry.wait(tries);
-                client.notice(&format!("{error}; beginning again in {:.1} s", wait.as_secs_f64()));
+                client.notice(&format!("{error}; going on in {:.1} s", wait.as_secs_f64()));
                 if client.shutdown.wait(wait) {
                     return Err(ClientError::Interrupted);
                 }

@@ -15,12 +15,14 @@ use super::delta::REQUESTS_MAX;
 use super::error::ClientError;
 use super::given::{self, GivenFiles};
 use super::ranges::{ScanTotals, ScannedRange};
+use super::reach::Place;
+use super::retry::BusyWait;
 use super::roots::{ResolvedRoots, Root};
 use super::scan::{FolderIdentity, ScanEnd, ScanOptions, ScanReport, ScanSink, scan};
 use super::sender::ContentSender;
 use super::source::SourceReader;
 use super::unfinished::{self, ChosenUpload};
-use super::uploading::{Queues, Sent, Stopped, Uploaded, Uploading, Walked};
+use super::uploading::{Holdings, Queues, Sent, Stopped, Uploaded, Uploading, Walked};
 use crate::base::host::boot_name;
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::limits::CONTENT_CHUNK_BYTES;
@@ -79,7 +81,7 @@ pub struct BackupSummary {
     pub unreadable: u64,
     /// The upload had been committed before, and its answer lost.
     pub was_stored_before: bool,
-    /// On the wire in both directions, everything included.
+    /// On the wire in both directions, everything included, over all connections of the run.
     pub wire_bytes: u64,
     pub elapsed: Duration,
 }
@@ -90,16 +92,27 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
     let began = Instant::now();
     let mut upload = unfinished::choose(&client.state, options)?;
     if upload.is_resumed {
-        client.notice("going on with the upload that an earlier run left unfinished");
+        client.notice(match options.dry_run {
+            true => "counting what the upload still lacks that an earlier run left unfinished",
+            false => "going on with the upload that an earlier run left unfinished",
+        });
     }
     for missing in &options.missing {
         let path = std::os::unix::ffi::OsStrExt::as_bytes(missing.path.as_os_str());
         client.sink.event(Event::FileError { path, reason: &missing.reason });
     }
-    let mut tries = 0;
+    let (mut tries, mut furthest, mut wire_bytes) = (0, None, 0);
+    let mut busy = BusyWait::default();
     loop {
         let mut session = client.connect()?;
-        match attempt(client, &mut session, options, upload.id) {
+        let mut reached = None;
+        let result = attempt(client, &mut session, options, upload, &mut reached);
+        upload.is_begun = true;
+        // Tries are counted while nothing gets on: a line that drops again and again is one to be patient with.
+        if reached > furthest {
+            (tries, furthest) = (0, reached);
+        }
+        match result {
             // That snapshot was stored by an earlier run whose answer was lost: this run makes its own.
             Ok(summary) if upload.is_resumed && summary.was_stored_before => {
                 upload = ChosenUpload::fresh();
@@ -111,12 +124,22 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
                 }
                 let counts = session.close();
                 let counts = counts.unwrap_or_default();
-                summary.wire_bytes = counts.bytes_sent + counts.bytes_received;
+                summary.wire_bytes = wire_bytes + counts.bytes_sent + counts.bytes_received;
                 summary.elapsed = began.elapsed();
                 return Ok(summary);
             }
+            // An older session of the upload is ending still.
+            Err(ClientError::Channel { source: ChannelError::Busy { seconds }, address }) => {
+                let wait = busy.next(seconds).ok_or_else(|| ClientError::still_busy(&address))?;
+                client.notice(&format!("the server is busy; going on in {:.1} s", wait.as_secs_f64()));
+                if client.shutdown.wait(wait) {
+                    return Err(ClientError::Interrupted);
+                }
+            }
             Err(error) if error.is_passing() && tries < client.options.retry.retries => {
                 tries += 1;
+                let counts = session.counts();
+                wire_bytes += counts.bytes_sent + counts.bytes_received;
                 let wait = client.options.retry.wait(tries);
                 client.notice(&format!("{error}; going on in {:.1} s", wait.as_secs_f64()));
                 if client.shutdown.wait(wait) {
@@ -132,15 +155,16 @@ fn attempt(
     client: &Client<'_>,
     session: &mut Session,
     options: &BackupOptions,
-    upload: UploadId,
+    upload: ChosenUpload,
+    reached: &mut Option<Place>,
 ) -> Result<BackupSummary, ClientError> {
     client.sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "backing up" });
-    let data = match begin(session, options, upload)? {
-        Answer::Open(data) => data,
+    let (base, data) = match begin(session, options, upload.id)? {
+        Answer::Open { base, data } => (base, data),
         Answer::Stored(row) => return Ok(BackupSummary::of_stored(row)),
     };
     if !options.dry_run {
-        unfinished::note(&client.state, options, upload)?;
+        unfinished::note(&client.state, options, upload.id)?;
     }
     let mut excluded = options.excluded.clone();
     // A server on this very host: its data is no part of any backup.
@@ -169,12 +193,12 @@ fn attempt(
     if let Some(given) = &options.given {
         given.rewind();
     }
-    let upload = Uploading::new(
-        &mut session.channel,
-        client.sink,
-        Queues { wakes, walked, orders, batches, used, blocks },
-        options.dry_run,
-    );
+    let queues = Queues { wakes, walked, orders, batches, used, blocks };
+    let holdings = match base.is_none() && !upload.is_begun {
+        true => Holdings::Nothing,
+        false => Holdings::Unknown,
+    };
+    let upload = Uploading::new(&mut session.channel, client.sink, queues, holdings, options.dry_run);
     let result = thread::scope(|scope| {
         let missing = options.missing.len() as u64;
         let mut walk = WalkSink { walked: walk_sender, waker, sink: client.sink, missing };
@@ -192,7 +216,7 @@ fn attempt(
         // Where one did not start, leaving drops the queues, which ends the other.
         started.map_err(|source| Stopped::Client(ClientError::Io { doing: "start a thread".into(), source }))?;
         // `run` owns the queues: when it returns, the other threads find nobody at their ends and return too.
-        upload.run()
+        upload.run(reached)
     });
     match result {
         Ok(uploaded) => Ok(BackupSummary::of(uploaded)),
@@ -202,7 +226,10 @@ fn attempt(
 }
 
 enum Answer {
-    Open(HostFolder),
+    Open {
+        base: Option<SnapshotId>,
+        data: HostFolder,
+    },
     /// This upload was committed before: its answer was lost.
     Stored(SnapshotRow),
 }
@@ -221,7 +248,7 @@ fn begin(session: &mut Session, options: &BackupOptions, upload: UploadId) -> Re
     }))?;
     let answer = match session.channel.receive() {
         Ok(Some(message)) => match ToClient::decode(message.kind, message.body) {
-            Ok(ToClient::Begun { data, .. }) => Ok(Answer::Open(data)),
+            Ok(ToClient::Begun { base, data }) => Ok(Answer::Open { base, data }),
             Ok(ToClient::Stored(row)) => Ok(Answer::Stored(row)),
             Ok(ToClient::Busy { seconds }) => Err(ChannelError::Busy { seconds }),
             Ok(ToClient::Failure { code, text }) => return Err(ClientError::Failure { code, text }),
@@ -239,6 +266,7 @@ fn begin_flags(options: &BackupOptions) -> u8 {
     bit(options.full, begin_flag::FULL)
         | bit(options.ignore_inode, begin_flag::IGNORE_INODE)
         | bit(options.ignore_ctime, begin_flag::IGNORE_CTIME)
+        | bit(options.dry_run, begin_flag::DRY_RUN)
 }
 
 impl BackupSummary {

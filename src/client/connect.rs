@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::config::ServerAddress;
 use super::error::ClientError;
-use super::retry::{self, RetryPolicy};
+use super::retry::{self, BusyWait, RetryPolicy};
 use super::state::{Identity, IdentityCheck, StateFolder};
 use crate::base::ids::{ClientId, UserName};
 use crate::base::progress::{Event, Phase, ProgressSink};
@@ -96,7 +96,7 @@ impl<'a> Client<'a> {
     /// Connects and logs in, with as many tries as the options allow.
     pub fn connect(&mut self) -> Result<Session, ClientError> {
         self.sink.event(Event::Phase { phase: Phase::Connect, message: "connecting" });
-        let (mut tries, mut busy_times) = (0, 0);
+        let (mut tries, mut busy) = (0, BusyWait::default());
         let began = Instant::now();
         loop {
             let error = match self.try_connect() {
@@ -109,13 +109,7 @@ impl<'a> Client<'a> {
             };
             let wait = match &error {
                 ClientError::Channel { source: ChannelError::Busy { seconds }, address } => {
-                    busy_times += 1;
-                    let wait = retry::busy_wait(*seconds, busy_times);
-                    if began.elapsed() + wait > retry::BUSY_WAIT_MAX {
-                        let minutes = retry::BUSY_WAIT_MAX.as_secs() / 60;
-                        return Err(ClientError::StillBusy { address: address.clone(), minutes });
-                    }
-                    wait
+                    busy.next(*seconds).ok_or_else(|| ClientError::still_busy(address))?
                 }
                 error if self.may_try_again(error, tries, began) => {
                     tries += 1;

@@ -1,6 +1,7 @@
 //! Sends a large file as what differs from the content that the server holds for its path: the hashes of the
 //! held blocks are asked for a page at a time, ahead of the reading; the file is read once, and each of its
-//! blocks is kept, sent, or left out as a hole.
+//! blocks is kept, sent, or left out as a hole. Where the beginning of the content itself lies at the server, from
+//! an upload that was cut off, its hashes come first: what is still the same is not sent again.
 //!
 //! ## Why nobody waits for ever
 //! A request travels in the batch stream, and its batch is handed over at once. The reading thread then waits for
@@ -13,7 +14,7 @@ use super::source::{SourceError, SourceFile};
 use crate::base::limits::{CONTENT_CHUNK_BYTES, HOLE_BYTES_MAX};
 use crate::channel::worker::Gone;
 use crate::crypto::{BLOCK_BYTES, BlockSum, ContentSums, SumsCombiner, blake3_hash, block_sum, blocks_in};
-use crate::protocol::message::{BLOCK_HASH_BYTES, ToServer};
+use crate::protocol::message::{BLOCK_HASH_BYTES, HeldContent, Partial, ToServer};
 
 /// Blocks of which the hashes are asked for at once: a second page is on its way while one is compared.
 const PAGE_BLOCKS: u32 = 1_024;
@@ -51,12 +52,18 @@ struct HeldBlocks {
     page: BlocksAnswer,
     /// What is held has no blocks behind the present page.
     is_over: bool,
+    /// They are of the beginning of the content, not of what is held for its path.
+    is_partial: bool,
 }
 
 impl HeldBlocks {
     fn new(place: (u32, u32), blocks: u64) -> HeldBlocks {
         let page = BlocksAnswer { first: 0, hashes: Vec::new() };
-        HeldBlocks { place, blocks, next: 0, asked: 0, page, is_over: false }
+        HeldBlocks { place, blocks, next: 0, asked: 0, page, is_over: false, is_partial: false }
+    }
+
+    fn nothing(place: (u32, u32)) -> HeldBlocks {
+        HeldBlocks { is_over: true, ..HeldBlocks::new(place, 0) }
     }
 
     /// The first block behind the present page.
@@ -119,16 +126,16 @@ impl Difference {
             return;
         }
         self.tell(batch);
-        ToServer::ContentData(bytes).encode(&mut batch.bytes);
+        batch.say(&ToServer::ContentData(bytes));
         batch.content_bytes += bytes.len() as u64;
     }
 
     fn tell(&mut self, batch: &mut Batch) {
         if self.kept > 0 {
-            ToServer::ContentKeep { bytes: self.kept }.encode(&mut batch.bytes);
+            batch.say(&ToServer::ContentKeep { bytes: self.kept });
         }
         if self.hole > 0 {
-            ToServer::ContentHole { bytes: self.hole }.encode(&mut batch.bytes);
+            batch.say(&ToServer::ContentHole { bytes: self.hole });
         }
         batch.bytes_same += self.kept + self.hole;
         (self.kept, self.hole) = (0, 0);
@@ -154,29 +161,120 @@ impl ContentSender<'_> {
         let result = match held.page.hashes.is_empty() {
             true => None,
             false => {
-                ToServer::DeltaStart { range: place.0, entry: place.1 }.encode(&mut batch.bytes);
-                let mut chunk = std::mem::take(&mut self.scratch);
-                let compared = self.compare(file, &mut chunk, &mut held, batch);
-                self.scratch = chunk;
-                Some(compared?)
+                batch.say(&ToServer::DeltaStart { range: place.0, entry: place.1 });
+                Some(self.compare(file, &mut held, Difference::default(), batch)?)
             }
         };
-        // The next file's answers must not find these before them.
-        while held.asked > 0 {
-            self.receive(&mut held)?;
-        }
+        self.let_pass(&mut held)?;
         Ok(result)
+    }
+
+    /// Goes on with a content behind its beginning, of which the server has what `partial` says; none, and the file
+    /// at its start again, where nothing of that is the same now.
+    pub(super) fn send_rest(
+        &mut self,
+        file: &mut SourceFile,
+        place: (u32, u32),
+        (held, partial): (HeldContent, Partial),
+        batch: &mut Batch,
+    ) -> Result<Option<Result<ContentSums, SourceError>>, Gone> {
+        // A last block that is not whole is sent.
+        let mut there = HeldBlocks { is_partial: true, ..HeldBlocks::new(place, file.size() / BLOCK) };
+        let mut difference = Difference::default();
+        let matched = self.match_beginning(file, &mut there, &mut difference, batch);
+        self.let_pass(&mut there)?;
+        let bytes = difference.blocks * BLOCK;
+        if let Err(error) = matched?.and_then(|()| file.go_back(bytes)) {
+            return Ok(Some(Err(error)));
+        }
+        if bytes == 0 {
+            return Ok(None);
+        }
+        batch.say(&ToServer::ContentResume { range: place.0, entry: place.1, bytes });
+        let mut held = match held.blocks && partial == Partial::Delta {
+            true => HeldBlocks::new(place, blocks_in(file.size())),
+            false => HeldBlocks::nothing(place),
+        };
+        let compared = self.compare(file, &mut held, difference, batch)?;
+        self.let_pass(&mut held)?;
+        Ok(Some(compared))
+    }
+
+    /// Reads the file as far as its blocks are those that lie at the server.
+    fn match_beginning(
+        &mut self,
+        file: &mut SourceFile,
+        there: &mut HeldBlocks,
+        difference: &mut Difference,
+        batch: &mut Batch,
+    ) -> Result<Result<(), SourceError>, Gone> {
+        let mut chunk = std::mem::take(&mut self.scratch);
+        let matched = loop {
+            let count = match file.read_into(&mut chunk) {
+                Ok(count) => count,
+                Err(error) => break Ok(Err(error)),
+            };
+            match self.match_chunk(&chunk[..count], there, difference, batch) {
+                Ok(true) => {}
+                Ok(false) => break Ok(Ok(())),
+                Err(gone) => break Err(gone),
+            }
+        };
+        self.scratch = chunk;
+        matched
+    }
+
+    /// Whether all of the chunk is there.
+    fn match_chunk(
+        &mut self,
+        chunk: &[u8],
+        there: &mut HeldBlocks,
+        difference: &mut Difference,
+        batch: &mut Batch,
+    ) -> Result<bool, Gone> {
+        for block in chunk.chunks_exact(BLOCK_BYTES) {
+            let number = difference.blocks;
+            self.fetch(there, number, batch)?;
+            let sum = block_sum(number, block);
+            if there.hash(number) != Some(&sum.chaining[..BLOCK_HASH_BYTES]) {
+                return Ok(false);
+            }
+            difference.add_sum(&sum, block);
+            batch.bytes_same += BLOCK;
+        }
+        Ok(chunk.len() == CONTENT_CHUNK_BYTES)
+    }
+
+    /// The next file's answers must not find these before them.
+    fn let_pass(&mut self, held: &mut HeldBlocks) -> Result<(), Gone> {
+        while held.asked > 0 {
+            self.receive(held)?;
+        }
+        Ok(())
     }
 
     fn compare(
         &mut self,
         file: &mut SourceFile,
-        chunk: &mut [u8],
         held: &mut HeldBlocks,
+        difference: Difference,
+        batch: &mut Batch,
+    ) -> Result<Result<ContentSums, SourceError>, Gone> {
+        let mut chunk = std::mem::take(&mut self.scratch);
+        let compared = self.compare_in(&mut chunk, file, held, difference, batch);
+        self.scratch = chunk;
+        compared
+    }
+
+    fn compare_in(
+        &mut self,
+        chunk: &mut [u8],
+        file: &mut SourceFile,
+        held: &mut HeldBlocks,
+        mut difference: Difference,
         batch: &mut Batch,
     ) -> Result<Result<ContentSums, SourceError>, Gone> {
         debug_assert_eq!(chunk.len(), CONTENT_CHUNK_BYTES);
-        let mut difference = Difference::default();
         loop {
             match file.skip_hole(BLOCK, HOLE_STEP_BYTES) {
                 Ok(0) => {}
@@ -245,7 +343,10 @@ impl ContentSender<'_> {
         let count = u32::try_from(left).unwrap_or(PAGE_BLOCKS).min(PAGE_BLOCKS);
         let wanted = BlocksWanted { range: held.place.0, entry: held.place.1, first: held.next, count };
         let BlocksWanted { range, entry, first, count } = wanted;
-        ToServer::BlocksWanted { range, entry, first, count }.encode(&mut batch.bytes);
+        match held.is_partial {
+            true => ToServer::PartialWanted { range, entry, first, count }.encode(&mut batch.bytes),
+            false => ToServer::BlocksWanted { range, entry, first, count }.encode(&mut batch.bytes),
+        }
         batch.blocks_wanted.push(wanted);
         held.next += u64::from(count);
         held.asked += 1;

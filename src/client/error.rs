@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::config::ConfigError;
+use super::retry;
 use super::roots::RootsError;
 use super::state::StateError;
 use super::target::TargetError;
@@ -104,6 +105,11 @@ impl ClientError {
             ClientError::Impossible(_) => ExitCode::Usage,
             ClientError::Target(_) | ClientError::Io { .. } => ExitCode::Failed,
         }
+    }
+
+    pub fn still_busy(address: &str) -> ClientError {
+        let minutes = retry::BUSY_WAIT_MAX.as_secs() / 60;
+        ClientError::StillBusy { address: address.to_string(), minutes }
     }
 
     /// Whether a new connection could end differently.

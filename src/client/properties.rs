@@ -28,6 +28,12 @@ impl Properties {
     pub(super) fn of(entry: &Entry) -> Properties {
         Properties { mode: entry.mode & 0o7777, mtime: entry.mtime, owner: entry.owner, group: entry.group }
     }
+
+    /// Whether setting them would change nothing. Only root sets owners.
+    pub(super) fn are_those_of(&self, facts: &FileFacts, as_root: bool) -> bool {
+        let owned = (self.owner, self.group) == (facts.owner, facts.group);
+        (self.mode, self.mtime) == (facts.mode, facts.mtime) && (owned || !as_root && self.mode & !0o777 == 0)
+    }
 }
 
 /// What went wrong beside the calls that returned, until the caller takes it.

@@ -1,19 +1,21 @@
-//! A restore: the server streams entries and contents in path order; a thread of its own writes them.
+//! A restore. Into an empty folder the server streams entries and contents in path order, and a thread of its own
+//! writes them. Where something is already, or the line was lost on the way, it goes page by page: the entries of a
+//! page are looked up in the target ([`super::pages`]), large files are made right from what is there
+//! ([`super::refill`]), and what is lacking is streamed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::connect::Session;
 use super::error::ClientError;
-use super::query::{Listed, check_rows, malformed, sums, unexpected};
+use super::pages::{Look, Page};
+use super::refill::{Candidate, refill};
+use super::restoring::Restoring;
+use super::standing::Standing;
 use super::target::{RestoreTarget, TargetError};
-use crate::base::entry::EntryKind;
-use crate::base::path::EntryPath;
-use crate::base::progress::{Event, Phase, ProgressSink, Totals};
-use crate::protocol::message::{ContentEnd, Selection, SnapshotRow, ToClient, ToServer, content_flag};
-
-/// How often progress is told.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+use crate::base::limits::PAGE_ENTRIES_MAX;
+use crate::base::progress::{Event, Phase, ProgressSink};
+use crate::protocol::message::{self, Selection, SnapshotRow, ToServer};
 
 /// How a restore went.
 #[derive(Debug, Clone)]
@@ -23,6 +25,10 @@ pub struct RestoreSummary {
     pub folders: u64,
     pub links: u64,
     pub bytes: u64,
+    /// Of the files, those that were right already.
+    pub files_kept: u64,
+    /// Of the bytes, those that were there already, parts of large files among them.
+    pub bytes_kept: u64,
     /// Entries, or properties of entries, that could not be restored; each was told.
     pub errors: u64,
     /// Contents that arrived or lay there damaged; among the errors.
@@ -30,229 +36,102 @@ pub struct RestoreSummary {
     pub elapsed: Duration,
 }
 
-/// Restores what is selected under `to`. Errors of single paths are told to `sink` and counted.
-pub fn restore(
-    session: &mut Session,
+/// A restore that goes on where it was in each session that it is given.
+pub struct Restore<'a> {
     selection: Selection,
-    to: &Path,
-    sink: &dyn ProgressSink,
-) -> Result<RestoreSummary, ClientError> {
-    sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "restoring" });
-    let mut restoring = Restoring::create(selection.paths.clone(), to, sink)?;
-    session.stream(&ToServer::Restore(selection), move |message| restoring.take(message))
-}
-
-struct Restoring<'a> {
-    target: Option<RestoreTarget>,
+    to: PathBuf,
+    restoring: Restoring<'a>,
     sink: &'a dyn ProgressSink,
-    snapshot: Option<SnapshotRow>,
-    wanted: Vec<EntryPath>,
-    /// The file whose content is being received; `healthy` while nothing went wrong with it.
-    current: Option<Listed>,
-    healthy: bool,
-    totals: Totals,
-    folders: u64,
-    links: u64,
-    /// Entries and damaged parts of the list, as the server counts them.
-    rows: u64,
-    errors: u64,
-    damaged: u64,
+    /// Nothing was in the target when it began.
+    was_empty: bool,
     began: Instant,
-    told: Instant,
 }
 
-impl<'a> Restoring<'a> {
-    fn create(wanted: Vec<EntryPath>, to: &Path, sink: &'a dyn ProgressSink) -> Result<Restoring<'a>, ClientError> {
-        Ok(Restoring {
-            target: Some(RestoreTarget::create(to)?),
-            sink,
-            snapshot: None,
-            wanted,
-            current: None,
-            healthy: false,
-            totals: Totals::default(),
-            folders: 0,
-            links: 0,
-            rows: 0,
-            errors: 0,
-            damaged: 0,
-            began: Instant::now(),
-            told: Instant::now(),
-        })
+impl<'a> Restore<'a> {
+    /// A restore of what is selected under `to`. Errors of single paths are told to `sink` and counted.
+    pub fn create(selection: Selection, to: &Path, sink: &'a dyn ProgressSink) -> Result<Restore<'a>, ClientError> {
+        let target = RestoreTarget::create(to)?;
+        let was_empty = std::fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_none());
+        let restoring = Restoring::new(target, selection.paths.is_empty(), sink);
+        Ok(Restore { selection, to: to.to_path_buf(), restoring, sink, was_empty, began: Instant::now() })
     }
 
-    /// Takes one message of the answer; gives the summary at the end.
-    fn take(&mut self, message: &ToClient<'_>) -> Result<Option<RestoreSummary>, ClientError> {
-        match message {
-            ToClient::Snapshot(row) => {
-                if self.wanted.is_empty() {
-                    (self.totals.files_total, self.totals.bytes_total) = (row.files, row.bytes);
-                    self.totals.counted = true;
-                }
-                self.snapshot = Some(row.clone());
-            }
-            ToClient::Entry(row) => self.entry(Listed::decode(row).map_err(malformed)?)?,
-            ToClient::ContentData(bytes) => self.data(bytes.len() as u64, |target| target.write(bytes))?,
-            ToClient::ContentHole { bytes } => {
-                self.check_hole(*bytes)?;
-                self.data(*bytes, |target| target.write_hole(*bytes))?;
-            }
-            ToClient::ContentEnd(end) => self.end(end)?,
-            ToClient::ContentFailed { text } => self.failed(text),
-            ToClient::Damage { path, text, .. } => self.damaged_list(path.as_ref(), text)?,
-            ToClient::End { rows } => return self.finish(*rows).map(Some),
-            _ => return Err(unexpected()),
+    /// Goes on to the end, if the session lasts. After a passing error it can be run again.
+    pub fn run(&mut self, session: &mut Session) -> Result<RestoreSummary, ClientError> {
+        self.sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "restoring" });
+        let ran = self.try_run(session);
+        if ran.is_err() {
+            self.restoring.cut_off();
         }
-        Ok(None)
+        ran?;
+        self.restoring.finish(self.began)
     }
 
-    fn entry(&mut self, listed: Listed) -> Result<(), ClientError> {
-        if self.current.is_some() {
-            return Err(unexpected());
-        }
-        self.rows += 1;
-        let result = match (listed.entry.kind, &listed.content) {
-            (EntryKind::Folder, _) => {
-                self.folders += 1;
-                self.target().folder(&listed.entry)
-            }
-            (EntryKind::Link, _) => {
-                self.links += 1;
-                self.target().link(&listed.entry)
-            }
-            (EntryKind::File, Some(content)) if content.flags & content_flag::UNREADABLE == 0 => {
-                let begun = self.target().begin_file(&listed.entry);
-                self.healthy = begun.is_ok();
-                self.current = Some(listed);
-                begun
-            }
-            (EntryKind::File, _) => {
-                self.tell_error(listed.entry.path.as_bytes(), "could not be read when the backup was made");
-                return Ok(());
-            }
-        };
-        self.note(result)
+    /// Grows with everything that need not be fetched again after a lost line.
+    pub fn progress(&self) -> u64 {
+        self.restoring.lasting
     }
 
-    /// Hashing a hole takes its time, so that no more is believed than the content has.
-    fn check_hole(&mut self, bytes: u64) -> Result<(), ClientError> {
-        let content = self.current.as_ref().and_then(|listed| listed.content.as_ref());
-        match content.is_some_and(|content| bytes <= content.bytes) {
-            true => Ok(()),
-            false => Err(unexpected()),
+    fn try_run(&mut self, session: &mut Session) -> Result<(), ClientError> {
+        self.name_snapshot();
+        if self.was_empty && self.restoring.snapshot.is_none() {
+            let restoring = &mut self.restoring;
+            restoring.begin_answer(None);
+            return session.stream(&ToServer::Restore(self.selection.clone()), |message| restoring.take(message));
         }
-    }
-
-    fn data(
-        &mut self,
-        bytes: u64,
-        write: impl FnOnce(&mut RestoreTarget) -> Result<(), TargetError>,
-    ) -> Result<(), ClientError> {
-        self.totals.bytes_done = self.totals.bytes_done.saturating_add(bytes);
-        if self.current.is_none() {
-            return Err(unexpected());
-        }
-        self.tell_progress();
-        if !self.healthy {
-            return Ok(());
-        }
-        let written = write(self.target());
-        self.healthy = written.is_ok();
-        self.note(written)
-    }
-
-    fn end(&mut self, end: &ContentEnd) -> Result<(), ClientError> {
-        let listed = self.current.take().ok_or_else(unexpected)?;
-        if !self.healthy {
-            return Ok(());
-        }
-        let ended = self.target().end_file(&listed.entry, &sums(end));
-        if let Err(TargetError::Damaged { .. }) = &ended {
-            self.damaged += 1;
-        }
-        if ended.is_ok() {
-            self.totals.files_done += 1;
-            let path = listed.entry.path.as_bytes();
-            self.sink.event(Event::FileReceipt { path, bytes: end.bytes, crc32: end.crc32, blake3: end.blake3 });
-        }
-        self.note(ended)
-    }
-
-    /// The server could not give the content; what was there before stays.
-    fn failed(&mut self, text: &str) {
-        self.target().abandon_file();
-        if let Some(listed) = self.current.take() {
-            self.damaged += 1;
-            self.tell_error(listed.entry.path.as_bytes(), text);
-        }
-    }
-
-    /// A part of the snapshot's list cannot be read: what it names is not restored.
-    fn damaged_list(&mut self, path: Option<&EntryPath>, text: &str) -> Result<(), ClientError> {
-        if self.current.is_some() {
-            return Err(unexpected());
-        }
-        self.rows += 1;
-        self.damaged += 1;
-        self.tell_error(path.map(EntryPath::as_bytes).unwrap_or_default(), text);
+        while !self.page(session)? {}
         Ok(())
     }
 
-    fn finish(&mut self, rows: u64) -> Result<RestoreSummary, ClientError> {
-        if let Some(listed) = &self.current {
-            let text =
-                format!("{}: the answer ended inside its content; run this again", listed.entry.path.display());
-            return Err(ClientError::Integrity(text));
-        }
-        check_rows(self.rows, rows)?;
-        let target = self.target.take().expect("the end comes once");
-        for problem in target.finish(true) {
-            self.note(Err(problem))?;
-        }
-        self.sink.event(Event::Progress { totals: self.totals, current_file: &[] });
-        Ok(RestoreSummary {
-            snapshot: self.snapshot.take().ok_or_else(unexpected)?,
-            files: self.totals.files_done,
-            folders: self.folders,
-            links: self.links,
-            bytes: self.totals.bytes_done,
-            errors: self.errors,
-            damaged: self.damaged,
-            elapsed: self.began.elapsed(),
-        })
-    }
-
-    /// Tells an error about one path and goes on; a full disk, or one about the whole target, ends it.
-    fn note(&mut self, result: Result<(), TargetError>) -> Result<(), ClientError> {
-        for problem in self.target.as_mut().map(RestoreTarget::take_problems).unwrap_or_default() {
-            self.tell_error(problem.path().unwrap_or_default(), &problem.to_string());
-        }
-        match result {
-            Ok(()) => Ok(()),
-            Err(error) if error.is_disk_full() || error.is_read_only() || error.path().is_none() => {
-                Err(error.into())
-            }
-            Err(error) => {
-                self.tell_error(error.path().unwrap_or_default(), &error.to_string());
-                Ok(())
+    /// Restores one page; says whether it was the last.
+    fn page(&mut self, session: &mut Session) -> Result<bool, ClientError> {
+        let (mut page, candidates) = self.look(session)?;
+        let mut target = if candidates.is_empty() { None } else { Some(RestoreTarget::create(&self.to)?) };
+        for candidate in &candidates {
+            let Some(target) = &mut target else { break };
+            let Restoring { progress, lasting, .. } = &mut self.restoring;
+            let path = candidate.path.as_bytes();
+            let told = |kept, fetched| {
+                *lasting += fetched;
+                progress.find(kept + fetched, path);
+            };
+            let refilled = refill(session, &self.selection, candidate, target, told)?;
+            match refilled.is_right {
+                true => page.refill(candidate.number, refilled.kept),
+                false => progress.unfind(refilled.kept + refilled.fetched),
             }
         }
+        drop(target);
+        let is_last = page.is_last;
+        // In the last page one more is asked for, so that the server comes to the end.
+        let entries = page.entries() + u32::from(is_last);
+        let (after, wanted) = (self.restoring.after.clone(), page.wanted().to_vec());
+        let request = message::Page { selection: self.selection.clone(), after, entries, wanted: Some(&wanted) };
+        let restoring = &mut self.restoring;
+        restoring.begin_answer(Some(page));
+        session.stream(&ToServer::Page(request), |message| restoring.take(message))?;
+        Ok(is_last)
     }
-
-    fn tell_error(&mut self, path: &[u8], reason: &str) {
-        self.errors += 1;
-        self.sink.event(Event::FileError { path, reason });
-    }
-
-    fn tell_progress(&mut self) {
-        if self.told.elapsed() >= PROGRESS_INTERVAL {
-            self.told = Instant::now();
-            let path = self.current.as_ref().map(|listed| listed.entry.path.as_bytes()).unwrap_or_default();
-            self.sink.event(Event::Progress { totals: self.totals, current_file: path });
+    /// Looks at the next page: what of it is there, and what large files may be made right.
+    fn look(&mut self, session: &mut Session) -> Result<(Page, Vec<Candidate>), ClientError> {
+        let standing = Standing::open(&self.to, session.shutdown.clone());
+        let standing = standing.map_err(|source| TargetError::Target { to: self.to.clone(), source })?;
+        let (selection, after) = (self.selection.clone(), self.restoring.after.clone());
+        let mut look = Look::new(standing, &mut self.restoring.progress, after.clone());
+        let request = message::Page { selection, after, entries: PAGE_ENTRIES_MAX, wanted: None };
+        session.stream(&ToServer::Page(request), |message| look.take(message))?;
+        let Look { page, candidates, snapshot, .. } = look;
+        if let Some(snapshot) = snapshot {
+            self.restoring.begin(snapshot);
         }
+        self.name_snapshot();
+        Ok((page, candidates))
     }
 
-    fn target(&mut self) -> &mut RestoreTarget {
-        self.target.as_mut().expect("there is a target until the end")
+    /// From the first answer on it is one snapshot, whatever becomes the latest.
+    fn name_snapshot(&mut self) {
+        if let Some(snapshot) = &self.restoring.snapshot {
+            (self.selection.snapshot, self.selection.root) = (snapshot.id.to_string(), None);
+        }
     }
 }

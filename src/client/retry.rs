@@ -1,7 +1,7 @@
 //! How long to wait before trying again. Waits double and are spread by chance, so that many clients that
 //! lost one server do not come back in step.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::base::ids::random_array;
 
@@ -37,8 +37,25 @@ impl RetryPolicy {
     }
 }
 
-/// The wait for a server that asked to be left alone for `seconds`, longer with every time it did.
-pub fn busy_wait(seconds: u16, times: u32) -> Duration {
+/// The waits for a busy server.
+#[derive(Debug, Default)]
+pub struct BusyWait {
+    began: Option<Instant>,
+    times: u32,
+}
+
+impl BusyWait {
+    /// The wait for a server that asked to be left alone for `seconds`, longer with every time it did. None when it
+    /// has been waited for as long as it will be: [`BUSY_WAIT_MAX`] from the first time on.
+    pub fn next(&mut self, seconds: u16) -> Option<Duration> {
+        let began = *self.began.get_or_insert_with(Instant::now);
+        self.times += 1;
+        let wait = busy_wait(seconds, self.times);
+        (began.elapsed() + wait <= BUSY_WAIT_MAX).then_some(wait)
+    }
+}
+
+fn busy_wait(seconds: u16, times: u32) -> Duration {
     let asked = Duration::from_secs(u64::from(seconds.max(1)));
     spread(asked.saturating_mul(1 + times.min(8)).min(WAIT_MAX))
 }

@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::delta::{BlocksAnswer, BlocksWanted, HOLE_STEP_BYTES};
 use super::ranges::{ScannedItem, ScannedRange};
+use super::reach::Place;
 use super::source::{SourceError, SourceFile, SourceReader};
 use crate::base::entry::Entry;
 use crate::base::limits::{CONTENT_CHUNK_BYTES, LARGE_FILE_BYTES};
@@ -36,6 +37,8 @@ pub struct Batch {
     pub bytes: Vec<u8>,
     /// The number of a range whose last content ends in this batch.
     pub finished_range: Option<u32>,
+    /// The last content that ends in this batch.
+    pub last_ended: Option<Place>,
     /// Contents that end in this batch, and all content bytes in it.
     pub files: u64,
     pub content_bytes: u64,
@@ -48,6 +51,17 @@ pub struct Batch {
     /// Files that could not be read.
     pub unreadable: u64,
     pub last_path: Vec<u8>,
+    /// What is said of contents is counted, and goes nowhere.
+    pub is_dry: bool,
+}
+
+impl Batch {
+    /// Adds a message about a content.
+    pub fn say(&mut self, message: &ToServer<'_>) {
+        if !self.is_dry {
+            message.encode(&mut self.bytes);
+        }
+    }
 }
 
 /// The reading thread's view of the world.
@@ -62,14 +76,14 @@ pub struct ContentSender<'a> {
     pub sink: &'a dyn ProgressSink,
     /// For contents that are compared and not sent.
     pub scratch: Vec<u8>,
-    /// Read nothing, only say what would be sent.
+    /// Only say what would be sent. Files are read as far as that depends on what the server has of them.
     pub dry_run: bool,
 }
 
 impl ContentSender<'_> {
     /// Works until no more orders come or the other side is gone.
     pub fn run(mut self) {
-        let mut batch = Batch::default();
+        let mut batch = Batch { is_dry: self.dry_run, ..Batch::default() };
         while let Ok(order) = self.orders.recv() {
             if self.fulfil(&order, &mut batch).is_err() {
                 return;
@@ -97,7 +111,7 @@ impl ContentSender<'_> {
             bytes.clear();
             bytes
         });
-        let next = Batch { bytes: bytes.unwrap_or_default(), ..Batch::default() };
+        let next = Batch { bytes: bytes.unwrap_or_default(), is_dry: self.dry_run, ..Batch::default() };
         self.batches.send(std::mem::replace(batch, next)).map_err(|_| Gone)?;
         self.waker.wake();
         Ok(())
@@ -108,12 +122,6 @@ impl ContentSender<'_> {
         batch.last_path.clear();
         batch.last_path.extend_from_slice(entry.path.as_bytes());
         let place = (order.number, item.index);
-        if self.dry_run {
-            batch.files += 1;
-            batch.content_bytes += item.size;
-            skip(batch, place);
-            return Ok(());
-        }
         let held = order.held.binary_search_by_key(&item.index, |held| held.entry).ok();
         let held = held.map(|index| order.held[index]);
         if let (Some(held), true) = (held, item.size < LARGE_FILE_BYTES && self.source.can_read_twice())
@@ -122,13 +130,28 @@ impl ContentSender<'_> {
             ToServer::ContentSame { range: place.0, entry: place.1, flags }.encode(&mut batch.bytes);
             batch.files_same += 1;
             batch.bytes_same += item.size;
+            batch.last_ended = Some(place);
             return Ok(());
         }
-        let has_blocks = held.is_some_and(|held| held.blocks);
-        match self.read(&entry, place, has_blocks, batch)? {
+        // Going on within a content means reading some of it twice.
+        let partial = |held: HeldContent| held.partial.filter(|_| self.source.can_read_twice());
+        let held = held.map(|held| HeldContent { partial: partial(held), ..held });
+        let held = held.filter(|held| held.blocks || held.partial.is_some());
+        if self.dry_run && held.is_none_or(|_| item.size < LARGE_FILE_BYTES) {
+            batch.files += 1;
+            batch.content_bytes += self.data_bytes(&entry).unwrap_or(item.size);
+            skip(batch, place);
+            return Ok(());
+        }
+        match self.read(&entry, place, held, batch)? {
+            Ok(_) if self.dry_run => {
+                batch.files += 1;
+                skip(batch, place);
+            }
             Ok((sums, flags)) => {
                 end(batch, sums, flags);
                 batch.files += 1;
+                batch.last_ended = Some(place);
                 let (path, ContentSums { size, crc32, blake3 }) = (entry.path.as_bytes(), sums);
                 self.sink.event(Event::FileReceipt { path, bytes: size, crc32, blake3 });
                 if flags & content_flag::CHANGED_WHILE_READ != 0 {
@@ -162,13 +185,21 @@ impl ContentSender<'_> {
         same.then_some(if seen.recheck { content_flag::RECHECK } else { 0 })
     }
 
-    /// Sends a content from its start; where the file changed meanwhile, once more from its start. A large one is
-    /// compared with the blocks that are held.
+    /// How much of a file would be sent that the server knows nothing of.
+    fn data_bytes(&mut self, entry: &Entry) -> Option<u64> {
+        match entry.size < LARGE_FILE_BYTES {
+            true => None,
+            false => self.source.open(&entry.path).and_then(|mut file| file.data_bytes(BLOCK_BYTES as u64)).ok(),
+        }
+    }
+
+    /// Sends a content; where the file changed meanwhile, once more from its start. A large one is compared with the
+    /// blocks that are there.
     fn read(
         &mut self,
         entry: &Entry,
         place: (u32, u32),
-        has_blocks: bool,
+        mut held: Option<HeldContent>,
         batch: &mut Batch,
     ) -> Result<Result<(ContentSums, u8), SourceError>, Gone> {
         let mut file = match self.source.open(&entry.path) {
@@ -176,7 +207,7 @@ impl ContentSender<'_> {
             Err(error) => return Ok(Err(error)),
         };
         for is_last_try in [false, true] {
-            let sums = match self.send_content(&mut file, place, has_blocks, batch)? {
+            let sums = match self.send_content(&mut file, place, held, batch)? {
                 Ok(sums) => sums,
                 Err(error) => return Ok(Err(error)),
             };
@@ -190,6 +221,8 @@ impl ContentSender<'_> {
                 flags |= if seen.changed { content_flag::CHANGED_WHILE_READ } else { 0 };
                 return Ok(Ok((sums, flags)));
             }
+            // The beginning that lay at the server has been gone on with.
+            held = held.map(|held| HeldContent { partial: None, ..held });
             file = match file.restart() {
                 Ok(file) => file,
                 Err(error) => return Ok(Err(error)),
@@ -202,14 +235,26 @@ impl ContentSender<'_> {
         &mut self,
         file: &mut SourceFile,
         place: (u32, u32),
-        has_blocks: bool,
+        held: Option<HeldContent>,
         batch: &mut Batch,
     ) -> Result<Result<ContentSums, SourceError>, Gone> {
-        if has_blocks
-            && file.size() >= LARGE_FILE_BYTES
-            && let Some(sent) = self.send_difference(file, place, batch)?
-        {
-            return Ok(sent);
+        if let Some(held) = held.filter(|_| file.size() >= LARGE_FILE_BYTES) {
+            if let Some(partial) = held.partial
+                && let Some(sent) = self.send_rest(file, place, (held, partial), batch)?
+            {
+                return Ok(sent);
+            }
+            if held.blocks
+                && let Some(sent) = self.send_difference(file, place, batch)?
+            {
+                return Ok(sent);
+            }
+        }
+        if self.dry_run {
+            return Ok(file.data_bytes(BLOCK_BYTES as u64).map(|bytes| {
+                batch.content_bytes += bytes;
+                ContentHasher::new().finish()
+            }));
         }
         start(batch, place);
         self.send_bytes(file, batch)

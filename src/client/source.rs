@@ -202,8 +202,9 @@ impl SourceFile {
     /// At most so much of it is still to be read.
     pub fn left(&self) -> u64 {
         match &self.bytes {
-            SourceBytes::Given(GivenContent { size: None, .. }) => u64::MAX,
-            _ => self.size() - self.bytes_read,
+            // Read to where it says that it ends: only that tells a whole one from one that was cut off.
+            SourceBytes::Given(_) => u64::MAX,
+            SourceBytes::Disk(file) => file.opened.size - self.bytes_read,
         }
     }
 
@@ -234,6 +235,31 @@ impl SourceFile {
         let length = file.skip_hole(self.bytes_read, block, limit)?;
         self.bytes_read += length;
         Ok(length)
+    }
+
+    /// Goes back to `offset`, which has been read: that and what follows is read once more.
+    pub fn go_back(&mut self, offset: u64) -> Result<(), SourceError> {
+        let SourceBytes::Disk(file) = &self.bytes else { return Err(SourceError::Vanished) };
+        rustix::fs::seek(&file.file, rustix::fs::SeekFrom::Start(offset))?;
+        self.bytes_read = offset;
+        Ok(())
+    }
+
+    /// How many of its bytes are not in holes of whole blocks of `block` bytes. Reads none of them.
+    pub fn data_bytes(&mut self, block: u64) -> Result<u64, SourceError> {
+        let (mut data, size) = (0, self.size());
+        while self.bytes_read < size {
+            self.skip_hole(block, u64::MAX)?;
+            let SourceBytes::Disk(file) = &self.bytes else { return Ok(size) };
+            let end = file.data_until.clamp(self.bytes_read, size);
+            if end == self.bytes_read {
+                data += size - self.bytes_read;
+                break;
+            }
+            data += end - self.bytes_read;
+            self.bytes_read = end;
+        }
+        Ok(data)
     }
 
     /// Begins again from the start, at the size that the file has now: for a file that changed.

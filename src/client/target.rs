@@ -5,9 +5,12 @@
 //! folder or file that stands in the way of something else is left alone and named.
 //!
 //! A file appears under its name only when it is whole and its sums are right: it is written under a short
-//! random name beside it, checked, given its properties, and renamed. Properties of a folder are set when
-//! the walk has left it, so that a read-only folder can be filled, and that filling it does not change its
-//! time. Until then it is opened to its owner, and whatever ends the restore sets it right again.
+//! name beside it, which a later restore finds again ([`part`]), checked, given its properties, and renamed.
+//! Properties of a folder are set when the walk has left it, so that a read-only folder can be filled, and
+//! that filling it does not change its time. Until then it is opened to its owner, and whatever ends the
+//! restore sets it right again.
+
+mod part;
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -16,6 +19,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 
+pub(super) use self::part::{Part, is_large, may_stay, open_file, part_name};
 use super::facts::{FileFacts, file_type, kind_word};
 use super::properties::{Problems, Properties, raw_mode, set_link_properties, set_properties};
 pub use super::target_error::TargetError;
@@ -55,6 +59,8 @@ struct OpenFolder {
 struct OpenFile {
     path: EntryPath,
     temporary: String,
+    /// Whether what has come stays when the restore is cut off.
+    is_part: bool,
     file: File,
     summer: ContentHasher,
 }
@@ -97,12 +103,16 @@ impl RestoreTarget {
     pub fn begin_file(&mut self, entry: &Entry) -> Result<(), TargetError> {
         self.go_to(entry.path.parent().as_ref())?;
         self.check_free(&entry.path, "a file")?;
+        let (path, summer) = (entry.path.clone(), ContentHasher::default());
+        if let Some((temporary, file)) = self.open_empty_part(entry) {
+            self.file = Some(OpenFile { path, temporary, is_part: is_large(entry), file, summer });
+            return Ok(());
+        }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let private = Mode::RUSR | Mode::WUSR;
         let made = self.under_temporary_name(|folder, name| Ok(rustix::fs::openat(folder, name, flags, private)?));
         let (temporary, file) = made.map_err(failed(&entry.path, "make the file"))?;
-        let path = entry.path.clone();
-        self.file = Some(OpenFile { path, temporary, file: file.into(), summer: ContentHasher::default() });
+        self.file = Some(OpenFile { path, temporary, is_part: false, file: file.into(), summer });
         Ok(())
     }
 
@@ -134,14 +144,16 @@ impl RestoreTarget {
     /// Checks what was written against what was stored, and gives the file its properties and its name.
     /// After an error nothing is left of it, and what stood under the name before still does.
     pub fn end_file(&mut self, entry: &Entry, expected: &ContentSums) -> Result<(), TargetError> {
-        let OpenFile { path, temporary, file, summer } = self.file.take().ok_or(TargetError::NoFile)?;
+        let OpenFile { path, temporary, file, summer, .. } = self.file.take().ok_or(TargetError::NoFile)?;
         if summer.finish() != *expected {
             self.remove(&temporary);
             return Err(TargetError::Damaged { path: path.as_bytes().to_vec() });
         }
         set_properties(file.as_fd(), &path, Properties::of(entry), self.as_root, &mut self.problems);
+        // A part is locked until it has its name.
+        let placed = self.take_place(&path, &temporary);
         drop(file);
-        self.take_place(&path, &temporary)
+        placed
     }
 
     /// Gives up the file that was begun last, if there is one.
@@ -328,10 +340,11 @@ impl RestoreTarget {
     }
 }
 
-/// However the restore ends, no temporary file is left, and no folder more open than it should be.
+/// However the restore ends, no temporary file is left but the part of a large one, and no folder more open than it
+/// should be.
 impl Drop for RestoreTarget {
     fn drop(&mut self) {
-        self.abandon_file();
+        self.cut_off();
         self.leave_to(0);
     }
 }

@@ -28,6 +28,10 @@ pub enum TargetError {
     Damaged {
         path: Vec<u8>,
     },
+    /// The file was right when it was looked at, and then somebody changed it.
+    Changed {
+        path: Vec<u8>,
+    },
     /// The entry stands, but a property could not be set.
     Property {
         path: Vec<u8>,
@@ -50,6 +54,7 @@ impl TargetError {
             TargetError::Target { .. } | TargetError::NoFile => None,
             TargetError::InTheWay { path, .. }
             | TargetError::Damaged { path }
+            | TargetError::Changed { path }
             | TargetError::Property { path, .. }
             | TargetError::Io { path, .. } => Some(path),
         }
@@ -88,6 +93,9 @@ impl fmt::Display for TargetError {
                 "{}: what arrived does not match its checksum and was not kept: run \"cyberbackup verify\"",
                 display_bytes(path)
             ),
+            TargetError::Changed { path } => {
+                write!(formatter, "{}: it changed while the restore ran: restore again", display_bytes(path))
+            }
             TargetError::Property { path, property, source } => write!(
                 formatter,
                 "{}: restored, but its {property} could not be set: {}",

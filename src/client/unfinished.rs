@@ -27,27 +27,26 @@ pub struct ChosenUpload {
     pub id: UploadId,
     /// Whether an earlier run began it.
     pub is_resumed: bool,
+    /// Whether the server may have something of it already.
+    pub is_begun: bool,
 }
 
 impl ChosenUpload {
     pub fn fresh() -> ChosenUpload {
-        ChosenUpload { id: UploadId::random(), is_resumed: false }
+        ChosenUpload { id: UploadId::random(), is_resumed: false, is_begun: false }
     }
 }
 
 /// The unfinished upload of the same things, or a new one.
 pub fn choose(state: &StateFolder, options: &BackupOptions) -> Result<ChosenUpload, StateError> {
     if let Some(id) = options.upload {
-        return Ok(ChosenUpload { id, is_resumed: false });
-    }
-    if options.dry_run {
-        return Ok(ChosenUpload::fresh());
+        return Ok(ChosenUpload { id, is_resumed: false, is_begun: true });
     }
     let of = description(options);
     let noted = state.read_file(UNFINISHED_FILE)?;
     let noted = noted.and_then(|bytes| serde_json::from_slice::<Unfinished>(&bytes).ok());
     match noted.filter(|noted| noted.version == UNFINISHED_VERSION && noted.of == of) {
-        Some(noted) => Ok(ChosenUpload { id: noted.upload, is_resumed: true }),
+        Some(noted) => Ok(ChosenUpload { id: noted.upload, is_resumed: true, is_begun: true }),
         None => Ok(ChosenUpload::fresh()),
     }
 }

@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use super::delta::{BlocksAnswer, BlocksWanted};
 use super::error::ClientError;
 use super::ranges::{ScanTotals, ScannedRange};
+use super::reach::{Place, Reach};
 use super::sender::{Batch, Order};
 use crate::base::limits::{RANGES_PENDING_BYTES_MAX, RANGES_PENDING_MAX};
 use crate::base::progress::{Event, Phase, ProgressSink, Totals};
@@ -36,8 +37,24 @@ fn reader_gone() -> ClientError {
     ClientError::Io { doing: "read the files to back up".into(), source }
 }
 
-fn answer_bytes(range: &ScannedRange) -> usize {
-    needed_bytes_max(range.entries as usize)
+/// How the server may answer for ranges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holdings {
+    /// It may hold anything of them.
+    Unknown,
+    /// It has nothing to compare them with: every range is lacking, so its entries go with the question, and a
+    /// round trip is saved.
+    Nothing,
+}
+
+impl Holdings {
+    /// How long the answer for a range may become.
+    fn answer_bytes(self, range: &ScannedRange) -> usize {
+        match self {
+            Holdings::Unknown => needed_bytes_max(range.entries as usize),
+            Holdings::Nothing => needed_bytes_max(0) + (range.entries as usize).div_ceil(8),
+        }
+    }
 }
 
 /// What has been sent.
@@ -111,6 +128,7 @@ pub struct Uploading<'a> {
     channel: &'a mut Channel,
     sink: &'a dyn ProgressSink,
     queues: Queues,
+    holdings: Holdings,
     /// Ranges whose contents have not all been sent, oldest first.
     pending: VecDeque<Pending>,
     pending_bytes: usize,
@@ -130,6 +148,7 @@ pub struct Uploading<'a> {
     dry_run: bool,
     totals: Totals,
     sent: Sent,
+    reach: Reach,
     told: Instant,
     spoke: Instant,
 }
@@ -139,9 +158,11 @@ impl<'a> Uploading<'a> {
         channel: &'a mut Channel,
         sink: &'a dyn ProgressSink,
         queues: Queues,
+        holdings: Holdings,
         dry_run: bool,
     ) -> Uploading<'a> {
         Uploading {
+            holdings,
             channel,
             sink,
             queues,
@@ -158,18 +179,21 @@ impl<'a> Uploading<'a> {
             dry_run,
             totals: Totals::default(),
             sent: Sent::default(),
+            reach: Reach::default(),
             told: Instant::now(),
             spoke: Instant::now(),
         }
     }
 
     /// Runs until the snapshot is stored, or a dry run has seen everything. Where the line ends, what the
-    /// server said before that is the reason.
-    pub fn run(mut self) -> Result<Uploaded, Stopped> {
-        match self.upload() {
+    /// server said before that is the reason. `reached` becomes the last content that arrived for sure.
+    pub fn run(mut self, reached: &mut Option<Place>) -> Result<Uploaded, Stopped> {
+        let result = match self.upload() {
             Err(Stopped::Channel(error)) => Err(self.last_word().unwrap_or(Stopped::Channel(error))),
             other => other,
-        }
+        };
+        *reached = self.reach.verified(self.channel.segments_acknowledged());
+        result
     }
 
     /// A failure that the server told and that was not looked at before the line ended.
@@ -260,13 +284,16 @@ impl<'a> Uploading<'a> {
         let range = self.find(number)?;
         self.totals.files_done += range.items.len() as u64;
         self.totals.bytes_done += range.items.iter().map(|item| item.size).sum::<u64>();
-        self.answer_bytes = self.answer_bytes.saturating_sub(answer_bytes(&range));
+        self.answer_bytes = self.answer_bytes.saturating_sub(self.holdings.answer_bytes(&range));
         self.finish_range(number);
         Ok(())
     }
 
     fn lacking(&mut self, number: u32) -> Result<(), Stopped> {
         let range = self.find(number)?;
+        if self.holdings == Holdings::Nothing {
+            return Ok(());
+        }
         self.channel.send_to_server(&ToServer::RangeEntries { number, entries: &range.bytes })?;
         self.spoke = Instant::now();
         Ok(())
@@ -274,7 +301,7 @@ impl<'a> Uploading<'a> {
 
     fn needed(&mut self, number: u32, bits: Vec<u8>, held: Vec<HeldContent>) -> Result<(), Stopped> {
         let range = self.find(number)?;
-        self.answer_bytes = self.answer_bytes.saturating_sub(answer_bytes(&range));
+        self.answer_bytes = self.answer_bytes.saturating_sub(self.holdings.answer_bytes(&range));
         if bits.len() != (range.entries as usize).div_ceil(8) {
             return Err(ChannelError::Violation("its answer does not fit the range").into());
         }
@@ -284,6 +311,9 @@ impl<'a> Uploading<'a> {
                 self.totals.files_done += 1;
                 self.totals.bytes_done += item.size;
             }
+        }
+        if bits.iter().all(|byte| *byte == 0) {
+            self.reach.told((number, range.entries));
         }
         self.order(Order { number, range, bits, held })
     }
@@ -347,6 +377,9 @@ impl<'a> Uploading<'a> {
         self.blocks_wanted.extend(&batch.blocks_wanted);
         self.channel.send_encoded(&batch.bytes)?;
         self.spoke = Instant::now();
+        if let Some(place) = batch.last_ended {
+            self.reach.sent(place, self.channel.segments(), self.channel.segments_acknowledged());
+        }
         self.sent.files += batch.files;
         self.sent.bytes += batch.content_bytes;
         self.sent.files_same += batch.files_same;
@@ -393,12 +426,16 @@ impl<'a> Uploading<'a> {
             Err(TryRecvError::Disconnected) => return Err(ClientError::Interrupted.into()),
         };
         self.channel.send_to_server(&ToServer::RangeOffer { hash: range.hash })?;
+        if self.holdings == Holdings::Nothing {
+            let (number, entries) = (self.offered, &range.bytes);
+            self.channel.send_to_server(&ToServer::RangeEntries { number, entries })?;
+        }
         self.spoke = Instant::now();
         self.totals.files_total = range.totals.files;
         self.totals.bytes_total = range.totals.bytes;
         self.entries += u64::from(range.entries);
         self.pending_bytes += range.bytes.len();
-        self.answer_bytes += answer_bytes(&range);
+        self.answer_bytes += self.holdings.answer_bytes(&range);
         self.pending.push_back(Pending { number: self.offered, range: Arc::new(range) });
         self.offered += 1;
         Ok(true)

@@ -4,6 +4,10 @@
 //! encoded ranges) are borrowed from the receiving buffer, never copied here.
 
 mod fields;
+pub(crate) mod message_kind;
+mod pages;
+
+pub use self::pages::{BlockRun, Page, ReadBlocks};
 
 use self::fields::{
     put_cut_text, put_pair, put_path_option, put_paths, put_snapshot_option, put_tags, put_text, read_pair,
@@ -13,7 +17,7 @@ use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::limits::{
     CONTENT_CHUNK_BYTES, LABEL_BYTES_MAX, PATH_BYTES_MAX, PATHS_BYTES_MAX, RANGE_BYTES_MAX, RANGE_ENTRIES_MAX,
-    REQUEST_PATHS_MAX, ROOTS_MAX, TAGS_MAX,
+    READ_BLOCKS_MAX, REQUEST_PATHS_MAX, ROOTS_MAX, TAGS_MAX,
 };
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
@@ -105,7 +109,9 @@ pub mod begin_flag {
     pub const IGNORE_INODE: u8 = 2;
     /// Another ctime alone is no change.
     pub const IGNORE_CTIME: u8 = 4;
-    pub const ALL: u8 = FULL | IGNORE_INODE | IGNORE_CTIME;
+    /// Nothing is to be stored: what is left of the upload stays as it is.
+    pub const DRY_RUN: u8 = 8;
+    pub const ALL: u8 = FULL | IGNORE_INODE | IGNORE_CTIME | DRY_RUN;
 }
 
 /// A folder by its place in a running system: so that a client on the same host leaves it out.
@@ -117,13 +123,36 @@ pub struct HostFolder {
     pub inode: u64,
 }
 
-/// An entry that is needed and for whose path the server holds a content.
+/// An entry that is needed and for whose path the server holds something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldContent {
     pub entry: u32,
+    /// Of the content that is held; zeros where only a beginning is.
     pub blake3: [u8; 32],
     /// It is large: the hashes of its blocks can be asked for, and what differs from it be sent.
     pub blocks: bool,
+    /// The beginning of the content itself came before the upload was cut off, and can be gone on with.
+    pub partial: Option<Partial>,
+}
+
+impl HeldContent {
+    fn flags(&self) -> u8 {
+        let large = if self.blocks { HELD_LARGE } else { 0 };
+        large
+            | match self.partial {
+                None => 0,
+                Some(Partial::Plain) => HELD_PARTIAL,
+                Some(Partial::Delta) => HELD_PARTIAL_DELTA,
+            }
+    }
+}
+
+/// How the beginning of a content was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partial {
+    Plain,
+    /// As a delta: pieces of what is held may follow.
+    Delta,
 }
 
 /// The size and the two checksums of a content.
@@ -195,6 +224,19 @@ pub enum ToServer<'a> {
         first: u64,
         count: u32,
     },
+    /// Asks, as [`ToServer::BlocksWanted`] does, for hashes of the beginning of an entry's content.
+    PartialWanted {
+        range: u32,
+        entry: u32,
+        first: u64,
+        count: u32,
+    },
+    /// Goes on with a content behind the first `bytes` of that beginning, whole blocks.
+    ContentResume {
+        range: u32,
+        entry: u32,
+        bytes: u64,
+    },
     /// Begins a content as [`ToServer::ContentStart`] does, but built on what is held for the entry.
     DeltaStart {
         range: u32,
@@ -228,6 +270,8 @@ pub enum ToServer<'a> {
     Statistics,
     /// Stop the answer that is being streamed.
     Cancel,
+    Page(Page<'a>),
+    ReadBlocks(ReadBlocks),
 }
 
 /// One snapshot as a listing shows it.
@@ -324,6 +368,12 @@ pub enum ToClient<'a> {
         path: Option<EntryPath>,
         text: String,
     },
+    /// The hashes of blocks of a content, [`BLOCK_HASH_BYTES`] each: fewer than were asked for at its end, and none
+    /// where none are recorded.
+    BlockHashes {
+        first: u64,
+        hashes: &'a [u8],
+    },
     /// How far a verification has come.
     Verified {
         files: u64,
@@ -335,52 +385,6 @@ pub enum ToClient<'a> {
     End {
         rows: u64,
     },
-}
-
-pub(crate) mod message_kind {
-    pub const FINISHED: u8 = 1;
-    pub const BEGIN: u8 = 16;
-    pub const RANGE_OFFER: u8 = 17;
-    pub const RANGE_ENTRIES: u8 = 18;
-    pub const CONTENT_START: u8 = 19;
-    pub const CONTENT_DATA: u8 = 20;
-    pub const CONTENT_END: u8 = 21;
-    pub const CONTENT_SKIP: u8 = 22;
-    pub const COMMIT: u8 = 23;
-    pub const CONTENT_SAME: u8 = 24;
-    pub const BLOCKS_WANTED: u8 = 25;
-    pub const DELTA_START: u8 = 26;
-    pub const CONTENT_KEEP: u8 = 27;
-    pub const CONTENT_HOLE: u8 = 28;
-    pub const LIST_SNAPSHOTS: u8 = 32;
-    pub const LIST_ENTRIES: u8 = 33;
-    pub const RESTORE: u8 = 34;
-    pub const READ_FILE: u8 = 35;
-    pub const VERIFY: u8 = 36;
-    pub const STATISTICS: u8 = 37;
-    pub const CANCEL: u8 = 38;
-
-    pub const SERVER_FINISHED: u8 = 129;
-    pub const FAILURE: u8 = 130;
-    pub const BUSY: u8 = 131;
-    pub const WELCOME: u8 = 132;
-    pub const BEGUN: u8 = 144;
-    pub const STORED: u8 = 145;
-    pub const RANGE_HELD: u8 = 146;
-    pub const RANGE_LACKING: u8 = 147;
-    pub const NEEDED: u8 = 148;
-    pub const CONTENT_REPEAT: u8 = 149;
-    pub const BLOCKS: u8 = 150;
-    pub const SNAPSHOT: u8 = 160;
-    pub const ENTRY: u8 = 161;
-    pub const SERVER_CONTENT_DATA: u8 = 162;
-    pub const SERVER_CONTENT_END: u8 = 163;
-    pub const CONTENT_FAILED: u8 = 164;
-    pub const DAMAGE: u8 = 165;
-    pub const VERIFIED: u8 = 166;
-    pub const STATISTICS_ANSWER: u8 = 167;
-    pub const END: u8 = 168;
-    pub const SERVER_CONTENT_HOLE: u8 = 169;
 }
 
 /// The longest answer about a range of so many entries: how much of the server's ring it can take.
@@ -402,9 +406,9 @@ pub fn body_bytes_max(kind: u8) -> Option<usize> {
         RANGE_HELD | RANGE_LACKING => 4,
         CONTENT_START | CONTENT_SKIP | CONTENT_REPEAT | DELTA_START | END => 8,
         CONTENT_KEEP | CONTENT_HOLE | SERVER_CONTENT_HOLE => 8,
-        BLOCKS_WANTED => 20,
+        BLOCKS_WANTED | PARTIAL_WANTED => 20,
         BLOCKS => 16 + BLOCKS_WANTED_MAX as usize * BLOCK_HASH_BYTES,
-        VERIFIED => 16,
+        VERIFIED | CONTENT_RESUME => 16,
         COMMIT => 20,
         RANGE_OFFER => 32,
         CONTENT_END | SERVER_CONTENT_END => CONTENT_END_BYTES,
@@ -419,6 +423,9 @@ pub fn body_bytes_max(kind: u8) -> Option<usize> {
         DAMAGE => SnapshotId::LENGTH + 2 + PATH_BYTES_MAX + 2 + TEXT_BYTES_MAX,
         BEGIN | LIST_ENTRIES | RESTORE | READ_FILE | VERIFY => REQUEST_BYTES_MAX,
         STORED | SNAPSHOT => SNAPSHOT_ROW_BYTES_MAX,
+        PAGE => pages::page_bytes_max(REQUEST_BYTES_MAX),
+        READ_BLOCKS => pages::read_blocks_bytes_max(REQUEST_BYTES_MAX),
+        BLOCK_HASHES => 8 + READ_BLOCKS_MAX as usize * BLOCK_HASH_BYTES,
         _ => return None,
     })
 }
@@ -459,10 +466,15 @@ impl ToServer<'_> {
                 out.put_u8(*flags);
             }),
             ToServer::BlocksWanted { range, entry, first, count } => {
-                put_message(out, message_kind::BLOCKS_WANTED, |out| {
+                put_wanted(out, message_kind::BLOCKS_WANTED, (*range, *entry), *first, *count);
+            }
+            ToServer::PartialWanted { range, entry, first, count } => {
+                put_wanted(out, message_kind::PARTIAL_WANTED, (*range, *entry), *first, *count);
+            }
+            ToServer::ContentResume { range, entry, bytes } => {
+                put_message(out, message_kind::CONTENT_RESUME, |out| {
                     put_pair(out, *range, *entry);
-                    out.put_u64(*first);
-                    out.put_u32(*count);
+                    out.put_u64(*bytes);
                 });
             }
             ToServer::DeltaStart { range, entry } => {
@@ -492,6 +504,8 @@ impl ToServer<'_> {
             ToServer::Verify(selection) => put_message(out, message_kind::VERIFY, |out| selection.encode(out)),
             ToServer::Statistics => put_message(out, message_kind::STATISTICS, |_| {}),
             ToServer::Cancel => put_message(out, message_kind::CANCEL, |_| {}),
+            ToServer::Page(page) => put_message(out, message_kind::PAGE, |out| page.encode(out)),
+            ToServer::ReadBlocks(read) => put_message(out, message_kind::READ_BLOCKS, |out| read.encode(out)),
         }
     }
 
@@ -522,7 +536,18 @@ impl ToServer<'_> {
                 let (ranges, entries) = (reader.u32("range count")?, reader.u64("entry count")?);
                 ToServer::Commit { ranges, entries, unreadable: reader.u64("unreadable")? }
             }
-            message_kind::BLOCKS_WANTED => read_blocks_wanted(&mut reader)?,
+            message_kind::BLOCKS_WANTED => {
+                let (range, entry, first, count) = read_wanted(&mut reader)?;
+                ToServer::BlocksWanted { range, entry, first, count }
+            }
+            message_kind::PARTIAL_WANTED => {
+                let (range, entry, first, count) = read_wanted(&mut reader)?;
+                ToServer::PartialWanted { range, entry, first, count }
+            }
+            message_kind::CONTENT_RESUME => {
+                let (range, entry) = read_pair(&mut reader)?;
+                ToServer::ContentResume { range, entry, bytes: reader.u64("bytes gone on with")? }
+            }
             message_kind::DELTA_START => {
                 let (range, entry) = read_pair(&mut reader)?;
                 ToServer::DeltaStart { range, entry }
@@ -540,6 +565,8 @@ impl ToServer<'_> {
             message_kind::VERIFY => ToServer::Verify(Selection::decode(&mut reader)?),
             message_kind::STATISTICS => ToServer::Statistics,
             message_kind::CANCEL => ToServer::Cancel,
+            message_kind::PAGE => Page::decode(&mut reader)?,
+            message_kind::READ_BLOCKS => ToServer::ReadBlocks(ReadBlocks::decode(&mut reader)?),
             _ => return Err(DecodeError::Invalid { what: "message kind" }),
         };
         reader.finish("message")?;
@@ -575,7 +602,7 @@ impl ToClient<'_> {
                 for content in held {
                     out.put_u32(content.entry);
                     out.put_bytes(&content.blake3);
-                    out.put_flag(content.blocks);
+                    out.put_u8(content.flags());
                 }
             }),
             ToClient::ContentRepeat { range, entry } => {
@@ -603,6 +630,9 @@ impl ToClient<'_> {
                 put_path_option(out, path.as_ref());
                 put_text(out, text);
             }),
+            ToClient::BlockHashes { first, hashes } => {
+                put_message(out, message_kind::BLOCK_HASHES, |out| pages::put_hashes(out, *first, hashes));
+            }
             ToClient::Verified { files, bytes } => put_message(out, message_kind::VERIFIED, |out| {
                 out.put_u64(*files);
                 out.put_u64(*bytes);
@@ -653,6 +683,7 @@ impl ToClient<'_> {
                 path: read_path_option(&mut reader)?,
                 text: reader.text16(TEXT_BYTES_MAX, "damage text")?,
             },
+            message_kind::BLOCK_HASHES => pages::read_hashes(&mut reader)?,
             message_kind::VERIFIED => {
                 ToClient::Verified { files: reader.u64("verified files")?, bytes: reader.u64("verified bytes")? }
             }
@@ -698,7 +729,10 @@ impl Begin {
 }
 
 const CONTENT_END_BYTES: usize = 8 + 4 + 32 + 1;
-/// Entry number, BLAKE3, and whether its blocks can be asked for.
+const HELD_LARGE: u8 = 1;
+const HELD_PARTIAL: u8 = 2;
+const HELD_PARTIAL_DELTA: u8 = 2 | 4;
+/// Entry number, BLAKE3, and flags: whether its blocks can be asked for, and whether there is a beginning.
 const HELD_BYTES: usize = 4 + 32 + 1;
 /// Longest name of a boot.
 const BOOT_BYTES_MAX: usize = 64;
@@ -742,16 +776,31 @@ fn read_held(reader: &mut Reader<'_>) -> Result<Vec<HeldContent>, DecodeError> {
     let mut held = Vec::with_capacity(reader.remaining() / HELD_BYTES);
     while !reader.is_empty() {
         let (entry, blake3) = (reader.u32("held entry")?, reader.array("held BLAKE3")?);
-        held.push(HeldContent { entry, blake3, blocks: reader.flag("held blocks")? });
+        let flags = reader.u8("held flags")?;
+        let partial = match flags & !HELD_LARGE {
+            0 => None,
+            HELD_PARTIAL => Some(Partial::Plain),
+            HELD_PARTIAL_DELTA => Some(Partial::Delta),
+            _ => return Err(DecodeError::Invalid { what: "held flags" }),
+        };
+        held.push(HeldContent { entry, blake3, blocks: flags & HELD_LARGE != 0, partial });
     }
     Ok(held)
 }
 
-fn read_blocks_wanted<'a>(reader: &mut Reader<'a>) -> Result<ToServer<'a>, DecodeError> {
+fn put_wanted(out: &mut Vec<u8>, kind: u8, (range, entry): (u32, u32), first: u64, count: u32) {
+    put_message(out, kind, |out| {
+        put_pair(out, range, entry);
+        out.put_u64(first);
+        out.put_u32(count);
+    });
+}
+
+fn read_wanted(reader: &mut Reader<'_>) -> Result<(u32, u32, u64, u32), DecodeError> {
     let (range, entry) = read_pair(reader)?;
     let (first, count) = (reader.u64("first block")?, reader.u32("count of blocks")?);
     match (1..=BLOCKS_WANTED_MAX).contains(&count) {
-        true => Ok(ToServer::BlocksWanted { range, entry, first, count }),
+        true => Ok((range, entry, first, count)),
         false => Err(DecodeError::Invalid { what: "count of blocks" }),
     }
 }

@@ -3,15 +3,17 @@
 
 use std::collections::HashSet;
 use std::io::Read;
+use std::slice;
 use std::time::{Duration, Instant};
 
+use super::blocks;
 use super::session::{Ended, Failure};
 use crate::base::ids::{ClientId, SnapshotId};
 use crate::base::limits::{CONTENT_CHUNK_BYTES, HOLE_BYTES_MAX, LARGE_FILE_BYTES};
 use crate::base::path::EntryPath;
 use crate::channel::worker::{Gone, Outbox};
-use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, Selection, SnapshotRow, ToClient};
-use crate::storage::{Entries, Head, Segment, Store, StoreError, StoredEntry};
+use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, ReadBlocks, Selection, SnapshotRow, ToClient};
+use crate::storage::{ContentReader, Entries, Head, Segment, Store, StoreError, StoredEntry};
 
 /// How often a verification says how far it is.
 const VERIFY_REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -20,8 +22,25 @@ const VERIFY_REPORT_INTERVAL: Duration = Duration::from_millis(500);
 pub enum Request {
     Snapshots,
     Entries { selection: Selection, contents: bool },
+    Page { selection: Selection, page: Page },
+    Blocks(ReadBlocks),
     File { selection: Selection, offset: u64, length: u64 },
     Verify(Selection),
+}
+
+/// A part of a selection: the first entries behind a path, and which of their contents are wanted.
+pub struct Page {
+    pub after: Option<EntryPath>,
+    pub entries: u64,
+    /// A bit for each entry, lowest first; none where the client only looks.
+    pub wanted: Option<Vec<u8>>,
+}
+
+impl Page {
+    fn wants(&self, entry: u64) -> bool {
+        let byte = usize::try_from(entry / 8).ok().and_then(|place| self.wanted.as_ref()?.get(place));
+        byte.is_some_and(|byte| byte >> (entry % 8) & 1 == 1)
+    }
 }
 
 /// Streams the answer; gives the number of its rows.
@@ -29,6 +48,8 @@ pub fn stream(store: &Store, client: ClientId, request: Request, outbox: &mut Ou
     match request {
         Request::Snapshots => snapshots(store, client, outbox),
         Request::Entries { selection, contents } => entries(store, client, &selection, contents, outbox),
+        Request::Page { selection, page } => self::page(store, client, &selection, page, outbox),
+        Request::Blocks(read) => blocks::stream(store, client, &read, outbox),
         Request::File { selection, offset, length } => file(store, client, &selection, offset, length, outbox),
         Request::Verify(selection) => verify(store, client, &selection, outbox),
     }
@@ -104,28 +125,88 @@ fn entries(
 ) -> Result<u64, Ended> {
     let head = store.find_snapshot(client, &selection.snapshot, selection.root.as_ref())?;
     outbox.send_to_client(&ToClient::Snapshot(snapshot_row(&head)))?;
-    let mut rows = 0;
-    let mut encoded = Vec::new();
+    let mut walk = Walk { store, entries: store.entries(&head, &selection.paths)?, head: &head, outbox, rows: 0 };
+    while let Some(stored) = walk.next()? {
+        walk.send(&stored, contents)?;
+    }
+    match walk.entries.unmatched() {
+        [] => Ok(walk.rows),
+        [path, ..] => Err(not_found(path.display(), &head).into()),
+    }
+}
+
+/// Streams one page. What the selection names and the snapshot has not is told where the selection ends.
+fn page(
+    store: &Store,
+    client: ClientId,
+    selection: &Selection,
+    page: Page,
+    outbox: &mut Outbox,
+) -> Result<u64, Ended> {
+    let head = store.find_snapshot(client, &selection.snapshot, selection.root.as_ref())?;
+    outbox.send_to_client(&ToClient::Snapshot(snapshot_row(&head)))?;
     let mut entries = store.entries(&head, &selection.paths)?;
-    while let Some(stored) = entries.next() {
-        rows += 1;
-        let stored = match stored {
-            Ok(stored) => stored,
-            Err(error) => {
-                damaged_range(&entries, head.id, error, outbox)?;
-                continue;
+    if let Some(after) = &page.after {
+        entries = entries.after(after.clone());
+    }
+    let mut walk = Walk { store, entries, head: &head, outbox, rows: 0 };
+    for number in 0..page.entries {
+        match walk.next()? {
+            Some(stored) => walk.send(&stored, page.wants(number))?,
+            None if page.wanted.is_none() => break,
+            None => {
+                walk.check_matched(page.after.as_ref())?;
+                break;
             }
-        };
-        encoded.clear();
-        stored.entry.encode(&mut encoded);
-        outbox.send_to_client(&ToClient::Entry(EntryRow { content: content_end(&stored), entry: &encoded }))?;
-        if contents && stored.content.is_some() {
-            content(store, client, &stored, outbox)?;
         }
     }
-    match entries.unmatched() {
-        [] => Ok(rows),
-        [path, ..] => Err(not_found(path.display(), &head).into()),
+    Ok(walk.rows)
+}
+
+/// A snapshot's entries on their way to the client.
+struct Walk<'a> {
+    store: &'a Store,
+    head: &'a Head,
+    entries: Entries,
+    outbox: &'a mut Outbox,
+    /// Entries and damaged ranges so far.
+    rows: u64,
+}
+
+impl Walk<'_> {
+    /// The next entry; damaged ranges before it are told.
+    fn next(&mut self) -> Result<Option<StoredEntry>, Ended> {
+        while let Some(stored) = self.entries.next() {
+            self.rows += 1;
+            match stored {
+                Ok(stored) => return Ok(Some(stored)),
+                Err(error) => damaged_range(&self.entries, self.head.id, error, self.outbox)?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn send(&mut self, stored: &StoredEntry, with_content: bool) -> Result<(), Ended> {
+        let mut encoded = Vec::new();
+        stored.entry.encode(&mut encoded);
+        let row = EntryRow { content: content_end(stored), entry: &encoded };
+        self.outbox.send_to_client(&ToClient::Entry(row))?;
+        match with_content && stored.content.is_some() {
+            true => content(self.store, self.head.client, stored, self.outbox),
+            false => Ok(()),
+        }
+    }
+
+    /// At the end of a walk that began behind `after`: every path of the selection must be in the snapshot.
+    fn check_matched(&self, after: Option<&EntryPath>) -> Result<(), Ended> {
+        for path in self.entries.unmatched() {
+            // What comes no later than the beginning has been walked past before, or is looked for now.
+            let is_before = after.is_some_and(|after| path <= after);
+            if !is_before || self.store.entries(self.head, slice::from_ref(path))?.next().is_none() {
+                return Err(not_found(path.display(), self.head).into());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -172,30 +253,43 @@ fn stream_whole(
         Ok(reader) => reader,
         Err(error) => return Ok(Err(error)),
     };
+    let (size, mut chunk) = (reader.sums().size, vec![0; CONTENT_CHUNK_BYTES]);
     // Nobody asks a small content for its holes: the question costs more than the bytes.
-    if reader.sums().size < LARGE_FILE_BYTES {
-        return stream_bytes(stored, &mut reader, &mut vec![0; CONTENT_CHUNK_BYTES], outbox);
+    match size < LARGE_FILE_BYTES {
+        true => stream_bytes(stored, &mut reader, &mut chunk, outbox),
+        false => stream_segments(stored, &mut reader, size, &mut chunk, outbox),
     }
-    let mut chunk = vec![0; CONTENT_CHUNK_BYTES];
-    loop {
-        match reader.segment_at_position() {
+}
+
+/// Sends a content from where its reader is up to `end`, its holes as such.
+pub fn stream_segments(
+    stored: &StoredEntry,
+    reader: &mut ContentReader,
+    end: u64,
+    chunk: &mut [u8],
+    outbox: &mut Outbox,
+) -> Result<Result<(), StoreError>, Gone> {
+    while reader.position() < end {
+        match reader.segment_before(end) {
             Ok(None) => return Ok(Ok(())),
             Ok(Some(Segment { bytes, is_hole: true })) => {
                 let bytes = bytes.min(HOLE_BYTES_MAX);
                 outbox.send_to_client(&ToClient::ContentHole { bytes })?;
-                let end = reader.position() + bytes;
-                if let Err(error) = reader.seek_to(end) {
+                let behind = reader.position() + bytes;
+                if let Err(error) = reader.seek_to(behind) {
                     return Ok(Err(unreadable(stored, error)));
                 }
             }
             Ok(Some(Segment { bytes, is_hole: false })) => {
-                if let Err(error) = stream_bytes(stored, &mut (&mut reader).take(bytes), &mut chunk, outbox)? {
+                let mut data = (&mut *reader).take(bytes);
+                if let Err(error) = stream_bytes(stored, &mut data, chunk, outbox)? {
                     return Ok(Err(error));
                 }
             }
             Err(error) => return Ok(Err(unreadable(stored, error))),
         }
     }
+    Ok(Ok(()))
 }
 
 /// Sends up to `length` bytes of a content from `offset` on.
@@ -237,7 +331,7 @@ fn stream_bytes(
     }
 }
 
-fn unreadable(stored: &StoredEntry, error: std::io::Error) -> StoreError {
+pub fn unreadable(stored: &StoredEntry, error: std::io::Error) -> StoreError {
     let path = std::path::PathBuf::from(stored.entry.path.display());
     StoreError::Damaged { path, problem: format!("its stored content cannot be read: {error}") }
 }
@@ -250,6 +344,19 @@ fn file(
     length: u64,
     outbox: &mut Outbox,
 ) -> Result<u64, Ended> {
+    let stored = stored_file(store, client, selection)?;
+    let mut encoded = Vec::new();
+    stored.entry.encode(&mut encoded);
+    outbox.send_to_client(&ToClient::Entry(EntryRow { content: content_end(&stored), entry: &encoded }))?;
+    match stream_content(store, client, &stored, offset, length, outbox)? {
+        Ok(()) => outbox.send_to_client(&ToClient::ContentEnd(content_end(&stored).expect("it has content")))?,
+        Err(error) => return Err(error.into()),
+    }
+    Ok(1)
+}
+
+/// The one file that a selection names.
+pub fn stored_file(store: &Store, client: ClientId, selection: &Selection) -> Result<StoredEntry, Ended> {
     let head = store.find_snapshot(client, &selection.snapshot, selection.root.as_ref())?;
     let [path] = &selection.paths[..] else {
         return Err(Failure::out_of_place("exactly one path is read at a time").into());
@@ -261,14 +368,7 @@ fn file(
         let text = format!("{} has no content in snapshot {}: it is a {}", path.display(), head.id, what(&stored));
         return Err(Failure { code: FailureCode::NotFound, text }.into());
     }
-    let mut encoded = Vec::new();
-    stored.entry.encode(&mut encoded);
-    outbox.send_to_client(&ToClient::Entry(EntryRow { content: content_end(&stored), entry: &encoded }))?;
-    match stream_content(store, client, &stored, offset, length, outbox)? {
-        Ok(()) => outbox.send_to_client(&ToClient::ContentEnd(content_end(&stored).expect("it has content")))?,
-        Err(error) => return Err(error.into()),
-    }
-    Ok(1)
+    Ok(stored)
 }
 
 fn what(stored: &StoredEntry) -> &'static str {

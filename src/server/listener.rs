@@ -40,7 +40,7 @@ use crate::storage::Store;
 /// Connections that the system keeps for us before they are accepted.
 const BACKLOG: i32 = 4_096;
 /// How long a client that met a full server is asked to stay away.
-const BUSY_SECONDS: u16 = 2;
+pub const BUSY_SECONDS: u16 = 2;
 /// How long accepting rests when the process is out of descriptors or memory.
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 /// Name of the server's key file in the store.

@@ -6,6 +6,7 @@
 
 mod admission;
 mod answers;
+mod blocks;
 mod config;
 mod connections;
 mod error;

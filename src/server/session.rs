@@ -232,6 +232,12 @@ impl Command {
             ToServer::ReadFile { selection, offset, length } => {
                 Command::Stream(answers::Request::File { selection, offset, length })
             }
+            ToServer::Page(page) => {
+                let (entries, wanted) = (u64::from(page.entries), page.wanted.map(<[u8]>::to_vec));
+                let part = answers::Page { after: page.after, entries, wanted };
+                Command::Stream(answers::Request::Page { selection: page.selection, page: part })
+            }
+            ToServer::ReadBlocks(read) => Command::Stream(answers::Request::Blocks(read)),
             ToServer::Verify(selection) => Command::Stream(answers::Request::Verify(selection)),
             ToServer::Statistics => Command::Statistics,
             ToServer::Cancel => Command::Cancel,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::listener::Shared;
+use super::listener::{BUSY_SECONDS, Shared};
 use super::session::{End, Ended, Failure};
 use super::statistics::Count;
 use crate::base::host::boot_name;
@@ -12,10 +12,11 @@ use crate::channel::worker::{self, Intake, Outbox};
 use crate::channel::{Channel, Closer};
 use crate::crypto::ContentSums;
 use crate::protocol::message::{
-    BLOCK_HASH_BYTES, Begin, FailureCode, HeldContent, HostFolder, ToClient, ToServer, begin_flag,
+    BLOCK_HASH_BYTES, Begin, FailureCode, HeldContent, HostFolder, Partial, ToClient, ToServer, begin_flag,
 };
 use crate::storage::{
-    Begun, ChangeRule, ClientRecord, CommitCounts, ContentVerdict, Head, RangeAnswer, Store, Upload, UploadRequest,
+    Begun, ChangeRule, ClientRecord, CommitCounts, ContentVerdict, Head, PartialKind, RangeAnswer, Store,
+    StoreError, Upload, UploadRequest,
 };
 
 use super::answers::snapshot_row;
@@ -52,6 +53,7 @@ fn receive(
     intake: &Intake,
     outbox: &mut Outbox,
 ) -> Result<Option<Arc<Head>>, Ended> {
+    let dry_run = begin.flags & begin_flag::DRY_RUN != 0;
     let request = UploadRequest {
         upload: begin.upload,
         roots: begin.roots,
@@ -65,13 +67,21 @@ fn receive(
         },
         parent: begin.parent,
         started: begin.started,
+        dry_run,
     };
-    let mut upload = match store.begin_upload(client, request, move || closer.close())? {
-        Begun::AlreadyStored(head) => {
+    let mut upload = match store.begin_upload(client, request, move || closer.close()) {
+        Ok(Begun::AlreadyStored(head)) => {
             outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
             return Ok(None);
         }
-        Begun::Open(upload) => upload,
+        Ok(Begun::Open(upload)) => upload,
+        // The older session is ending, on a slow disk: the client is to come again.
+        Err(error @ StoreError::StillOpen { .. }) => {
+            log::warn!("{error}");
+            outbox.send_to_client(&ToClient::Busy { seconds: BUSY_SECONDS })?;
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
     };
     let (device, inode) = store.place()?;
     let data = HostFolder { boot: boot_name(), device, inode };
@@ -83,7 +93,8 @@ fn receive(
             outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
             Ok(Some(head))
         }
-        // The client wanted to know, not to store.
+        // The client wanted to know, not to store: what is left of an earlier session stays.
+        Ok(None) if dry_run => Ok(None),
         Ok(None) => {
             upload.abandon();
             Ok(None)
@@ -141,6 +152,10 @@ fn apply(upload: &mut Upload, message: ToServer<'_>, outbox: &mut Outbox) -> Res
                 entry: held.entry,
                 blake3: held.blake3,
                 blocks: held.blocks,
+                partial: held.partial.map(|kind| match kind {
+                    PartialKind::Plain => Partial::Plain,
+                    PartialKind::Delta => Partial::Delta,
+                }),
             });
             let held = held.collect();
             outbox.send_to_client(&ToClient::Needed { number, bits: &needed.bitmap, held })?;
@@ -159,9 +174,13 @@ fn apply(upload: &mut Upload, message: ToServer<'_>, outbox: &mut Outbox) -> Res
         ToServer::ContentSame { range, entry, flags } => upload.same_content(range, entry, flags)?,
         ToServer::BlocksWanted { range, entry, first, count } => {
             let held = upload.held_blocks(range, entry, first, count)?;
-            let hashes: Vec<u8> = held.iter().flat_map(|hash| &hash[..BLOCK_HASH_BYTES]).copied().collect();
-            outbox.send_to_client(&ToClient::Blocks { range, entry, first, hashes: &hashes })?;
+            send_hashes((range, entry), first, &held, outbox)?;
         }
+        ToServer::PartialWanted { range, entry, first, count } => {
+            let there = upload.partial_blocks(range, entry, first, count)?;
+            send_hashes((range, entry), first, &there, outbox)?;
+        }
+        ToServer::ContentResume { range, entry, bytes } => upload.begin_resumed(range, entry, bytes)?,
         ToServer::DeltaStart { range, entry } => upload.begin_delta(range, entry)?,
         ToServer::ContentKeep { bytes } => upload.keep_content(bytes)?,
         ToServer::ContentHole { bytes } if bytes > HOLE_BYTES_MAX => {
@@ -171,4 +190,14 @@ fn apply(upload: &mut Upload, message: ToServer<'_>, outbox: &mut Outbox) -> Res
         _ => return Err(Failure::out_of_place("that message does not belong inside an upload").into()),
     }
     Ok(())
+}
+
+fn send_hashes(
+    (range, entry): (u32, u32),
+    first: u64,
+    blocks: &[[u8; 32]],
+    outbox: &mut Outbox,
+) -> Result<(), Ended> {
+    let hashes: Vec<u8> = blocks.iter().flat_map(|hash| &hash[..BLOCK_HASH_BYTES]).copied().collect();
+    Ok(outbox.send_to_client(&ToClient::Blocks { range, entry, first, hashes: &hashes })?)
 }

@@ -240,6 +240,35 @@ impl ContentMap {
         Ok(())
     }
 
+    /// The map of the first `bytes` of the content: its records that end there or before, and the stretches of one
+    /// that the border cuts through.
+    pub fn beginning(&mut self, bytes: u64) -> Result<(Map, Vec<Stretch>), StoreError> {
+        let records = &self.map.records;
+        let end_of = |number: usize| records.get(number + 1).map_or(self.map.size, |next| next.first);
+        let whole = (0..records.len()).take_while(|number| end_of(*number) <= bytes).count();
+        let is_cut = records.get(whole).is_some_and(|record| record.first < bytes);
+        let (sources, records) = (self.map.sources.clone(), records[..whole].to_vec());
+        let mut stretches = Vec::new();
+        if is_cut {
+            self.load(whole)?;
+            let loaded = self.loaded.iter().flat_map(|(_, stretches)| stretches);
+            let before = loaded.take_while(|stretch| stretch.offset < bytes);
+            stretches.extend(before.map(|stretch| stretch.part(stretch.offset, bytes)));
+        }
+        Ok((Map { size: bytes, sources, records }, stretches))
+    }
+
+    /// How many of the first `bytes` are no hole.
+    pub fn stored_bytes(&mut self, bytes: u64) -> Result<u64, StoreError> {
+        let (mut position, mut stored) = (0, 0);
+        while position < bytes {
+            let stretch = self.stretch_at(position)?.part(position, bytes);
+            stored += if stretch.data.is_some() { stretch.bytes } else { 0 };
+            position = stretch.end();
+        }
+        Ok(stored)
+    }
+
     /// Appends the sums of up to `count` blocks from block `first` on; fewer at the content's end.
     pub fn block_sums(&mut self, first: u64, count: usize, out: &mut Vec<BlockSum>) -> Result<(), StoreError> {
         let end = first.saturating_add(count as u64).min(blocks_in(self.map.size));

@@ -10,7 +10,7 @@ use super::blocks_format::{
     BlocksPlace, HEADER_BYTES, MAP_BYTES_MAX, Map, RECORD_ITEMS_MAX, SOURCES_MAX, Source, Stretch, StretchData,
     StretchRecord, SumsPlace, encode_header, encode_stretches, encode_sums_record,
 };
-use super::blocks_reader::open_blocks;
+use super::blocks_reader::{ContentMap, open_blocks};
 use super::error::{At, StoreError};
 use crate::base::durable::{Disk, NewFile};
 use crate::base::ids::SnapshotId;
@@ -159,6 +159,12 @@ pub struct MapWriter {
 }
 
 impl MapWriter {
+    /// Goes on with a map behind the first `bytes` of its content: whole blocks, and at least one.
+    pub fn resume(map: &mut ContentMap, bytes: u64) -> Result<MapWriter, StoreError> {
+        let (Map { size, sources, records }, stretches) = map.beginning(bytes)?;
+        Ok(MapWriter { size, sources, sums: Vec::new(), stretches, records })
+    }
+
     /// The number of a source, which is added where it is new.
     pub fn add_source(&mut self, source: &Source) -> Result<u16, StoreError> {
         let known = self.sources.iter().position(|known| known == source);
@@ -244,11 +250,12 @@ impl MapWriter {
         Ok(())
     }
 
-    /// Writes what is left and the map itself; gives the map's place.
-    pub fn finish(mut self, large: &mut LargeFiles) -> Result<BlocksPlace, StoreError> {
+    /// Writes what is not yet on the disk, and a map of all so far; gives the map's place. More may follow.
+    pub fn write_map(&mut self, large: &mut LargeFiles) -> Result<BlocksPlace, StoreError> {
         self.write_sums(large)?;
         self.write_full_record(large)?;
-        let bytes = Map { size: self.size, sources: self.sources, records: self.records }.encode();
+        let (sources, records) = (self.sources.clone(), self.records.clone());
+        let bytes = Map { size: self.size, sources, records }.encode();
         if bytes.len() > MAP_BYTES_MAX as usize {
             return Err(StoreError::out_of_place("a content has more stretches than can be stored"));
         }

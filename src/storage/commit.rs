@@ -62,6 +62,9 @@ impl Upload {
     }
 
     fn check_complete(&self, counts: CommitCounts) -> Result<(), StoreError> {
+        if self.request.dry_run {
+            return Err(StoreError::out_of_place("nothing is stored in a dry run"));
+        }
         let mut found = CommitCounts { ranges: self.slots.len() as u32, entries: 0, ..counts };
         for (number, slot) in self.slots.iter().enumerate() {
             match &slot.state {

@@ -13,7 +13,7 @@ use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::ids::SnapshotId;
 use crate::base::limits::CONTENT_CHUNK_BYTES;
 use crate::base::path::EntryPath;
-use crate::crypto::{BLOCK_BYTES, ContentHasher, ContentSums, SumsCombiner, blocks_in};
+use crate::crypto::{BLOCK_BYTES, BlockSum, ContentHasher, ContentSums, SumsCombiner, blocks_in};
 
 /// The encoding of a content's sums on the disk: size u64, CRC32 u32, BLAKE3.
 pub fn encode_sums(sums: &ContentSums, out: &mut Vec<u8>) {
@@ -105,7 +105,12 @@ impl ContentReader {
     /// How much from the present position on is all data or all hole; none at the end. Holes shorter than
     /// the file system's blocks count as data.
     pub fn segment_at_position(&mut self) -> io::Result<Option<Segment>> {
-        let (position, size) = (self.position, self.sums.size);
+        self.segment_before(self.sums.size)
+    }
+
+    /// As [`ContentReader::segment_at_position`], but looking no further than `end`.
+    pub fn segment_before(&mut self, end: u64) -> io::Result<Option<Segment>> {
+        let (position, size) = (self.position, self.sums.size.min(end));
         if position >= size {
             return Ok(None);
         }
@@ -122,7 +127,7 @@ impl ContentReader {
                     }
                     end = stretch.end();
                 }
-                Ok(Some(Segment { bytes: end - position, is_hole }))
+                Ok(Some(Segment { bytes: end.min(size) - position, is_hole }))
             }
         }
     }
@@ -159,23 +164,41 @@ impl ContentReader {
         }
     }
 
+    /// The recorded sums of up to `count` blocks from block `first` on; fewer at the content's end, and none where none
+    /// are recorded.
+    pub fn block_sums(&mut self, first: u64, count: usize) -> Result<Vec<BlockSum>, StoreError> {
+        let mut sums = Vec::new();
+        self.with_map(|map| map.block_sums(first, count, &mut sums))?;
+        Ok(sums)
+    }
+
+    /// Uses the record of the content's blocks; none where there is no such record.
+    fn with_map<T>(
+        &mut self,
+        use_map: impl FnOnce(&mut ContentMap) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        match (&mut self.body, &self.record) {
+            (Body::Mapped(mapped), _) => use_map(mapped.map()).map(Some),
+            (Body::Plain(_), Some((files, snapshot, place))) => {
+                use_map(&mut ContentMap::open(files, *snapshot, *place)?).map(Some)
+            }
+            (Body::Plain(_), None) => Ok(None),
+        }
+    }
+
     /// The recorded sums are right exactly when the content's are put together from them.
     fn verify_blocks(&mut self) -> Result<(), ContentProblem> {
         let problem = |error: StoreError| ContentProblem::Blocks { problem: error.to_string() };
-        let mut opened = None;
-        let map = match (&mut self.body, &self.record) {
-            (Body::Mapped(mapped), _) => mapped.map(),
-            (Body::Plain(_), Some((files, snapshot, place))) => {
-                opened.insert(ContentMap::open(files, *snapshot, *place).map_err(problem)?)
-            }
-            (Body::Plain(_), None) => return Ok(()),
-        };
-        let (size, mut combiner) = (map.size(), SumsCombiner::new());
-        map.each_sum(0, blocks_in(size), |sum| {
-            let left = size - combiner.size();
-            combiner.add(sum, left.min(BLOCK_BYTES as u64) as usize);
-        })
-        .map_err(problem)?;
+        let summed = self.with_map(|map| {
+            let mut combiner = SumsCombiner::new();
+            let mapped = map.size();
+            map.each_sum(0, blocks_in(mapped), |sum| {
+                let left = mapped - combiner.size();
+                combiner.add(sum, left.min(BLOCK_BYTES as u64) as usize);
+            })?;
+            Ok(combiner)
+        });
+        let Some(combiner) = summed.map_err(problem)? else { return Ok(()) };
         // A single block's own hash is the content's, which has been checked.
         match combiner.finish(Some(self.sums.blake3)) == Some(self.sums) {
             true => Ok(()),

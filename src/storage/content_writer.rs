@@ -25,6 +25,12 @@ const ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 /// Largest content: what a file may have.
 const CONTENT_BYTES_MAX: u64 = i64::MAX as u64;
 
+/// What has come of a large content is noted each time so much more is stored of it, or, where that is more, the
+/// `NOTE_PART`th part of it: a process that ends at any moment loses no more, and the maps of the notes stay small
+/// beside the content.
+const NOTE_BYTES: u64 = 2 * 1024 * 1024;
+const NOTE_PART: u64 = 128;
+
 /// Takes a content in.
 #[derive(Debug)]
 pub struct ContentWriter {
@@ -37,8 +43,9 @@ pub struct ContentWriter {
     position: u64,
     /// A kept piece ended with a short block, which is the last one of a content.
     ended: bool,
-    /// Bytes that take room on the disk.
+    /// Bytes that take room on the disk; and how many there were of them at the last note.
     stored_bytes: u64,
+    noted_bytes: u64,
     hasher: BlockHasher,
     finished: Vec<(BlockSum, usize)>,
     combiner: SumsCombiner,
@@ -49,7 +56,8 @@ pub struct ContentWriter {
 #[derive(Debug)]
 enum Target {
     Plain(NewFile),
-    Delta(Box<Held>),
+    /// With what is held, where something can be kept of it.
+    Delta(Option<Box<Held>>),
 }
 
 /// The content that a delta is made against.
@@ -86,9 +94,32 @@ impl ContentWriter {
         ContentWriter::new(Target::Plain(file), own, large)
     }
 
-    /// A content composed with what is held.
-    pub fn delta(held: Held, own: Source, large: &LargeFiles) -> ContentWriter {
-        ContentWriter::new(Target::Delta(Box::new(held)), own, large)
+    /// A content composed with what is held; with nothing held, nothing can be kept.
+    pub fn delta(held: Option<Held>, own: Source, large: &LargeFiles) -> ContentWriter {
+        ContentWriter::new(Target::Delta(held.map(Box::new)), own, large)
+    }
+
+    /// Goes on behind the first `bytes`, whole blocks, which are there as `map` tells. Only for a writer that has
+    /// taken nothing in; a plain file is longer until [`ContentWriter::cut_file`].
+    pub fn resume(&mut self, map: &mut ContentMap, bytes: u64) -> Result<(), StoreError> {
+        let (combiner, blocks) = (&mut self.combiner, bytes / BLOCK);
+        map.each_sum(0, blocks, |sum| combiner.add(sum, BLOCK_BYTES))?;
+        self.map = MapWriter::resume(map, bytes)?;
+        self.hasher.skip_blocks(blocks);
+        self.position = bytes;
+        self.stored_bytes = map.stored_bytes(bytes)?;
+        self.noted_bytes = self.stored_bytes;
+        Ok(())
+    }
+
+    /// Cuts a plain file off behind what has been taken in.
+    pub fn cut_file(&mut self, large: &LargeFiles) -> Result<(), StoreError> {
+        match &mut self.target {
+            Target::Plain(file) if file.bytes() != self.position => {
+                file.cut_back(self.position).at("cut a file below", large.path())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn new(target: Target, own: Source, large: &LargeFiles) -> ContentWriter {
@@ -100,6 +131,7 @@ impl ContentWriter {
             position: 0,
             ended: false,
             stored_bytes: 0,
+            noted_bytes: 0,
             hasher: BlockHasher::new(),
             finished: Vec::new(),
             combiner: SumsCombiner::new(),
@@ -174,7 +206,7 @@ impl ContentWriter {
     /// Takes the next `length` bytes from the held content, at the same offset.
     pub fn keep(&mut self, length: u64, large: &mut LargeFiles) -> Result<(), StoreError> {
         self.check_room(length)?;
-        let Target::Delta(held) = &mut self.target else {
+        let Target::Delta(Some(held)) = &mut self.target else {
             return Err(StoreError::out_of_place("nothing can be kept in a content that is sent whole"));
         };
         let end = self.position + length;
@@ -237,8 +269,24 @@ impl ContentWriter {
         Ok(())
     }
 
+    /// Whether so much has come since the last note that it should not be lost with the process.
+    pub fn is_note_due(&self) -> bool {
+        self.stored_bytes - self.noted_bytes >= NOTE_BYTES.max(self.position / NOTE_PART)
+    }
+
+    /// Records what has come so far, as far as it fills blocks: its sums, and where its map lies. None for what is
+    /// not large, of which nothing is kept.
+    pub fn note(&mut self, large: &mut LargeFiles) -> Result<Option<(ContentSums, BlocksPlace)>, StoreError> {
+        self.noted_bytes = self.stored_bytes;
+        if self.combiner.size() < LARGE_FILE_BYTES {
+            return Ok(None);
+        }
+        let sums = self.combiner.clone().finish(None).expect("it has more blocks than one");
+        Ok(Some((sums, self.map.write_map(large)?)))
+    }
+
     /// The sums of what arrived, and what was recorded of it. Durable only once the commit has flushed it.
-    pub fn finish(mut self, large: &mut LargeFiles) -> Result<WrittenContent, StoreError> {
+    pub fn finish(&mut self, large: &mut LargeFiles) -> Result<WrittenContent, StoreError> {
         let hasher = std::mem::take(&mut self.hasher);
         let finished = &mut self.finished;
         let single = hasher.finish(|sum, length| finished.push((sum, length)));
@@ -249,7 +297,7 @@ impl ContentWriter {
         };
         let sums = std::mem::take(&mut self.combiner).finish(single).expect("a single block's hash is given");
         let is_mapped = self.is_delta() || sums.size >= LARGE_FILE_BYTES;
-        let blocks = is_mapped.then(|| self.map.finish(large)).transpose()?;
+        let blocks = is_mapped.then(|| self.map.write_map(large)).transpose()?;
         Ok(WrittenContent { sums, blocks, stored_bytes: self.stored_bytes })
     }
 
@@ -257,7 +305,7 @@ impl ContentWriter {
     /// recorded value is that of a block among others.
     fn only_block(&self) -> Result<[u8; 32], StoreError> {
         let mut block = vec![0; self.position as usize];
-        if let (Target::Delta(held), false) = (&self.target, self.map.is_hole()) {
+        if let (Target::Delta(Some(held)), false) = (&self.target, self.map.is_hole()) {
             let mut reader = ContentReader::open(held.files.clone(), &held.path, &held.content)?;
             let read = std::io::Read::read_exact(&mut reader, &mut block);
             read.at("read the held content of a file below", &held.files.received(held.content.snapshot()))?;

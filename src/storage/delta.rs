@@ -75,7 +75,7 @@ impl Upload {
         ContentMap::open(&self.client_files(), content.snapshot(), place)
     }
 
-    fn client_files(&self) -> ClientFiles {
+    pub(super) fn client_files(&self) -> ClientFiles {
         ClientFiles::new(&self.shared.layout, &self.state.record.folder)
     }
 
@@ -90,18 +90,27 @@ impl Upload {
     /// # Errors
     /// `OutOfPlace` where nothing large is held for the entry; `Damaged` where the record of it is unusable.
     pub fn begin_delta(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
-        self.drop_unfinished(range, entry)?;
-        self.check_turn(range, entry)?;
+        self.take_turn(range, entry)?;
         let content = self.held_large(range, entry)?;
         let path = self.pending_range(range)?.entry(entry).path;
-        let map = match self.open_held.take_if(|open| open.is_of(range, entry)) {
-            Some(open) => open.map,
-            None => self.open_map(&content)?,
-        };
+        let map = self.take_held_map(range, entry, &content)?;
         let held = Held::new(self.client_files(), path.clone(), content, map);
-        let writer = ContentWriter::delta(held, Source::Delta { snapshot: self.snapshot }, &self.large);
-        self.writing = Some(Writing { range, entry, writer, path, renamed: None, is_spoiled: false });
+        let writer = ContentWriter::delta(Some(held), Source::Delta { snapshot: self.snapshot }, &self.large);
+        self.writing =
+            Some(Writing { range, entry, writer, path, renamed: None, is_spoiled: false, is_noted: false });
         Ok(())
+    }
+
+    pub(super) fn take_held_map(
+        &mut self,
+        range: u32,
+        entry: u32,
+        content: &StoredContent,
+    ) -> Result<ContentMap, StoreError> {
+        match self.open_held.take_if(|open| open.is_of(range, entry)) {
+            Some(open) => Ok(open.map),
+            None => self.open_map(content),
+        }
     }
 
     /// Takes the next `length` bytes of a delta from the held content, at the same offset. The piece begins at a

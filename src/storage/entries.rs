@@ -18,6 +18,8 @@ pub struct Entries {
     records: vec::IntoIter<IndexRecord>,
     current: vec::IntoIter<StoredEntry>,
     filter: Filter,
+    /// Only what comes later is given.
+    after: Option<EntryPath>,
     damaged: Option<IndexRecord>,
 }
 
@@ -25,7 +27,16 @@ impl Entries {
     pub(super) fn new(ranges: PathBuf, mut records: Vec<IndexRecord>, filter: &[EntryPath]) -> Entries {
         let filter = Filter::new(filter);
         records.retain(|record| filter.may_select(record));
-        Entries { ranges, records: records.into_iter(), current: Vec::new().into_iter(), filter, damaged: None }
+        let (records, current) = (records.into_iter(), Vec::new().into_iter());
+        Entries { ranges, records, current, filter, after: None, damaged: None }
+    }
+
+    /// Leaves out what does not come later than `path`; nothing has been given yet.
+    pub fn after(mut self, path: EntryPath) -> Entries {
+        let records: Vec<IndexRecord> = self.records.filter(|record| record.last > path).collect();
+        self.records = records.into_iter();
+        self.after = Some(path);
+        self
     }
 
     /// The first and the last path of the damaged range that was met last.
@@ -34,7 +45,7 @@ impl Entries {
     }
 
     /// The paths of the filter that selected nothing, and that no damaged range can have held; final once the
-    /// walk has ended.
+    /// walk has ended. Those that do not come later than where it began may have selected something before.
     pub fn unmatched(&self) -> &[EntryPath] {
         &self.filter.unmatched
     }
@@ -46,7 +57,8 @@ impl Iterator for Entries {
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             for stored in self.current.by_ref() {
-                if self.filter.selects(&stored.entry.path) {
+                let path = &stored.entry.path;
+                if self.after.as_ref().is_none_or(|after| path > after) && self.filter.selects(path) {
                     return Some(Ok(stored));
                 }
             }

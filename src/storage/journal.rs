@@ -4,7 +4,9 @@
 //! Bytes: magic `cbkjrnl1` · records. A record: length u32 · kind u8 · body · CRC32 u32 of length, kind and
 //! body. Kinds: 1 begin (run [16], snapshot id [25], BLAKE3 [32] of the roots), 2 content (a stored entry as in
 //! a range file), 3 range (new bytes u64, index record), 4 checkpoint, 5 lengths (bytes u64 of the `blocks` file,
-//! bytes u64 of the `delta` file), before the record of each content whose blocks are recorded. The journal is
+//! bytes u64 of the `delta` file), before the record of each content whose blocks are recorded, 6 partial (a stored
+//! entry as in a range file, whose sums and blocks are those of the beginning of its content), 7 gone (a path, of
+//! which nothing before counts). The journal is
 //! believed up to its first record that is cut short or does not match its CRC32; the rest is cut off before
 //! anything is appended, and both files are cut off behind what the last lengths say.
 //!
@@ -12,7 +14,7 @@
 //! byte, a range's after its file. That holds for a process that ends; a machine that stops may keep the record
 //! and lose the bytes. So what follows the last checkpoint, which is written after a flush, is read back
 //! before it is believed, unless it was written by this very process. A checkpoint vouches for what its own run
-//! wrote: what an earlier one may have lost stays in doubt.
+//! wrote: what an earlier one may have lost stays in doubt. For a partial none vouches: its file goes on changing.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -22,12 +24,16 @@ use super::index::IndexRecord;
 use super::range::{HASH_BYTES, StoredEntry, decode_snapshot_id};
 use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::ids::SnapshotId;
+use crate::base::limits::PATH_BYTES_MAX;
 use crate::base::path::EntryPath;
 use crate::crypto::crc32;
 
 const MAGIC: &[u8; 8] = b"cbkjrnl1";
 /// Longest record: an entry may take a whole range.
 const RECORD_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Beginnings of large contents that are kept: one is made at a time, and more than one only where a session sends
+/// other things than the one before it.
+const PARTIALS_MAX: usize = 4;
 /// Length and kind before the body, CRC32 after it.
 const RECORD_OVERHEAD: usize = 4 + 1 + 4;
 
@@ -36,6 +42,8 @@ const KIND_CONTENT: u8 = 2;
 const KIND_RANGE: u8 = 3;
 const KIND_CHECKPOINT: u8 = 4;
 const KIND_LENGTHS: u8 = 5;
+const KIND_PARTIAL: u8 = 6;
+const KIND_GONE: u8 = 7;
 
 /// Which run of the server wrote what follows, for which snapshot, of which roots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +72,8 @@ pub struct Journaled {
     pub ranges: Vec<JournaledRange>,
     /// Contents outside those ranges, by path; with whether they are doubtful.
     pub contents: HashMap<EntryPath, (StoredEntry, bool)>,
+    /// Large contents of which only the beginning was stored, at most [`PARTIALS_MAX`]; with whether they are doubtful.
+    pub partials: Vec<(StoredEntry, bool)>,
     /// How long the files for large contents were.
     pub lengths: Mark,
     /// How much of the file is to be believed.
@@ -104,6 +114,14 @@ pub fn put_lengths(out: &mut Vec<u8>, lengths: Mark) {
     });
 }
 
+pub fn put_partial(out: &mut Vec<u8>, stored: &StoredEntry) {
+    put_record(out, KIND_PARTIAL, |body| stored.encode(body));
+}
+
+pub fn put_gone(out: &mut Vec<u8>, path: &EntryPath) {
+    put_record(out, KIND_GONE, |body| body.put_bytes16(path.as_bytes()));
+}
+
 fn put_record(out: &mut Vec<u8>, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.put_u32(0);
@@ -121,6 +139,8 @@ enum Record {
     Range(Box<IndexRecord>, u64),
     Checkpoint,
     Lengths(Mark),
+    Partial(Box<StoredEntry>),
+    Gone(EntryPath),
 }
 
 /// Reads a journal as far as it is to be believed, record by record. `run` is the present process's.
@@ -187,6 +207,11 @@ fn decode(kind: u8, body: &[u8]) -> Result<Record, DecodeError> {
         KIND_LENGTHS => {
             Record::Lengths(Mark { blocks: reader.u64("blocks length")?, delta: reader.u64("delta length")? })
         }
+        KIND_PARTIAL => Record::Partial(Box::new(StoredEntry::decode(&mut reader)?)),
+        KIND_GONE => {
+            let path = reader.bytes16(PATH_BYTES_MAX, "path")?;
+            Record::Gone(EntryPath::parse(path).map_err(|_| DecodeError::Invalid { what: "path" })?)
+        }
         _ => return Err(DecodeError::Invalid { what: "journal record" }),
     };
     reader.finish("journal record")?;
@@ -223,6 +248,8 @@ struct Reading {
     /// In the order of writing.
     ranges: Vec<(JournaledRange, Doubt)>,
     contents: HashMap<EntryPath, (StoredEntry, Doubt)>,
+    /// In the order of writing; with whether another run wrote them.
+    partials: Vec<(StoredEntry, bool)>,
     lengths: Mark,
 }
 
@@ -236,16 +263,35 @@ impl Reading {
                 self.begin.get_or_insert(begin);
             }
             Record::Content(stored) => {
+                self.partials.retain(|(partial, _)| partial.entry.path != stored.entry.path);
                 self.contents.insert(stored.entry.path.clone(), (*stored, self.doubt()));
             }
             Record::Range(record, new_bytes) => {
                 let covered = |path: &EntryPath| record.first <= *path && *path <= record.last;
                 self.contents.retain(|path, _| !covered(path));
+                self.partials.retain(|(partial, _)| !covered(&partial.entry.path));
                 self.ranges.push((JournaledRange { record: *record, new_bytes, doubtful: false }, self.doubt()));
             }
             Record::Checkpoint => self.each_doubt(Doubt::at_checkpoint),
             Record::Lengths(lengths) => self.lengths = lengths,
+            Record::Partial(stored) => {
+                self.forget(&stored.entry.path);
+                self.partials.push((*stored, !self.ours));
+                if self.partials.len() > PARTIALS_MAX {
+                    self.partials.remove(0);
+                }
+            }
+            Record::Gone(path) => self.forget(&path),
         }
+    }
+
+    /// What was stored of this path has made room, or is about to change.
+    fn forget(&mut self, path: &EntryPath) {
+        self.contents.remove(path);
+        self.partials.retain(|(partial, _)| partial.entry.path != *path);
+        let covers = |record: &IndexRecord| record.first <= *path && *path <= record.last;
+        let covering = self.ranges.iter_mut().filter(|(range, _)| covers(&range.record));
+        covering.for_each(|(_, doubt)| *doubt = Doubt::Lasting);
     }
 
     fn doubt(&self) -> Doubt {
@@ -268,7 +314,8 @@ impl Reading {
         }
         let contents = self.contents.into_iter();
         let contents = contents.map(|(path, (stored, doubt))| (path, (stored, doubt != Doubt::None))).collect();
-        Journaled { begin: self.begin, ranges: kept, contents, lengths: self.lengths, valid_bytes }
+        let Reading { begin, partials, lengths, .. } = self;
+        Journaled { begin, ranges: kept, contents, partials, lengths, valid_bytes }
     }
 }
 

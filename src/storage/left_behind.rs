@@ -10,6 +10,7 @@ use super::comparison::RangeSet;
 use super::content::ContentReader;
 use super::index::IndexRecord;
 use super::journal::{Journaled, JournaledRange};
+use super::partial::Partial;
 use super::range::{HASH_BYTES, Location, StoredEntry};
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
@@ -25,6 +26,10 @@ pub struct LeftBehind {
     /// Beside each range: its new bytes, and whether its contents are still to be read back.
     notes: Vec<(u64, bool)>,
     contents: HashMap<EntryPath, (StoredEntry, bool)>,
+    /// Large contents of which only a beginning came, with whether that is to be read before it is believed.
+    partials: Vec<(StoredEntry, bool)>,
+    /// What was read back last, and was whole.
+    read_back: Option<EntryPath>,
 }
 
 impl LeftBehind {
@@ -33,7 +38,15 @@ impl LeftBehind {
         let notes = journaled.ranges.iter().map(note).collect();
         let records = journaled.ranges.into_iter().map(|range| range.record).collect();
         let ranges = RangeSet::new(ranges, records);
-        LeftBehind { snapshot, files, ranges, notes, contents: journaled.contents }
+        LeftBehind {
+            snapshot,
+            files,
+            ranges,
+            notes,
+            contents: journaled.contents,
+            partials: journaled.partials,
+            read_back: None,
+        }
     }
 
     /// The finished range with this hash, and how many bytes of contents the upload brought for it.
@@ -63,12 +76,31 @@ impl LeftBehind {
             Some((stored, doubtful)) => (stored.clone(), *doubtful),
             None => (self.ranges.find(path)?.clone(), true),
         };
-        (!doubtful || is_intact(&self.files, self.snapshot, &stored)).then_some(stored)
+        if doubtful {
+            self.read_back = is_intact(&self.files, self.snapshot, &stored).then(|| path.clone());
+        }
+        (!doubtful || self.read_back.is_some()).then_some(stored)
     }
 
-    /// Where the staged content of this path lies, if one was stored.
+    /// What can be gone on with of a large content of this path: one that was cut off, or one that was stored whole
+    /// and whose file has changed since.
+    pub fn partial(&mut self, path: &EntryPath) -> Option<Partial> {
+        let cut_off = self.partials.iter().find(|(stored, _)| stored.entry.path == *path);
+        let is_whole = cut_off.is_none() && self.read_back.as_ref() == Some(path);
+        let (stored, doubtful) = match cut_off.or(self.contents.get(path)) {
+            Some((stored, doubtful)) => (stored, *doubtful),
+            None => (self.ranges.find(path)?, true),
+        };
+        match stored.is_large() {
+            true => Partial::find(&self.files, self.snapshot, stored, doubtful && !is_whole),
+            false => None,
+        }
+    }
+
+    /// Where the staged content of this path lies, if one was stored, or a beginning of it.
     pub fn staged_path(&mut self, path: &EntryPath) -> Option<EntryPath> {
-        let known = self.contents.get(path).map(|(stored, _)| stored);
+        let cut_off = self.partials.iter().find(|(stored, _)| stored.entry.path == *path);
+        let known = cut_off.or(self.contents.get(path)).map(|(stored, _)| stored);
         let stored = match known {
             Some(stored) => stored,
             None => self.ranges.find(path)?,
@@ -82,7 +114,7 @@ impl LeftBehind {
         let mut add = |stored: &StoredEntry| {
             paths.extend(staged_path(self.snapshot, stored).map(|path| path_hash(path.as_bytes())));
         };
-        self.contents.values().for_each(|(stored, _)| add(stored));
+        self.contents.values().chain(&self.partials).for_each(|(stored, _)| add(stored));
         for place in 0..self.notes.len() {
             self.ranges.load(place).iter().for_each(&mut add);
         }

@@ -1,8 +1,11 @@
 //! A range whose entries have arrived and whose contents have not all: what becomes of each entry. The
 //! entries stay in their encoded form, so that a range takes little more memory than it took on the wire.
 
+use std::sync::Arc;
+
 use super::error::StoreError;
 use super::index::IndexRecord;
+use super::partial::Partial;
 use super::range::{HASH_BYTES, Location, RangeEncoder, StoredContent, UNREADABLE};
 use crate::base::codec::Reader;
 use crate::base::entry::{Entry, EntryKind};
@@ -13,9 +16,11 @@ use crate::base::ids::SnapshotId;
 pub enum Fate {
     /// There is none to store.
     NoContent,
-    /// It has to be sent. `held` is what the base has at this path; `tries` counts damaged arrivals.
+    /// It has to be sent. `held` is what the base has at this path, `partial` what an earlier session of the upload
+    /// stored of it; `tries` counts damaged arrivals.
     Awaited {
         held: Option<Box<StoredContent>>,
+        partial: Option<Arc<Partial>>,
         tries: u32,
     },
     /// Stored, now or before.
@@ -90,9 +95,9 @@ impl PendingRange {
     pub fn needed(&self) -> Needed {
         let mut needed = Needed { bitmap: vec![0; self.fates.len().div_ceil(8)], held: Vec::new() };
         for (place, fate) in self.fates.iter().enumerate() {
-            if let Fate::Awaited { held, .. } = fate {
+            if let Fate::Awaited { held, partial, .. } = fate {
                 needed.bitmap[place / 8] |= 1 << (place % 8);
-                needed.held.extend(held.as_ref().map(|content| HeldContent::new(place as u32, content)));
+                needed.held.extend(HeldContent::new(place as u32, held.as_deref(), partial.as_deref()));
             }
         }
         needed
@@ -121,6 +126,21 @@ impl PendingRange {
         match self.fates.get(entry as usize) {
             Some(Fate::Awaited { held, .. }) => held.as_deref(),
             _ => None,
+        }
+    }
+
+    /// What an earlier session of the upload stored of an awaited entry's content.
+    pub fn partial(&self, entry: u32) -> Option<&Arc<Partial>> {
+        match self.fates.get(entry as usize) {
+            Some(Fate::Awaited { partial, .. }) => partial.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// From now on the content comes from its start, or has been gone on with.
+    pub fn forget_partial(&mut self, entry: u32) {
+        if let Some(Fate::Awaited { partial, .. }) = self.fates.get_mut(entry as usize) {
+            *partial = None;
         }
     }
 
@@ -206,22 +226,45 @@ impl PendingRange {
 pub struct Needed {
     /// One bit for each entry, the lowest bit of the first byte first.
     pub bitmap: Vec<u8>,
-    /// What the base has for the paths of needed entries, in their order.
+    /// What there is for the paths of needed entries, in their order.
     pub held: Vec<HeldContent>,
 }
 
-/// What the base has for the path of a needed entry.
+/// What there is for the path of a needed entry: in the base, or from an earlier session of the upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldContent {
     pub entry: u32,
+    /// Of what the base has; zeros where it has nothing.
     pub blake3: [u8; HASH_BYTES],
     /// Whether it is large: the sums of its blocks can be asked for, and a delta made against it.
     pub blocks: bool,
+    /// Whether the beginning of the content itself lies here.
+    pub partial: Option<PartialKind>,
+}
+
+/// How the beginning of a content lies here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartialKind {
+    /// In a file of its own.
+    Plain,
+    /// As a delta: pieces of what is held may follow it.
+    Delta,
 }
 
 impl HeldContent {
-    fn new(entry: u32, content: &StoredContent) -> HeldContent {
-        HeldContent { entry, blake3: content.sums.blake3, blocks: content.blocks.is_some() }
+    fn new(entry: u32, held: Option<&StoredContent>, partial: Option<&Partial>) -> Option<HeldContent> {
+        if held.is_none() && partial.is_none() {
+            return None;
+        }
+        Some(HeldContent {
+            entry,
+            blake3: held.map_or([0; HASH_BYTES], |content| content.sums.blake3),
+            blocks: held.is_some_and(|content| content.blocks.is_some()),
+            partial: partial.map(|partial| match partial.is_delta {
+                true => PartialKind::Delta,
+                false => PartialKind::Plain,
+            }),
+        })
     }
 }
 

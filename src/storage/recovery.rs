@@ -99,6 +99,12 @@ fn settle_uploads(
                 continue;
             }
             None => "an unfinished upload was swept".to_string(),
+            Some(intent) if is_still_whole(layout, client, &staging, intent.snapshot)? => {
+                let upload = open_folder(&staging).at("open", &staging)?;
+                disk.remove_file(upload.as_fd(), INTENT).at("empty", &staging)?;
+                report.lines.push(format!("{client}: a commit was not begun; its upload waits to be resumed"));
+                continue;
+            }
             Some(intent) => settle_commit(disk, layout, client, &staging, intent.snapshot)?,
         };
         sweep(disk, folder.as_fd(), &upload).at("remove", &staging)?;
@@ -142,6 +148,31 @@ pub fn sweep_left_behind(shared: &Shared, state: &ClientState, keep: UploadId) -
         }
     }
     Ok(())
+}
+
+/// Whether a commit was cut short before its first rename, most often while it flushed, so that its upload can still
+/// be gone on with.
+fn is_still_whole(
+    layout: &Layout,
+    client: &ClientFolder,
+    staging: &Path,
+    snapshot: SnapshotId,
+) -> Result<bool, StoreError> {
+    let placed = [
+        layout.received(client).join(snapshot.as_str()),
+        layout.deltas(client).join(snapshot.as_str()),
+        layout.ranges(client).join(blocks_name(snapshot)),
+        layout.index(client, snapshot),
+        layout.snapshots(client).join(head_name(snapshot)),
+    ];
+    for path in placed {
+        match path.symlink_metadata() {
+            Ok(_) => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).at("look at", &path),
+        }
+    }
+    Ok(is_resumable(staging))
 }
 
 fn settle_commit(

@@ -135,6 +135,25 @@ impl JournalWriter {
         journal::put_lengths(&mut self.buffer, lengths);
     }
 
+    /// Notes how much has come of a large content. It stands for much: it is written at once.
+    pub fn partial(&mut self, stored: &StoredEntry) -> io::Result<()> {
+        journal::put_partial(&mut self.buffer, stored);
+        self.tells = true;
+        self.write()
+    }
+
+    /// Notes that nothing counts any more that was told of this path; on the disk when it returns.
+    pub fn gone(&mut self, path: &EntryPath) -> io::Result<()> {
+        journal::put_gone(&mut self.buffer, path);
+        self.write()?;
+        self.flush()
+    }
+
+    /// Waits until what was written has reached the disk.
+    pub fn flush(&self) -> io::Result<()> {
+        self.file.flush()
+    }
+
     pub fn range(&mut self, record: &IndexRecord, new_bytes: u64) -> io::Result<()> {
         journal::put_range(&mut self.buffer, record, new_bytes);
         self.write_when_full()

@@ -198,6 +198,17 @@ impl Staging {
         Ok(self.files.as_mut().expect("opened just now"))
     }
 
+    /// Opens a content again to append to it, cut off behind its first `length` bytes.
+    pub fn reopen_content(&mut self, stored: &EntryPath, length: u64) -> Result<NewFile, StoreError> {
+        self.many_contents = true;
+        let disk = self.disk.clone();
+        let opened = self.open_files().and_then(|stack| {
+            let folder = stack.enter(stored.parent().as_ref(), Missing::Fail)?;
+            disk.reopen_file(folder, stored.name(), length)
+        });
+        opened.at("go on with a file below", &self.path)
+    }
+
     /// Removes a content that is to be sent again.
     pub fn remove_content(&mut self, stored: &EntryPath) -> Result<(), StoreError> {
         let disk = self.disk.clone();

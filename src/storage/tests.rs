@@ -4,6 +4,7 @@
 mod crash;
 mod delta;
 mod flushes;
+mod partial;
 mod resume;
 
 use std::collections::BTreeMap;
@@ -112,6 +113,7 @@ fn request(upload: UploadId) -> UploadRequest {
         changes: ChangeRule::default(),
         parent: None,
         started: Timestamp { seconds: 5, nanoseconds: 6 },
+        dry_run: false,
     }
 }
 
@@ -309,7 +311,10 @@ fn a_touched_file_with_the_same_content_becomes_a_reference() {
     let bytes = &model.ranges()[0];
     upload.offer_range(hash(bytes)).unwrap();
     let needed = upload.add_range(0, bytes).unwrap();
-    assert_eq!(needed.held, [HeldContent { entry: 1, blake3: ContentSums::of(b"one").blake3, blocks: false }]);
+    assert_eq!(
+        needed.held,
+        [HeldContent { entry: 1, blake3: ContentSums::of(b"one").blake3, blocks: false, partial: None }]
+    );
     upload.same_content(0, 1, 0).unwrap();
     let head = upload.commit(model.counts()).unwrap();
     let stored = store.entries(&head, &[path("root/a")]).unwrap().next().unwrap().unwrap();

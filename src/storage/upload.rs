@@ -20,6 +20,7 @@ use super::error::{At, StoreError};
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, IndexRecord};
 use super::left_behind::{LeftBehind, path_hash, staged_path};
+use super::partial::OpenPartial;
 use super::pending::{Fate, Needed, PendingRange};
 use super::range::{CHANGED_WHILE_READ, HASH_BYTES, Location, RECHECK, StoredContent, StoredEntry};
 use super::recovery;
@@ -50,6 +51,8 @@ pub struct UploadRequest {
     pub parent: Option<SnapshotId>,
     /// By the client's clock.
     pub started: Timestamp,
+    /// Only to know what would be needed: nothing is taken in, and what is left of the upload stays as it is.
+    pub dry_run: bool,
 }
 
 /// How an upload begins.
@@ -107,9 +110,11 @@ pub struct Upload {
     pub(super) large: LargeFiles,
     /// The held content whose blocks were asked for last.
     pub(super) open_held: Option<OpenHeld>,
+    /// The beginning of a content whose blocks were asked for last.
+    pub(super) open_partial: Option<OpenPartial>,
     /// What an earlier session of this upload stored.
     left: Option<LeftBehind>,
-    journal: JournalWriter,
+    pub(super) journal: JournalWriter,
     pub(super) new_bytes: u64,
     pub(super) range_bytes: u64,
     pub(super) committed: bool,
@@ -158,6 +163,19 @@ pub(super) struct Writing {
     pub(super) renamed: Option<EntryPath>,
     /// What it is built on turned out to be damaged: the rest of it is passed over, and all is sent again.
     pub(super) is_spoiled: bool,
+    /// The journal tells how much has come of it.
+    pub(super) is_noted: bool,
+}
+
+impl Writing {
+    /// Where the content will lie.
+    pub(super) fn location(&self, snapshot: SnapshotId) -> Location {
+        match &self.renamed {
+            _ if self.writer.is_delta() => Location::Mapped { snapshot },
+            None => Location::OwnPath { snapshot },
+            Some(path) => Location::StoredPath { snapshot, path: path.clone() },
+        }
+    }
 }
 
 impl Upload {
@@ -178,6 +196,7 @@ impl Upload {
         Ok(Upload {
             large,
             open_held: None,
+            open_partial: None,
             snapshot,
             shared,
             state,
@@ -337,70 +356,80 @@ impl Upload {
         }
         let rule = self.request.changes;
         let left = self.left.as_mut().and_then(|left| left.find(&entry.path));
-        // A large one that changed since is not built upon, since its file goes with the commit: the base is.
+        // No delta is built on a large one that changed since, for its file goes with the commit: it is gone on with.
         let left = left.filter(|stored| rule.is_unchanged(stored, entry) || !stored.is_large());
         if let Some(stored) = left {
             return match (rule.is_unchanged(&stored, entry), stored.content) {
                 (true, Some(content)) => Fate::Stored { flags: 0, content },
-                (_, held) => Fate::Awaited { held: held.map(Box::new), tries: 0 },
+                (_, held) => Fate::Awaited { held: held.map(Box::new), partial: None, tries: 0 },
             };
         }
         let stored = self.base.as_mut().and_then(|base| base.find(&entry.path));
-        match stored.map(|stored| (rule.is_unchanged(stored, entry), stored.content.clone())) {
-            Some((true, Some(content))) => Fate::Stored { flags: 0, content },
-            Some((_, held)) => Fate::Awaited { held: held.map(Box::new), tries: 0 },
-            None => Fate::Awaited { held: None, tries: 0 },
-        }
+        let held = match stored.map(|stored| (rule.is_unchanged(stored, entry), stored.content.clone())) {
+            Some((true, Some(content))) => return Fate::Stored { flags: 0, content },
+            Some((_, held)) => held.map(Box::new),
+            None => None,
+        };
+        let partial = self.left.as_mut().and_then(|left| left.partial(&entry.path));
+        Fate::Awaited { held, partial: partial.map(Arc::new), tries: 0 }
     }
 
     /// Begins the content of an entry. Contents come in the order of (range, entry), except those that are
     /// sent again.
     /// A content that was begun and is begun again (its file changed meanwhile) starts anew.
     pub fn begin_content(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
-        self.drop_unfinished(range, entry)?;
-        self.check_turn(range, entry)?;
+        self.take_turn(range, entry)?;
         let path = self.pending_range(range)?.entry(entry).path;
+        self.pending_range(range)?.forget_partial(entry);
         // An earlier session's content of this path makes room; whatever else has the name is another's.
         if let Some(staged) = self.left.as_mut().and_then(|left| left.staged_path(&path)) {
+            self.journal.gone(&path).at("write a journal below", self.shared.layout.data())?;
             let _ = self.staging().remove_content(&staged);
         }
         let PlacedFile { file, renamed } = self.staging().create_content(&path)?;
         let own = Source::Plain { snapshot: self.snapshot, path: renamed.clone() };
         let writer = ContentWriter::plain(file, own, &self.large);
-        self.writing = Some(Writing { range, entry, writer, path, renamed, is_spoiled: false });
+        self.writing = Some(Writing { range, entry, writer, path, renamed, is_spoiled: false, is_noted: false });
         Ok(())
     }
 
     /// Appends to the content that was begun.
     pub fn write_content(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let Some(writing) = &mut self.writing else { return Err(no_content_begun()) };
-        if writing.is_spoiled { Ok(()) } else { writing.writer.write(bytes, &mut self.large) }
+        if writing.is_spoiled {
+            return Ok(());
+        }
+        writing.writer.write(bytes, &mut self.large)?;
+        if writing.writer.is_note_due() {
+            self.note_under_way()?;
+        }
+        Ok(())
     }
 
     /// Ends the content with what the client knows of it; `flags` are [`RECHECK`] and [`CHANGED_WHILE_READ`].
     pub fn end_content(&mut self, claimed: ContentSums, flags: u8) -> Result<ContentVerdict, StoreError> {
         self.check_live()?;
         check_client_flags(flags)?;
-        let writing = self.writing.take().ok_or_else(no_content_begun)?;
-        let Writing { range, entry, writer, path, renamed, is_spoiled } = writing;
-        let (is_delta, mark) = (writer.is_delta(), writer.mark());
-        if is_spoiled {
-            self.large.cut_back(mark)?;
-            return self.take_back(range, entry, None, &path);
+        let mut writing = self.writing.take().ok_or_else(no_content_begun)?;
+        if writing.is_spoiled {
+            return self.take_back(writing);
         }
-        let WrittenContent { sums, blocks, stored_bytes } = writer.finish(&mut self.large)?;
+        let WrittenContent { sums, blocks, stored_bytes } = writing.writer.finish(&mut self.large)?;
         if sums != claimed {
-            self.large.cut_back(mark)?;
-            let stored = renamed.as_ref().unwrap_or(&path);
-            return self.take_back(range, entry, (!is_delta).then_some(stored), &path);
+            return self.take_back(writing);
         }
-        let snapshot = self.snapshot;
-        let location = match renamed {
-            _ if is_delta => Location::Mapped { snapshot },
-            None => Location::OwnPath { snapshot },
-            Some(path) => Location::StoredPath { snapshot, path },
+        let (range, entry, is_delta) = (writing.range, writing.entry, writing.writer.is_delta());
+        let nothing_came = is_delta && stored_bytes == 0;
+        let content = match self.pending_range(range)?.held(entry).filter(|held| nothing_came && held.sums == sums)
+        {
+            // Its facts changed and nothing else: it is what is held.
+            Some(held) => {
+                let held = held.clone();
+                self.discard(writing)?;
+                held
+            }
+            None => StoredContent { sums, location: writing.location(self.snapshot), blocks },
         };
-        let content = StoredContent { sums, location, blocks };
         let stored =
             StoredEntry { entry: self.pending_range(range)?.entry(entry), flags, content: Some(content.clone()) };
         if blocks.is_some() {
@@ -415,19 +444,27 @@ impl Upload {
         Ok(ContentVerdict::Stored)
     }
 
-    /// Removes a content that arrived damaged (its file, where it has one), and says whether it may come again.
-    fn take_back(
-        &mut self,
-        range: u32,
-        entry: u32,
-        stored: Option<&EntryPath>,
-        path: &EntryPath,
-    ) -> Result<ContentVerdict, StoreError> {
-        stored.map_or(Ok(()), |stored| self.staging().remove_content(stored))?;
+    /// Removes a content that arrived damaged, and says whether it may come again.
+    fn take_back(&mut self, writing: Writing) -> Result<ContentVerdict, StoreError> {
+        let (range, entry, path) = (writing.range, writing.entry, writing.path.clone());
+        self.discard(writing)?;
         let tries = self.pending_range(range)?.note_damaged(entry);
         match tries < CONTENT_TRIES_MAX {
             true => Ok(ContentVerdict::Repeat),
             false => Err(StoreError::Mismatch { what: format!("{} in {tries} tries", path.display()) }),
+        }
+    }
+
+    /// Removes what has arrived of a content: its file, or what it added to those of the large contents.
+    fn discard(&mut self, writing: Writing) -> Result<(), StoreError> {
+        let Writing { path, renamed, writer, is_noted, .. } = writing;
+        if is_noted {
+            self.journal.gone(&path).at("write a journal below", self.shared.layout.data())?;
+        }
+        self.large.cut_back(writer.mark())?;
+        match writer.is_delta() {
+            true => Ok(()),
+            false => self.staging().remove_content(renamed.as_ref().unwrap_or(&path)),
         }
     }
 
@@ -448,18 +485,25 @@ impl Upload {
     }
 
     /// Removes what has arrived of this very content, if it is the one under way.
-    pub(super) fn drop_unfinished(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
+    fn drop_unfinished(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
         let same = |writing: &mut Writing| (writing.range, writing.entry) == (range, entry);
-        let Some(Writing { path, renamed, writer, .. }) = self.writing.take_if(same) else { return Ok(()) };
-        self.large.cut_back(writer.mark())?;
-        match writer.is_delta() {
-            true => Ok(()),
-            false => self.staging().remove_content(renamed.as_ref().unwrap_or(&path)),
+        match self.writing.take_if(same) {
+            Some(writing) => self.discard(writing),
+            None => Ok(()),
         }
     }
 
+    /// Makes ready for the content of an entry.
+    pub(super) fn take_turn(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
+        if self.request.dry_run {
+            return Err(StoreError::out_of_place("nothing is stored in a dry run"));
+        }
+        self.drop_unfinished(range, entry)?;
+        self.check_turn(range, entry)
+    }
+
     /// The entry must be the next in order, or one whose content arrived damaged.
-    pub(super) fn check_turn(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
+    fn check_turn(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
         self.check_live()?;
         if self.writing.is_some() {
             return Err(StoreError::out_of_place("a content is begun inside another"));
@@ -484,6 +528,11 @@ impl Upload {
         }
         let finished = self.pending[place].finish(self.snapshot);
         self.count_index_bytes(finished.record.encoded_bytes())?;
+        if self.request.dry_run {
+            self.slots[number as usize].state = SlotState::Finished(finished.record);
+            self.pending.remove(place);
+            return Ok(());
+        }
         self.staging().write_range(&finished.record.file, &finished.bytes)?;
         let journaled = self.journal.range(&finished.record, finished.new_bytes);
         journaled.at("write the journal below", self.staging.as_ref().expect("open").path())?;
@@ -557,6 +606,12 @@ impl Drop for Upload {
     fn drop(&mut self) {
         let _closed =
             Closing { state: self.state.clone(), upload: self.request.upload, ticket: self.ticket.clone() };
+        if !self.committing
+            && !self.abandoned
+            && let Err(error) = self.note_under_way()
+        {
+            log::warn!("what came last of a file will be sent again: {error}");
+        }
         let Some(staging) = self.staging.take() else { return };
         let (shared, folder) = (&self.shared, &self.state.record.folder);
         if !self.committing && !self.abandoned && self.journal.keep() {

@@ -61,7 +61,6 @@ fn another_user_of_this_host_needs_the_token() {
     let cookie = welcome.lines().find_map(|line| line.strip_prefix("Set-Cookie: ")).expect("a cookie");
     assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
     let cookie = cookie.split(';').next().unwrap();
-    assert_eq!(status(&as_other(format!("GET /api/status HTTP/1.1\\r\\nCookie: {cookie}\\r\\nX: y"))), "505");
     let with = |header: &str| {
         let script = format!(
             "exec 3<>/dev/tcp/127.0.0.1/{}; printf 'GET /api/status HTTP/1.1\\r\\nHost: {host}\\r\\n{header}\\r\\n\\r\\n' \

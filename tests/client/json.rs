@@ -96,6 +96,8 @@ const RESTORE_SUMMARY: &[(&str, char)] = &[
     ("folders", 'n'),
     ("links", 'n'),
     ("bytes", 'n'),
+    ("files_kept", 'n'),
+    ("bytes_kept", 'n'),
     ("errors", 'n'),
     ("damaged", 'n'),
     ("seconds", 'n'),

@@ -3,7 +3,7 @@
 
 mod damage;
 mod keys;
-mod line;
+pub mod line;
 mod middle;
 mod observer;
 mod odd_servers;

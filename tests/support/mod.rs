@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub mod changes;
+pub mod random;
+pub mod slow_line;
 pub mod tree;
 
 /// The program under test.
@@ -104,16 +107,25 @@ impl Started {
         self.finish_measured().0
     }
 
+    /// Waits for the end of a run that may take long.
+    pub fn finish_within(self, timeout: Duration) -> Run {
+        self.wait_and_measure(timeout).0
+    }
+
     /// Waits for its end, and gives the most memory it had resident, in KiB. The kernel keeps the peak, so
     /// that looking often only narrows what its last few milliseconds could add.
-    pub fn finish_measured(mut self) -> (Run, u64) {
-        let (deadline, mut peak) = (Instant::now() + RUN_TIMEOUT, 0);
+    pub fn finish_measured(self) -> (Run, u64) {
+        self.wait_and_measure(RUN_TIMEOUT)
+    }
+
+    fn wait_and_measure(mut self, timeout: Duration) -> (Run, u64) {
+        let (deadline, mut peak) = (Instant::now() + timeout, 0);
         let status = loop {
             peak = peak_memory_kib(self.id()).unwrap_or(peak);
             if let Some(status) = self.child.try_wait().expect("the program can be waited for") {
                 break status;
             }
-            assert!(Instant::now() < deadline, "a run did not end in {RUN_TIMEOUT:?}:\n{}", self.err());
+            assert!(Instant::now() < deadline, "a run did not end in {timeout:?}:\n{}", self.err());
             thread::sleep(Duration::from_millis(2));
         };
         let read = |file: &tempfile::NamedTempFile| std::fs::read(file.path()).expect("its output");

@@ -1,6 +1,7 @@
 //! Every message comes back as it was, and its bytes are pinned.
 
 use super::*;
+use crate::base::limits::{PAGE_ENTRIES_MAX, READ_RUNS_MAX};
 use proptest::prelude::*;
 
 fn path(text: &str) -> EntryPath {
@@ -62,6 +63,8 @@ fn to_server() -> Vec<ToServer<'static>> {
         ToServer::ContentSkip { range: 1, entry: 2 },
         ToServer::ContentSame { range: 1, entry: 2, flags: content_flag::RECHECK },
         ToServer::BlocksWanted { range: 1, entry: 2, first: 3, count: 4 },
+        ToServer::PartialWanted { range: 1, entry: 2, first: 3, count: 4 },
+        ToServer::ContentResume { range: 1, entry: 2, bytes: 3 },
         ToServer::DeltaStart { range: 1, entry: 2 },
         ToServer::ContentKeep { bytes: 3 },
         ToServer::ContentHole { bytes: 4 },
@@ -73,6 +76,18 @@ fn to_server() -> Vec<ToServer<'static>> {
         ToServer::Verify(selection()),
         ToServer::Statistics,
         ToServer::Cancel,
+        ToServer::Page(Page {
+            selection: selection(),
+            after: Some(path("a/x")),
+            entries: 9,
+            wanted: Some(&[5, 1]),
+        }),
+        ToServer::Page(Page { selection: selection(), after: None, entries: PAGE_ENTRIES_MAX, wanted: None }),
+        ToServer::ReadBlocks(ReadBlocks {
+            selection: selection(),
+            hashes: BlockRun { first: 1, count: 2 },
+            runs: vec![BlockRun { first: 3, count: 4 }, BlockRun { first: 7, count: 1 }],
+        }),
     ]
 }
 
@@ -90,7 +105,11 @@ fn to_client() -> Vec<ToClient<'static>> {
         ToClient::Needed {
             number: 1,
             bits: &[5],
-            held: vec![HeldContent { entry: 2, blake3: [8; 32], blocks: true }],
+            held: vec![
+                HeldContent { entry: 2, blake3: [8; 32], blocks: true, partial: None },
+                HeldContent { entry: 3, blake3: [9; 32], blocks: false, partial: Some(Partial::Plain) },
+                HeldContent { entry: 4, blake3: [0; 32], blocks: true, partial: Some(Partial::Delta) },
+            ],
         },
         ToClient::Blocks { range: 1, entry: 2, first: 3, hashes: &[9; 2 * BLOCK_HASH_BYTES] },
         ToClient::ContentRepeat { range: 1, entry: 2 },
@@ -103,6 +122,7 @@ fn to_client() -> Vec<ToClient<'static>> {
         ToClient::ContentFailed { text: "gone".into() },
         ToClient::Damage { snapshot: id(), path: Some(path("a")), text: "CRC32 differs".into() },
         ToClient::Damage { snapshot: id(), path: None, text: "gone".into() },
+        ToClient::BlockHashes { first: 3, hashes: &[9; 2 * BLOCK_HASH_BYTES] },
         ToClient::Verified { files: 1, bytes: 2 },
         ToClient::Statistics("{}".into()),
         ToClient::End { rows: 4 },
@@ -178,6 +198,31 @@ fn too_many_blocks_at_once_and_a_torn_hash_are_refused() {
     assert!(ToClient::decode(message_kind::BLOCKS, &body).is_err());
 }
 
+#[test]
+fn a_page_and_runs_beyond_their_limits_are_refused() {
+    let is_fine = |message: ToServer<'_>| {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        ToServer::decode(bytes[0], &bytes[MESSAGE_HEADER_BYTES..]).is_ok()
+    };
+    let page = |entries, wanted: &'static [u8]| {
+        ToServer::Page(Page { selection: selection(), after: None, entries, wanted: Some(wanted) })
+    };
+    assert!(is_fine(page(8, &[1])) && !is_fine(page(8, &[1, 1])));
+    assert!(!is_fine(page(0, &[])) && !is_fine(page(PAGE_ENTRIES_MAX + 1, &[])));
+    let read = |count, runs: &[(u64, u32)]| {
+        let runs = runs.iter().map(|(first, count)| BlockRun { first: *first, count: *count }).collect();
+        ToServer::ReadBlocks(ReadBlocks { selection: selection(), hashes: BlockRun { first: 0, count }, runs })
+    };
+    assert!(is_fine(read(READ_BLOCKS_MAX, &[(0, 1), (1, 2), (u64::MAX, 1)])));
+    assert!(!is_fine(read(READ_BLOCKS_MAX + 1, &[])));
+    for bad in [&[(0, 0)][..], &[(0, 2), (1, 1)], &[(5, 1), (0, 1)], &[(u64::MAX, 1), (u64::MAX - 1, 1)]] {
+        assert!(!is_fine(read(0, bad)), "{bad:?}");
+    }
+    let runs: Vec<(u64, u32)> = (0..=READ_RUNS_MAX as u64).map(|first| (first, 1)).collect();
+    assert!(is_fine(read(0, &runs[1..])) && !is_fine(read(0, &runs)));
+}
+
 /// The bytes of every message, as `tests/testdata/vectors/messages.txt` pins them.
 #[test]
 fn the_bytes_of_every_message_are_pinned() {
@@ -208,7 +253,7 @@ proptest! {
     }
 
     #[test]
-    fn every_shortened_message_is_refused_or_is_bulk(index in 0usize..21, cut in any::<prop::sample::Index>()) {
+    fn every_shortened_message_is_refused_or_is_bulk(index in 0usize..23, cut in any::<prop::sample::Index>()) {
         let message = &to_server()[index];
         let mut bytes = Vec::new();
         message.encode(&mut bytes);

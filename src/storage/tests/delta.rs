@@ -10,12 +10,12 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// What the contents of one upload consisted of.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Pieces {
-    plain: usize,
-    deltas: usize,
-    kept: u64,
-    written: u64,
-    holes: u64,
+pub(super) struct Pieces {
+    pub(super) plain: usize,
+    pub(super) deltas: usize,
+    pub(super) kept: u64,
+    pub(super) written: u64,
+    pub(super) holes: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ enum Piece {
 }
 
 /// Whatever looks random and is the same for the same seed.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -35,11 +35,11 @@ impl Random {
         mixed ^ (mixed >> 27)
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit.max(1)
     }
 
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
+    pub(super) fn bytes(&mut self, length: usize) -> Vec<u8> {
         (0..length.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).take(length).collect()
     }
 }
@@ -49,7 +49,7 @@ fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// All chaining values that are held, asked for in pages of `page`.
-fn all_held(upload: &mut Upload, range: u32, entry: u32, page: u32) -> Vec<[u8; 32]> {
+pub(super) fn all_held(upload: &mut Upload, range: u32, entry: u32, page: u32) -> Vec<[u8; 32]> {
     let mut held = Vec::new();
     loop {
         let found = upload.held_blocks(range, entry, held.len() as u64, page).unwrap();
@@ -86,7 +86,20 @@ fn send_pieces(
     held: &[[u8; 32]],
     sent: &mut Pieces,
 ) -> Result<ContentVerdict, StoreError> {
-    for (piece, range) in pieces_of(bytes, held) {
+    send_pieces_from(upload, bytes, 0, held, sent)?;
+    upload.end_content(ContentSums::of(bytes), 0)
+}
+
+/// Sends what follows the first `start` bytes, without the end.
+pub(super) fn send_pieces_from(
+    upload: &mut Upload,
+    bytes: &[u8],
+    start: usize,
+    held: &[[u8; 32]],
+    sent: &mut Pieces,
+) -> Result<(), StoreError> {
+    let behind = |(piece, range): (Piece, std::ops::Range<usize>)| (piece, range.start.max(start)..range.end);
+    for (piece, range) in pieces_of(bytes, held).into_iter().map(behind).filter(|(_, range)| !range.is_empty()) {
         let length = range.len() as u64;
         match piece {
             Piece::Keep => upload.keep_content(length)?,
@@ -99,7 +112,7 @@ fn send_pieces(
             Piece::Write => sent.written += length,
         }
     }
-    upload.end_content(ContentSums::of(bytes), 0)
+    Ok(())
 }
 
 /// Sends what the store lacks, large contents as deltas where something large is held.
@@ -128,13 +141,13 @@ fn send_deltas(upload: &mut Upload, model: &Model) -> Result<Pieces, StoreError>
     Ok(sent)
 }
 
-fn back_up_deltas(store: &Store, client: ClientId, model: &Model) -> (Arc<Head>, Pieces) {
+pub(super) fn back_up_deltas(store: &Store, client: ClientId, model: &Model) -> (Arc<Head>, Pieces) {
     let mut upload = begin(store, client);
     let sent = send_deltas(&mut upload, model).unwrap();
     (upload.commit(model.counts()).unwrap(), sent)
 }
 
-fn large(bytes: Vec<u8>, change: u64) -> Model {
+pub(super) fn large(bytes: Vec<u8>, change: u64) -> Model {
     let mut model = Model::default();
     model.put("root/large", &bytes, change);
     model.put("root/small", b"small", 1);
@@ -688,7 +701,7 @@ fn large_models() -> (Model, Model) {
     (before, after)
 }
 
-fn reopen(store: Store, folder: &Path) -> Store {
+pub(super) fn reopen(store: Store, folder: &Path) -> Store {
     drop(store);
     Store::open(folder, Disk::real()).unwrap()
 }
@@ -720,7 +733,7 @@ fn a_dropped_upload_of_large_contents_goes_on_in_the_same_process_and_after_a_re
     }
 }
 
-fn open_again(store: &Store, client: ClientId, upload: UploadId) -> Box<Upload> {
+pub(super) fn open_again(store: &Store, client: ClientId, upload: UploadId) -> Box<Upload> {
     let Begun::Open(open) = store.begin_upload(client, request(upload), || {}).unwrap() else { panic!() };
     open
 }
