@@ -20,7 +20,7 @@ const LOG_FILES_KEPT: u32 = 5;
 /// Starts the log: to standard error, the files, and the book if there is one.
 pub fn start(level: LevelFilter, files: &[PathBuf], book: Option<Arc<LogBook>>) -> Result<(), UsageError> {
     let open = |path: &PathBuf| {
-        RotatedFile::open(path).map_err(|error| UsageError(format!("the log file {}: {error}", path.display())))
+        RotatedFile::open(path).map_err(|error| UsageError(format!("--log-file {}: {error}", path.display())))
     };
     let files = files.iter().map(open).collect::<Result<Vec<RotatedFile>, UsageError>>()?;
     let mut builder = Builder::new();

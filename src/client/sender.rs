@@ -119,6 +119,10 @@ impl ContentSender<'_> {
 
     fn content(&mut self, order: &Order, item: ScannedItem, batch: &mut Batch) -> Result<(), Gone> {
         let Some(entry) = order.range.entry(item) else { return Ok(()) };
+        // What is handed over may be waited for: what has been read goes out before that.
+        if !self.source.can_read_twice() && !batch.bytes.is_empty() {
+            self.hand_over(batch)?;
+        }
         batch.last_path.clear();
         batch.last_path.extend_from_slice(entry.path.as_bytes());
         let place = (order.number, item.index);
