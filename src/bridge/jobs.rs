@@ -103,7 +103,7 @@ fn start_next(app: &Arc<App>) {
         for job in &jobs {
             let is_busy =
                 jobs.iter().any(|other| other.state() == JobState::Running && other.peer.folder == job.peer.folder);
-            if is_busy || !job.change(|live| begin(live)) {
+            if is_busy || !job.change(begin) {
                 continue;
             }
             let (app, running) = (app.clone(), job.clone());

@@ -71,11 +71,14 @@ pub const ROUTES: &[Route] = &[
     get("/api/openapi.json", assets::openapi),
 ];
 
+/// Writes an answer; without its body where that is said.
+pub type Stream = Box<dyn FnOnce(&mut dyn Write, bool) -> io::Result<()>>;
+
 /// What a handler gives.
 pub enum Reply {
     Answer(Answer),
     /// Writes head and body itself, as they come.
-    Stream(Box<dyn FnOnce(&mut dyn Write, bool) -> io::Result<()>>),
+    Stream(Stream),
 }
 
 impl From<Value> for Reply {

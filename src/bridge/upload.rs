@@ -48,6 +48,8 @@ struct File {
     mtime: Timestamp,
 }
 
+type Wanted = Box<dyn Fn(usize, &EntryPath) + Send + Sync>;
+
 /// The files of one upload.
 pub struct BrowserFiles {
     /// In the order of paths.
@@ -59,7 +61,7 @@ pub struct BrowserFiles {
     state: Mutex<State>,
     changed: Condvar,
     /// Told of a file that is wanted: its place in the page's list, and its path.
-    wanted: Box<dyn Fn(usize, &EntryPath) + Send + Sync>,
+    wanted: Wanted,
 }
 
 #[derive(Default)]
