@@ -196,6 +196,26 @@ pub const COMMANDS: &[Command] = &[
         flags: &[CLIENT, COMMON],
     },
     Command {
+        name: "gui",
+        usage: "[FLAGS]",
+        summary: "serve the page and its API to a browser",
+        about: "Serves the page on http://127.0.0.1:9090, to browsers of the same user of this host; others need the\n\
+                token. Begins when the backup server is away, too. A server that was never met is pinned when its key\n\
+                is confirmed on the page. SIGINT or SIGTERM ends it; what runs can be resumed. The log also goes to\n\
+                api_server_log.txt in the state folder. The API: docs/api.md.",
+        flags: &[
+            &[
+                valued("bind", "ADDRESS", "the address to listen on (127.0.0.1)"),
+                valued("port", "N", "the port, 0 for any free one (9090)"),
+                switch("open", "open the page in a browser"),
+                valued("token", "TEXT", "let in whoever has this; off loopback one is made where none is given"),
+                valued("static-dir", "DIR", "serve the page's files from there"),
+            ],
+            CLIENT,
+            COMMON,
+        ],
+    },
+    Command {
         name: "enroll",
         usage: "NAME [--data DIR] [FLAGS]",
         summary: "make a token that lets NAME register (operator)",

@@ -4,6 +4,7 @@
 //! Here are the threads and the tries; [`super::uploading`] is the thread that owns the channel.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 use super::connect::{Client, Session};
 use super::delta::REQUESTS_MAX;
 use super::error::ClientError;
+use super::given::{self, GivenFiles};
 use super::ranges::{ScanTotals, ScannedRange};
 use super::reach::Place;
 use super::retry::BusyWait;
@@ -36,9 +38,13 @@ const RANGES_READY_MAX: usize = 2;
 const BATCHES_QUEUED_MAX: usize = 3;
 
 /// What to back up, and how.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct BackupOptions {
     pub roots: Vec<Root>,
+    /// Files that are handed over, in the place of those that lie at the roots.
+    pub given: Option<Arc<dyn GivenFiles>>,
+    /// Go on with this upload, which an earlier try of the same run began.
+    pub upload: Option<UploadId>,
     /// Roots that were named and do not exist: each counts as a file that could not be read.
     pub missing: Vec<super::roots::MissingRoot>,
     /// Folders that are left out: the program's own.
@@ -174,7 +180,7 @@ fn attempt(
     let state_folder = client.state.path().to_path_buf();
     let scan_options = ScanOptions::new(excluded, client.shutdown.clone(), state_folder);
     let content_sender = ContentSender {
-        source: SourceReader::new(&options.roots),
+        source: SourceReader::of(&options.roots, options.given.clone()),
         orders: order_receiver,
         batches: batch_sender,
         used: used_receiver,
@@ -184,6 +190,9 @@ fn attempt(
         scratch: vec![0; CONTENT_CHUNK_BYTES],
         dry_run: options.dry_run,
     };
+    if let Some(given) = &options.given {
+        given.rewind();
+    }
     let queues = Queues { wakes, walked, orders, batches, used, blocks };
     let holdings = match base {
         _ if upload.is_begun => Holdings::Interrupted,
@@ -195,7 +204,10 @@ fn attempt(
         let missing = options.missing.len() as u64;
         let mut walk = WalkSink { walked: walk_sender, waker, sink: client.sink, missing };
         let walker = move || {
-            let end = scan(&options.roots, &scan_options, &mut walk);
+            let end = match &options.given {
+                Some(given) => given::walk(given.as_ref(), &mut walk),
+                None => scan(&options.roots, &scan_options, &mut walk),
+            };
             walk.finish(end);
         };
         let started = thread::Builder::new()

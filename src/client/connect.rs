@@ -33,7 +33,7 @@ pub enum Destination {
 }
 
 impl Destination {
-    pub(super) fn address(&self) -> &ServerAddress {
+    pub fn address(&self) -> &ServerAddress {
         match self {
             Destination::Remote(address) | Destination::Local(address) => address,
         }
@@ -244,6 +244,15 @@ pub(super) fn open_socket(address: &ServerAddress) -> Result<TcpStream, ClientEr
         }
     }
     Err(ClientError::NoServer { address: address.to_string(), source: last })
+}
+
+/// The key that a server shows, before anything of the user is sent and without keeping it: for a person to
+/// compare. The connection ends with that.
+pub fn server_fingerprint(address: &ServerAddress, timeout: Duration) -> Result<Fingerprint, ClientError> {
+    let failed = |source| ClientError::Channel { address: address.to_string(), source };
+    let transport = Transport::tcp(open_socket(address)?).map_err(|error| failed(error.into()))?;
+    let (_, server) = ClientHandshake::begin(transport, LOW_MEMORY_WINDOW_BYTES, timeout).map_err(failed)?;
+    Ok(server.fingerprint)
 }
 
 /// The client's key pair; made where there is none yet.

@@ -68,7 +68,7 @@ pub struct Shared {
     pub(super) legacy_names: Arc<Reservations>,
     room: Arc<WaitingRoom>,
     connections: Arc<Connections>,
-    sessions: Arc<Sessions>,
+    pub sessions: Arc<Sessions>,
     shutdown: Shutdown,
 }
 
