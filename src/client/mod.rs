@@ -37,7 +37,7 @@ mod uploading;
 mod test_tree;
 
 pub use backup::{BackupOptions, BackupSummary, backup};
-pub use connect::{Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, WINDOW_BYTES};
+pub use connect::{Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, Window};
 pub use error::{ClientError, ExitCode};
 pub use query::{Damage, ListSummary, Listed, VerifySummary};
 pub use request_limits::{check_backup, check_selection};
