@@ -111,13 +111,13 @@ fn changes_and_restores_over_round_trips_of_100_ms() {
     tree::many_files(&source, 20_000);
     let server = TestServer::start(&workplace);
     let mut times = Vec::new();
-    for (user, delay) in [("ada", Duration::ZERO), ("bob", ONE_WAY)] {
+    for (user, delay, size) in [("ada", Duration::ZERO, 5_000), ("bob", ONE_WAY, 6_000)] {
         let line = SlowLine::start(&server.address, Nature { delay, ..Nature::default() });
         let client = TestClient::new(&workplace, &line.address, user);
         back_up(&TestClient::new(&workplace, &server.address, user), &source, Duration::from_secs(60)).expect(0);
         for number in (0..20_000).step_by(20) {
             let file = source.join(format!("{:04}/file {number}", number / 100));
-            fs::write(file, tree::bytes(number as u64 + 7, 5_000 + user.len())).unwrap();
+            fs::write(file, tree::bytes(number as u64 + 7, size)).unwrap();
         }
         let began = Instant::now();
         let summary = back_up(&client, &source, Duration::from_secs(300)).expect(0).event("summary");
