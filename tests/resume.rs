@@ -131,8 +131,8 @@ fn survives_kills(mix: Mix, times: u64) {
     let mut place = Place::new(&workplace, "data");
     let mut random = Random::new(times);
     for round in 0..times {
-        // Three quarters of an equal share on the average.
-        place.cut_off("ada", &source, random.below(bytes * 3 / 2 / times), round % 2 == 1);
+        // Three fifths of an equal share on the average: it is not to end before the last of them.
+        place.cut_off("ada", &source, random.below(bytes * 6 / 5 / times), round % 2 == 1);
     }
     place.finish("ada", &source);
 }

@@ -26,7 +26,7 @@ pub const LOW_MEMORY_WINDOW_BYTES: u32 = 256 * 1024;
 const LONG_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 const LONG_WINDOW_RATE: u32 = 80_000_000;
 /// What is on its way is lost with either side: of an upload that was cut off before, only this part of it is.
-const CAREFUL_PART: u32 = 4;
+const CAREFUL_PART: u32 = 8;
 
 /// How much a client may have on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
