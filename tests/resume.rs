@@ -242,7 +242,7 @@ impl OneFile {
     /// The backup to its end; all that went to the server since the beginning must be little more than the file.
     fn finish(&self, line: &Line, flags: &[&str]) {
         let client = self.client(line);
-        let words = ["backup", "--json", "--quiet"].iter().chain(flags).map(|word| OsStr::new(word));
+        let words = ["backup", "--json", "--quiet"].iter().chain(flags).map(OsStr::new);
         let summary = client.run(words.chain([self.file.as_os_str()])).expect(0).event("summary");
         let (sent, size) = (self.sent.load(Ordering::Relaxed), fs::metadata(&self.file).unwrap().len());
         println!("{sent} bytes to the server for a file of {size}; the last run sent {}", summary["bytes_sent"]);
@@ -286,7 +286,7 @@ fn a_large_delta_goes_on_inside_and_a_dry_run_tells_what_is_lacking() {
     let mut case = OneFile::new(60);
     let summary = |case: &OneFile, flags: &[&str]| {
         let line = case.line(u64::MAX);
-        let words = ["backup", "--json", "--quiet"].iter().chain(flags).map(|word| OsStr::new(word));
+        let words = ["backup", "--json", "--quiet"].iter().chain(flags).map(OsStr::new);
         case.client(&line).run(words.chain([case.file.as_os_str()])).expect(0).event("summary")
     };
     summary(&case, &[]);

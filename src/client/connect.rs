@@ -336,3 +336,21 @@ impl Session {
         ClientError::Channel { address: self.address.clone(), source }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_fits_its_line_within_bounds_unless_it_is_given() {
+        let bytes =
+            |window: Window, milliseconds, careful| window.bytes(Duration::from_millis(milliseconds), careful);
+        assert_eq!(bytes(Window::Fitting, 0, false), 2 << 20);
+        assert_eq!(bytes(Window::Fitting, 20, false), 2 << 20);
+        assert_eq!(bytes(Window::Fitting, 50, false), 4_000_000);
+        assert_eq!(bytes(Window::Fitting, 60_000, false), 8 << 20);
+        assert_eq!(bytes(Window::Fitting, 0, true), 256 << 10);
+        assert_eq!(bytes(Window::Fitting, 200, true), 1 << 20);
+        assert_eq!(bytes(Window::Fixed(70_000), 200, true), 70_000);
+    }
+}
