@@ -5,11 +5,15 @@
 
 mod bad_lines;
 mod client;
+mod contrib;
 mod damage;
 mod deltas;
 mod demo_scenarios;
 mod encryption;
+mod hooks;
+mod legacy;
 mod progress_reporting;
+mod prune;
 mod random_changes;
 mod restore_resume;
 mod resume;

@@ -267,7 +267,7 @@ fn one_file_goes_on(mebibytes: usize) {
     killed.cut_off(third, true);
     killed.finish(&killed.line(u64::MAX), &[]);
     let dropped = OneFile::new(mebibytes);
-    dropped.finish(&dropped.line(third / 2), &["--retries", "20", "--retry-max-wait", "1"]);
+    dropped.finish(&dropped.line(third / 2), &["--retries", "2", "--retry-max-wait", "1"]);
 }
 
 #[test]

@@ -43,13 +43,20 @@ pub struct Outbox {
     batches: Sender<Vec<u8>>,
     waker: Waker,
     filling: Vec<u8>,
+    damaged: u64,
 }
 
 impl Outbox {
     /// Adds a message; hands a batch over when one is full.
     pub fn send_to_client(&mut self, message: &ToClient<'_>) -> Result<(), Gone> {
+        self.damaged += u64::from(matches!(message, ToClient::Damage { .. } | ToClient::ContentFailed { .. }));
         message.encode(&mut self.filling);
         if self.filling.len() >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// How many of the messages told of damage.
+    pub fn damaged(&self) -> u64 {
+        self.damaged
     }
 
     /// Hands over what was added.
@@ -167,7 +174,7 @@ fn with_worker<R: Send>(
     carry: impl FnOnce(&mut Channel, Receiver<Vec<u8>>) -> Result<(), ChannelError>,
 ) -> Result<Conversation<R>, ChannelError> {
     let (batches, outgoing) = bounded(QUEUE_BATCHES);
-    let mut outbox = Outbox { batches, waker: waker.clone(), filling: Vec::new() };
+    let mut outbox = Outbox { batches, waker: waker.clone(), filling: Vec::new(), damaged: 0 };
     let name = format!("{} worker", thread::current().name().unwrap_or("connection"));
     thread::scope(|scope| {
         let worker = thread::Builder::new()

@@ -15,8 +15,8 @@ use crate::base::shutdown::Shutdown;
 use crate::client::config::{ServerAddress, TransferInfo};
 use crate::client::state::{StateFolder, StatePlaces};
 use crate::client::{
-    Client, ClientError, ClientOptions, Destination, ExitCode, LOW_MEMORY_WINDOW_BYTES, RetryPolicy, Window,
-    check_selection,
+    Client, ClientError, ClientOptions, Destination, ExitCode, LOW_MEMORY_WINDOW_BYTES, LegacyClient,
+    LegacySettings, RetryPolicy, Window, check_selection, legacy_user,
 };
 use crate::protocol::handshake::WINDOW_BYTES_RANGE;
 use crate::protocol::message::Selection;
@@ -126,7 +126,7 @@ impl Setup {
             Access::Exclusive => StateFolder::open(&folder, purpose),
             Access::Reading => StateFolder::open_for_reading(&folder, purpose),
         };
-        let state = opened.map_err(ClientError::from)?;
+        let state = opened.map_err(ClientError::from)?.beside(info.as_ref().map(|info| info.file.as_path()));
         let user = match named {
             Some(user) => user,
             None => usual_user(&state)?,
@@ -141,6 +141,18 @@ impl Setup {
         let options = self.options.take().expect("a run opens its client once");
         let state = self.state.take().expect("a run opens its client once");
         Ok(Client::open(options, state, output, shutdown.clone())?)
+    }
+
+    /// The same for a legacy server.
+    pub fn legacy_client<'a>(
+        &mut self,
+        settings: LegacySettings,
+        output: &'a Output,
+        shutdown: &Shutdown,
+    ) -> Result<LegacyClient<'a>, CliError> {
+        let options = self.options.take().expect("a run opens its client once");
+        let state = self.state.take().expect("a run opens its client once");
+        Ok(LegacyClient::open(options, settings, state, output, shutdown.clone())?)
     }
 
     /// The data folder of the server inside the process.
@@ -174,6 +186,9 @@ fn named_user(arguments: &Arguments, info: Option<&TransferInfo>) -> Result<Opti
 fn usual_user(state: &StateFolder) -> Result<UserName, CliError> {
     if let Some(identity) = state.read_identity().map_err(ClientError::from)? {
         return Ok(identity.user);
+    }
+    if let Some(user) = legacy_user(state) {
+        return Ok(user);
     }
     let login = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or("user".into());
     let name = format!("{login}@{}", host_name());
@@ -219,6 +234,7 @@ fn destination(
 fn start_local(arguments: &Arguments) -> Result<LocalServer, CliError> {
     let data = arguments.path("data").unwrap_or_else(|| PathBuf::from(DATA_FOLDER));
     let mut config = ServerConfig::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0, data.clone());
+    config.legacy = false;
     config.rsa_bits = rsa_bits(arguments, config.rsa_bits)?;
     let shutdown = Shutdown::new();
     let server = Server::start(config, shutdown.clone())?;

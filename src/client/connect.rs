@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::config::ServerAddress;
 use super::error::ClientError;
+use super::me_info::{self, FoundMeInfo};
 use super::retry::{self, BusyWait, RetryPolicy};
 use super::state::{Identity, IdentityCheck, StateFolder};
 use crate::base::ids::{ClientId, UserName};
@@ -58,7 +59,7 @@ pub enum Destination {
 }
 
 impl Destination {
-    fn address(&self) -> &ServerAddress {
+    pub(super) fn address(&self) -> &ServerAddress {
         match self {
             Destination::Remote(address) | Destination::Local(address) => address,
         }
@@ -116,7 +117,7 @@ impl<'a> Client<'a> {
         if let Some(identity) = &identity {
             identity.check_user(&options.user)?;
         }
-        let key = open_keys(&state, &options, sink)?;
+        let key = open_keys(&state, &options, identity.is_none(), sink)?;
         let (careful, reached, told_key) = (false, false, None);
         Ok(Client { options, state, sink, shutdown, careful, key, identity, reached, told_key })
     }
@@ -171,7 +172,8 @@ impl<'a> Client<'a> {
     }
 
     fn try_connect(&mut self) -> Result<Session, ClientError> {
-        let transport = Transport::tcp(self.open_socket()?).map_err(|error| self.channel_error(error.into()))?;
+        let transport = Transport::tcp(open_socket(self.options.destination.address())?)
+            .map_err(|error| self.channel_error(error.into()))?;
         let closer = transport.closer();
         // Ctrl-C ends whatever waits on the connection, from the first byte on.
         self.shutdown.close_on_request(move || closer.close());
@@ -209,21 +211,6 @@ impl<'a> Client<'a> {
             Err(error) => error,
         };
         Err(self.channel_error(answer))
-    }
-
-    fn open_socket(&self) -> Result<TcpStream, ClientError> {
-        let address = self.options.destination.address();
-        let resolved = (address.host(), address.port())
-            .to_socket_addrs()
-            .map_err(|source| ClientError::UnknownHost { address: self.address(), source })?;
-        let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the host has no address");
-        for candidate in resolved {
-            match TcpStream::connect_timeout(&candidate, CONNECT_TIMEOUT) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(ClientError::NoServer { address: self.address(), source: last })
     }
 
     /// Compares the server's key with what is demanded, what the token names, and what is pinned. Nothing
@@ -279,10 +266,26 @@ impl<'a> Client<'a> {
     }
 }
 
+/// Connects to one of the addresses that the host has.
+pub(super) fn open_socket(address: &ServerAddress) -> Result<TcpStream, ClientError> {
+    let resolved = (address.host(), address.port())
+        .to_socket_addrs()
+        .map_err(|source| ClientError::UnknownHost { address: address.to_string(), source })?;
+    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the host has no address");
+    for candidate in resolved {
+        match TcpStream::connect_timeout(&candidate, CONNECT_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(ClientError::NoServer { address: address.to_string(), source: last })
+}
+
 /// The client's key pair; made where there is none yet.
 fn open_keys(
     state: &StateFolder,
     options: &ClientOptions,
+    is_new: bool,
     sink: &dyn ProgressSink,
 ) -> Result<PrivateKey, ClientError> {
     let broken = |source| ClientError::Key { file: state.private_key_path().display().to_string(), source };
@@ -296,12 +299,29 @@ fn open_keys(
         }
         return Ok(key);
     }
+    let notice = |message: &str| sink.event(Event::Notice { message });
+    if is_new && let Some(found) = me_info::to_take_over(state, &options.user, notice) {
+        return take_over(state, found, sink);
+    }
     if options.rsa_bits < 2_048 {
         let message = "an RSA key below 2,048 bits can be broken with effort: see docs/threat-model.md";
         sink.event(Event::Notice { message });
     }
     let key = PrivateKey::generate(options.rsa_bits).map_err(broken)?;
     state.write_keys(&key.to_pkcs8_der().map_err(broken)?, key.public().spki_der())?;
+    Ok(key)
+}
+
+/// Takes the key of a legacy client over, which its name belongs to at the server.
+fn take_over(state: &StateFolder, found: FoundMeInfo, sink: &dyn ProgressSink) -> Result<PrivateKey, ClientError> {
+    let (key, file) = (found.info.key, me_info::shown(&found.file));
+    let broken = |source| ClientError::Key { file: file.clone(), source };
+    state.write_keys(&key.to_pkcs8_der().map_err(broken)?, key.public().spki_der())?;
+    let message = format!(
+        "the key of {} is taken over from {file}; it has only 1,024 bits: see docs/migration.md",
+        found.info.name
+    );
+    sink.event(Event::Notice { message: &message });
     Ok(key)
 }
 

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use super::delta::{BlocksAnswer, BlocksWanted};
 use super::error::ClientError;
 use super::ranges::{ScanTotals, ScannedRange};
-use super::reach::{Place, Reach};
+use super::reach::{Place, Reach, WHOLE};
 use super::sender::{Batch, Order};
 use crate::base::limits::{RANGES_PENDING_BYTES_MAX, RANGES_PENDING_MAX};
 use crate::base::progress::{Event, Phase, ProgressSink, Totals};
@@ -352,7 +352,7 @@ impl<'a> Uploading<'a> {
             }
         }
         if bits.iter().all(|byte| *byte == 0) {
-            self.reach.told((number, range.entries));
+            self.reach.told((number, range.entries, WHOLE));
         }
         self.order(Order { number, range, bits, held })
     }
@@ -416,7 +416,7 @@ impl<'a> Uploading<'a> {
         self.blocks_wanted.extend(&batch.blocks_wanted);
         self.channel.send_encoded(&batch.bytes)?;
         self.spoke = Instant::now();
-        if let Some(place) = batch.last_ended {
+        if let Some(place) = batch.reached {
             self.reach.sent(place, self.channel.segments(), self.channel.segments_acknowledged());
         }
         self.sent.files += batch.files;

@@ -2,20 +2,26 @@
 //! A head that is damaged or gone hides no other, and is not forgotten: its snapshot is named wherever snapshots
 //! are, and its sequence is not given out again.
 //!
-//! Locks: `commit` is held for a whole commit and orders the client's commits; `catalog` and `uploads` are
-//! held for moments only, never across a flush, so that listing does not wait for a commit. Taken in that
-//! order where more than one is.
+//! Locks: `pruning` orders what drops and sweeps; `commit` is held for a whole commit, and by a prune for each of
+//! its short steps; `catalog`, `uploads` and `pins` are held for moments only, never across a flush, so that
+//! listing does not wait for a commit. Taken in that order where more than one is.
+//!
+//! A snapshot is pinned while somebody reads it or is compared with it. Pinning and dropping look under the same
+//! lock, so that what is pinned is there, and what is there and pinned stays.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::clients::ClientRecord;
+use super::dropped::DroppedTotals;
 use super::error::StoreError;
 use super::head::{HEAD_BYTES_MAX, Head, HeadError};
-use super::layout::{Layout, head_name, index_name, names_in, read_small_file};
+use super::layout::{Layout, dropped_name, head_name, index_name, names_in, read_small_file};
+use super::quota::Quota;
+use super::summary::ClientSummary;
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::path::EntryPath;
 
@@ -31,12 +37,16 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct ClientState {
     pub record: Arc<ClientRecord>,
+    pub pruning: Mutex<()>,
     pub commit: Mutex<()>,
     catalog: Mutex<Option<Catalog>>,
     uploads: Mutex<HashMap<UploadId, Arc<OpenUpload>>>,
     closed: Condvar,
+    /// How many read each snapshot.
+    pins: Mutex<HashMap<SnapshotId, usize>>,
     /// Whether the client's folders have been made and flushed by this process.
     pub folders_ready: Mutex<bool>,
+    pub quota: Quota,
 }
 
 /// What other sessions see of an upload under way.
@@ -78,11 +88,14 @@ const TAKE_OVER_WAIT_MAX: Duration = Duration::from_secs(30);
 impl ClientState {
     pub fn new(record: Arc<ClientRecord>) -> ClientState {
         ClientState {
+            quota: Quota::new(record.quota),
             record,
+            pruning: Mutex::default(),
             commit: Mutex::default(),
             catalog: Mutex::default(),
             uploads: Mutex::default(),
             closed: Condvar::new(),
+            pins: Mutex::default(),
             folders_ready: Mutex::default(),
         }
     }
@@ -94,6 +107,35 @@ impl ClientState {
             *catalog = Some(Catalog::load(&layout.snapshots(&self.record.folder))?);
         }
         Ok(look(catalog.as_mut().expect("loaded just now")))
+    }
+
+    /// The sums over the catalog, where it has been read.
+    pub fn loaded_summary(&self) -> Option<ClientSummary> {
+        locked(&self.catalog).as_ref().map(ClientSummary::of)
+    }
+
+    /// Has the catalog read again when it is asked for next. The caller holds `commit`: the catalog must not be
+    /// read between the renames of a commit.
+    pub fn forget_catalog(&self) {
+        *locked(&self.catalog) = None;
+    }
+
+    /// Keeps the snapshot that `choose` takes from the catalog from being dropped for as long as the pin is there.
+    pub fn pin(
+        self: &Arc<ClientState>,
+        layout: &Layout,
+        choose: impl FnOnce(&Catalog) -> Option<Arc<Head>>,
+    ) -> Result<Option<(Arc<Head>, Pin)>, StoreError> {
+        self.with_catalog(layout, |catalog| {
+            let head = choose(catalog)?;
+            *locked(&self.pins).entry(head.id).or_default() += 1;
+            let pin = Pin { state: self.clone(), snapshot: head.id };
+            Some((head, pin))
+        })
+    }
+
+    pub fn is_pinned(&self, snapshot: SnapshotId) -> bool {
+        locked(&self.pins).contains_key(&snapshot)
     }
 
     /// Notes that an upload is under way, and `end` as the way to end its session. An older session of the
@@ -154,6 +196,25 @@ impl ClientState {
     }
 }
 
+/// Keeps a snapshot from being dropped.
+#[derive(Debug)]
+pub struct Pin {
+    state: Arc<ClientState>,
+    snapshot: SnapshotId,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = locked(&self.state.pins);
+        if let Some(count) = pins.get_mut(&self.snapshot) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.snapshot);
+            }
+        }
+    }
+}
+
 /// A snapshot whose head cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DamagedHead {
@@ -175,12 +236,17 @@ pub struct Catalog {
     by_upload: HashMap<UploadId, Arc<Head>>,
     /// By id.
     damaged: Vec<DamagedHead>,
+    /// Those that must not be dropped.
+    pub held: BTreeSet<SnapshotId>,
+    /// What dropped snapshots take.
+    pub dropped: DroppedTotals,
 }
 
 impl Catalog {
-    fn load(folder: &Path) -> Result<Catalog, StoreError> {
-        let mut catalog = Catalog::default();
+    pub fn load(folder: &Path) -> Result<Catalog, StoreError> {
         let names = names_in(folder)?;
+        let mut catalog = Catalog { dropped: DroppedTotals::load(folder, &names)?, ..Catalog::default() };
+        catalog.held = names.iter().filter_map(|name| name.strip_suffix(".held")?.parse().ok()).collect();
         for id in names.iter().filter_map(|name| snapshot_of_head(name)) {
             match read_head(folder, id) {
                 Ok(head) => catalog.add(Arc::new(head)),
@@ -191,7 +257,8 @@ impl Catalog {
         }
         // No commit of this client is under way: each reads the catalog before it puts an index into place.
         for id in names.iter().filter_map(|name| name.strip_suffix(".index")?.parse().ok()) {
-            if names.binary_search(&head_name(id)).is_err() {
+            let is_there = |name: String| names.binary_search(&name).is_ok();
+            if !is_there(head_name(id)) && !is_there(dropped_name(id)) {
                 let index = folder.join(index_name(id));
                 catalog.add_damaged(id, format!("{} is there, and its head is gone", index.display()));
             }
@@ -216,6 +283,22 @@ impl Catalog {
         &self.heads
     }
 
+    /// What the snapshots take on the disk: the sum of the stored lengths in the heads, and what is left of dropped
+    /// ones.
+    pub fn stored_bytes(&self) -> u64 {
+        let dropped = self.dropped.left_bytes.saturating_add(self.dropped.waiting_bytes);
+        self.heads.iter().fold(dropped, |sum, head| sum.saturating_add(head.totals.stored_bytes))
+    }
+
+    /// Takes the snapshot out: it is being dropped.
+    pub fn remove(&mut self, id: SnapshotId) -> Option<Arc<Head>> {
+        let place = self.heads.iter().position(|head| head.id == id)?;
+        let head = self.heads.remove(place);
+        self.by_upload.remove(&head.upload);
+        self.dropped.newest_sequence = self.dropped.newest_sequence.max(head.sequence);
+        Some(head)
+    }
+
     pub fn of_upload(&self, upload: UploadId) -> Option<Arc<Head>> {
         self.by_upload.get(&upload).cloned()
     }
@@ -229,9 +312,9 @@ impl Catalog {
         &self.damaged
     }
 
-    /// A sequence that no snapshot has. Each damaged head may have taken one after the newest that can be read.
+    /// A sequence that no snapshot has or had. Each damaged head may have taken one after the newest that can be read.
     pub fn next_sequence(&self) -> u64 {
-        let newest = self.heads.last().map_or(0, |head| head.sequence);
+        let newest = self.heads.last().map_or(0, |head| head.sequence).max(self.dropped.newest_sequence);
         newest.saturating_add(self.damaged.len() as u64).saturating_add(1)
     }
 
@@ -307,7 +390,10 @@ pub fn snapshot_of_head(name: &str) -> Option<SnapshotId> {
 
 /// Reads the head of `id` from a client's folder of snapshots.
 pub fn read_head(folder: &Path, id: SnapshotId) -> Result<Head, StoreError> {
-    let path = folder.join(head_name(id));
+    read_head_file(folder.join(head_name(id)), id)
+}
+
+pub fn read_head_file(path: std::path::PathBuf, id: SnapshotId) -> Result<Head, StoreError> {
     match Head::decode(&read_small_file(&path, HEAD_BYTES_MAX)?) {
         Ok(head) if head.id == id => Ok(head),
         Ok(_) => Err(StoreError::damaged(&path, "it is the head of another snapshot")),

@@ -144,6 +144,11 @@ impl ContentWriter {
         matches!(self.target, Target::Delta(_))
     }
 
+    /// Bytes of it that take room on the disk, so far.
+    pub fn stored_bytes(&self) -> u64 {
+        self.stored_bytes
+    }
+
     /// How long the upload's files were when the content was begun.
     pub fn mark(&self) -> Mark {
         self.mark

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::blocks_reader::ClientFiles;
@@ -35,17 +36,29 @@ pub struct Opened {
     pub large: LargeFiles,
 }
 
-/// Reads what an earlier session left, if it is of any use, and begins this session's part of the journal.
-/// `files` is where the client's stored bytes lie.
+/// How the journal of the upload in this folder begins; none where there is none.
+pub fn begin_of(upload: &Path) -> Result<Option<Begin>, StoreError> {
+    let path = upload.join(std::str::from_utf8(JOURNAL).expect("an ASCII literal"));
+    match File::open(&path) {
+        Ok(file) => journal::read_begin(BufReader::with_capacity(256, file)).at("read", &path),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error).at("open", &path),
+    }
+}
+
+/// Reads what an earlier session left, if it is of any use, and begins this session's part of the journal. It is
+/// of use to an upload of the same roots that is compared with the same snapshot `base`: what it names is the
+/// upload's own or the base's, always. `files` is where the client's stored bytes lie.
 pub fn open(
     staging: &mut Staging,
     run: &[u8; 16],
     roots: &[EntryPath],
+    base: Option<SnapshotId>,
     files: ClientFiles,
 ) -> Result<Opened, StoreError> {
     let roots = roots_hash(roots);
     let journaled = read(staging, run)?;
-    if let Some(begin) = journaled.begin.filter(|begin| begin.roots == roots) {
+    if let Some(begin) = journaled.begin.filter(|begin| (begin.roots, begin.base) == (roots, base)) {
         match open_large(staging, begin.snapshot, journaled.lengths) {
             Ok(large) => {
                 let begin = Begin { run: *run, ..begin };
@@ -60,7 +73,7 @@ pub fn open(
             Err(error) => return Err(error),
         }
     }
-    open_anew(staging, Begin { run: *run, snapshot: SnapshotId::create(Timestamp::now()), roots })
+    open_anew(staging, Begin { run: *run, snapshot: SnapshotId::create(Timestamp::now()), roots, base })
 }
 
 fn open_anew(staging: &mut Staging, begin: Begin) -> Result<Opened, StoreError> {
@@ -89,7 +102,7 @@ fn read(staging: &Staging, run: &[u8; 16]) -> Result<Journaled, StoreError> {
 }
 
 /// An upload is of certain roots; with others it is another one.
-fn roots_hash(roots: &[EntryPath]) -> [u8; HASH_BYTES] {
+pub fn roots_hash(roots: &[EntryPath]) -> [u8; HASH_BYTES] {
     let mut bytes = Vec::new();
     roots.iter().for_each(|root| bytes.put_bytes16(root.as_bytes()));
     blake3_hash(&bytes)

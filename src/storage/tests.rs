@@ -1,10 +1,13 @@
 //! The store as a whole: a small client drives uploads of a model tree, and the tests look at what is there
 //! afterwards, on the disk and through the reading side.
 
+mod clients;
 mod crash;
 mod delta;
 mod flushes;
 mod partial;
+mod prune;
+mod put_file;
 mod resume;
 
 use std::collections::BTreeMap;
@@ -16,7 +19,7 @@ use super::comparison::ChangeRule;
 use super::*;
 use crate::base::durable::{Disk, OperationKind};
 use crate::base::entry::{Entry, EntryKind, RangeCutter};
-use crate::base::ids::{ClientId, UploadId};
+use crate::base::ids::{ClientId, SnapshotId, UploadId};
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
 use crate::crypto::{ContentSums, blake3_hash as hash};
@@ -182,7 +185,7 @@ fn check_snapshot(store: &Store, head: &Head, model: &Model) {
         store.verify_content(head.client, stored).unwrap();
         let mut bytes = Vec::new();
         store.open_content(head.client, stored).unwrap().read_to_end(&mut bytes).unwrap();
-        assert_eq!(bytes, model.files[&stored.entry.path].0);
+        assert!(bytes == model.files[&stored.entry.path].0, "{} differs", stored.entry.path.display());
     }
     assert_eq!(head.totals.entries, entries.len() as u64);
 }
