@@ -38,7 +38,7 @@ pub const CLIENT: &[Flag] = &[
     valued("retry-max-wait", "SECONDS", "longest wait between two tries (60, at most 300)"),
     valued("timeout", "SECONDS", "how long the server may stay silent (60)"),
     valued("rsa-bits", "N", "size of a new key, 1024 to 4096 (3072)"),
-    valued("window", "BYTES", "memory for data on its way, 65536 to 16777216 (2097152)"),
+    valued("window", "BYTES", "memory for data on its way, 65536 to 16777216 (as the line needs)"),
     switch("low-memory", "use little memory: a window of 262144 bytes"),
 ];
 

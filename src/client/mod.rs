@@ -44,7 +44,7 @@ mod test_tree;
 
 pub use backup::{BackupOptions, BackupSummary, backup};
 pub use connect::{
-    Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, WINDOW_BYTES, server_fingerprint,
+    Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, Window, server_fingerprint,
 };
 pub use error::{ClientError, ExitCode};
 pub use export::{ExportSummary, Exporting, Taken};
