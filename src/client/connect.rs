@@ -23,9 +23,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The client's resend ring in bytes, and what `--low-memory` makes of it.
 const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 pub const LOW_MEMORY_WINDOW_BYTES: u32 = 256 * 1024;
-/// How far the ring grows where round trips are long, and the bytes a second that it is to carry there.
+/// How far the ring grows where round trips are long.
 const LONG_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
-const LONG_WINDOW_RATE: u32 = 80_000_000;
 /// What is on its way is lost with either side: of an upload that was cut off before, only this part of it is.
 const CAREFUL_PART: u32 = 8;
 
@@ -42,8 +41,7 @@ impl Window {
     /// The resend ring in bytes where a round trip takes so long; zero before that is known.
     fn bytes(self, round_trip: Duration, careful: bool) -> u32 {
         let Window::Fixed(bytes) = self else {
-            let on_its_way = round_trip.as_secs_f64() * f64::from(LONG_WINDOW_RATE);
-            let whole = (on_its_way as u32).clamp(WINDOW_BYTES, LONG_WINDOW_BYTES);
+            let whole = Channel::fitting_window(round_trip, WINDOW_BYTES..=LONG_WINDOW_BYTES);
             return if careful { whole / CAREFUL_PART } else { whole };
         };
         bytes
