@@ -220,6 +220,13 @@ impl Disk {
         punch(file.as_fd(), part)
     }
 
+    /// Writes over a part of the file `name`, which is there: only for bytes that are worth nothing as they are.
+    pub fn overwrite(&self, file: &File, name: &[u8], offset: u64, bytes: &[u8]) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        self.begin(OperationKind::Write, name)?;
+        file.write_all_at(bytes, offset)
+    }
+
     /// Replaces a small file whole. After a crash at any point the name holds either the old bytes or the
     /// new ones, never a mixture and never nothing that was there; when this returns, it holds the new
     /// ones. A leftover bears [`TEMPORARY_PREFIX`]. The content is flushed before the rename because a
@@ -294,7 +301,7 @@ fn open_unnamed(_folder: BorrowedFd<'_>) -> Option<File> {
 }
 
 /// A short random name, never built from the target's, which may be too long for an addition.
-fn temporary_name() -> Vec<u8> {
+pub fn temporary_name() -> Vec<u8> {
     format!("{TEMPORARY_PREFIX}{}", hex(&random_array::<6>())).into_bytes()
 }
 

@@ -67,6 +67,10 @@ pub const READ_BLOCKS_MAX: u32 = 8_192;
 /// Most runs of blocks that are read at once: every second block differs.
 pub const READ_RUNS_MAX: usize = READ_BLOCKS_MAX as usize / 2;
 
+/// Damaged contents of one client that are listed, to be asked for again; their paths together, in bytes.
+pub const DAMAGED_CONTENTS_MAX: usize = 1_024;
+pub const DAMAGED_PATHS_BYTES_MAX: usize = 1024 * 1024;
+
 /// How much of a file is read, hashed and sent at a time.
 pub const CONTENT_CHUNK_BYTES: usize = 128 * 1024;
 /// A file of at least this size is handled in blocks.

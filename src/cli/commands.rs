@@ -178,9 +178,17 @@ pub const COMMANDS: &[Command] = &[
         usage: "[FLAGS] [PATH…]",
         summary: "have the server read stored files back and check them",
         about: "Checks size, CRC32 and BLAKE3 of everything this client has stored, or of one snapshot. Damaged\n\
-                files are named (exit 6).",
+                files are named (exit 6), and the next backup stores them again if they are still there.\n\
+                The operator's \"verify --data DIR\" checks all that a server keeps, or a sample of it, and names each\n\
+                damaged file of the store with the snapshots that need it. It works beside a running server too.",
         flags: &[
             &[
+                valued("client", "NAME", "with --data: only this client (all)"),
+                valued(
+                    "sample",
+                    "SHARE",
+                    "with --data: so much of the contents, those read longest ago first: 10%",
+                ),
                 valued("snapshot", "ID", "only this snapshot: an id, a unique beginning of one, or latest"),
                 valued("root", "PATH", "with latest: the newest snapshot of this root"),
             ],

@@ -18,6 +18,7 @@ mod run_gui;
 mod run_restore;
 mod run_server;
 mod setup;
+mod verify_data;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
@@ -125,6 +126,7 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "snapshots" => look::snapshots(arguments, output, &shutdown),
         "ls" => look::ls(arguments, output, &shutdown),
         "cat" => look::cat(arguments, output, &shutdown),
+        "verify" if verify_data::is_asked_for(arguments) => verify_data::run(arguments, output, &shutdown),
         "verify" => look::verify(arguments, output, &shutdown),
         "stats" => look::stats(arguments, output, &shutdown),
         "gui" => run_gui::run(arguments, output, &shutdown),

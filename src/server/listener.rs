@@ -50,7 +50,7 @@ const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 /// Name of the server's key file in the store.
 pub(super) const KEY_NAME: &str = "server_private_key.der";
 /// The same key for others to see.
-const PUBLIC_KEY_NAME: &str = "server_public_key.der";
+pub(super) const PUBLIC_KEY_NAME: &str = "server_public_key.der";
 
 /// What all connections share.
 pub struct Shared {

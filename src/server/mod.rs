@@ -25,7 +25,7 @@ mod waiting_room;
 pub use config::{DEFAULT_GRACE, DEFAULT_RSA_BITS, DEFAULT_SEGMENTS_PER_EPOCH, LowSpace, ServerConfig, Watch};
 pub use error::ServerError;
 pub use listener::Server;
-pub use operator::{ExportRequest, OperatorCommand, OperatorError, export, operate};
+pub use operator::{ExportRequest, OperatorCommand, OperatorError, VerifyRequest, export, operate, verify};
 pub use prune::{DailyPrune, Policy, PruneRequest};
 pub use semaphore::{Permit, Semaphore};
 pub use statistics::Report;

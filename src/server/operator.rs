@@ -36,8 +36,10 @@ use super::sessions::Sessions;
 
 mod clients;
 mod export;
+mod verify;
 
 pub use export::{ExportRequest, export};
+pub use verify::{VerifyRequest, verify};
 
 /// Longest line on the socket, in bytes.
 const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -166,6 +168,16 @@ fn desk_of(data: &Path) -> Result<Desk, OperatorError> {
     let key = store.read_key(KEY_NAME)?.and_then(|der| PrivateKey::from_pkcs8_der(&der).ok());
     let fingerprint = key.ok_or_else(no_server)?.public().fingerprint();
     Ok(Desk { store: Arc::new(store), fingerprint, sessions: Arc::default(), shutdown: Shutdown::new() })
+}
+
+/// A desk that needs no key, on a data folder that no server holds: the key may be what is damaged.
+fn desk_to_read(data: &Path) -> Result<Desk, OperatorError> {
+    if !data.join("keys").is_dir() {
+        return Err(OperatorError::NoServer { folder: data.to_path_buf() });
+    }
+    let store = Arc::new(Store::open(data, Disk::real())?);
+    let fingerprint = Fingerprint::from_bytes([0; 32]);
+    Ok(Desk { store, fingerprint, sessions: Arc::default(), shutdown: Shutdown::new() })
 }
 
 /// What commands are carried out on.
@@ -323,6 +335,9 @@ fn serve_command(desk: &Desk, is_free: bool, mut stream: UnixStream) -> std::io:
     let line = read_line(&stream)?;
     if let (true, Ok(export::ExportLine { export })) = (is_free, serde_json::from_str(&line)) {
         return export::serve(desk, &export, stream);
+    }
+    if let (true, Ok(verify::VerifyLine { verify })) = (is_free, serde_json::from_str(&line)) {
+        return verify::serve(desk, &verify, stream);
     }
     let answer = match serde_json::from_str::<OperatorCommand>(&line) {
         Ok(_) if !is_free => {

@@ -16,6 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::clients::ClientRecord;
+use super::damage::KeptDamage;
 use super::dropped::DroppedTotals;
 use super::error::StoreError;
 use super::head::{HEAD_BYTES_MAX, Head, HeadError};
@@ -47,6 +48,7 @@ pub struct ClientState {
     /// Whether the client's folders have been made and flushed by this process.
     pub folders_ready: Mutex<bool>,
     pub quota: Quota,
+    pub damage: Mutex<KeptDamage>,
 }
 
 /// What other sessions see of an upload under way.
@@ -89,6 +91,7 @@ impl ClientState {
     pub fn new(record: Arc<ClientRecord>) -> ClientState {
         ClientState {
             quota: Quota::new(record.quota),
+            damage: Mutex::default(),
             record,
             pruning: Mutex::default(),
             commit: Mutex::default(),

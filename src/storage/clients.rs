@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::error::{At, StoreError};
 use super::head::Moment;
 use super::layout::{ClientFolder, names_in, read_small_file};
+use super::sealed_json::{decode_sealed, encode_sealed};
 use crate::base::durable::{Disk, FILE_MODE};
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, UserName};
@@ -269,8 +270,7 @@ fn write_client(disk: &Disk, folder: &Path, record: &ClientRecord) -> Result<(),
         former_names: record.former_names.clone(),
         legacy: record.legacy,
     };
-    let mut bytes = serde_json::to_vec_pretty(&file).expect("strings and numbers always serialise");
-    bytes.push(b'\n');
+    let bytes = encode_sealed(&file);
     let name = client_file_name(record.id);
     let handle = open_folder(folder).at("open", folder)?;
     disk.replace_file(handle.as_fd(), name.as_bytes(), &bytes, FILE_MODE).at("write", &folder.join(name))
@@ -283,7 +283,7 @@ pub fn client_file_name(id: ClientId) -> String {
 /// Reads the record of a client; its file is named by the id, whatever the ending.
 pub fn read_client(path: &Path) -> Result<ClientRecord, StoreError> {
     let bytes = read_small_file(path, CLIENT_FILE_BYTES_MAX)?;
-    let file: ClientFile = serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(path, error))?;
+    let file: ClientFile = decode_sealed(&bytes, path)?;
     if file.version > CLIENT_VERSION {
         return Err(StoreError::NewerFormat { path: path.to_path_buf(), version: file.version });
     }

@@ -19,6 +19,7 @@ use super::error::{At, StoreError};
 use super::head::Head;
 use super::layout::{dropped_name, head_name, held_name, index_name, names_in, read_small_file};
 use super::resume;
+use super::sealed_json::{decode_sealed, encode_sealed};
 use super::store::Store;
 use crate::base::durable::FILE_MODE;
 use crate::base::folder::open_folder;
@@ -223,14 +224,14 @@ struct TotalsFile {
 
 pub fn encode_left(left_bytes: u64) -> Vec<u8> {
     let file = TotalsFile { version: TOTALS_VERSION, left_bytes };
-    serde_json::to_vec_pretty(&file).expect("numbers always serialise")
+    encode_sealed(&file)
 }
 
 /// None where there is no record, or none that can be read: it can be counted anew.
-fn read_left(folder: &Path) -> Result<Option<u64>, StoreError> {
+pub fn read_left(folder: &Path) -> Result<Option<u64>, StoreError> {
     match read_small_file(&folder.join(TOTALS_NAME), TOTALS_BYTES_MAX) {
         Ok(bytes) => {
-            let file = serde_json::from_slice::<TotalsFile>(&bytes).ok();
+            let file = decode_sealed::<TotalsFile>(&bytes, &folder.join(TOTALS_NAME)).ok();
             Ok(file.filter(|file| file.version == TOTALS_VERSION).map(|file| file.left_bytes))
         }
         Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),

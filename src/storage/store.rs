@@ -19,7 +19,7 @@ use super::head::Head;
 use super::journal::Begin;
 use super::layout::{Layout, names_in, read_small_file};
 use super::lock::StoreLock;
-use super::range::{Location, StoredEntry};
+use super::range::StoredEntry;
 use super::recovery::{self, RecoveryReport};
 use super::resume;
 use super::summary::{self, ClientSummary};
@@ -464,20 +464,6 @@ impl Store {
         let state = self.state(client)?;
         let files = ClientFiles::new(&self.shared.layout, &state.record.folder);
         ContentReader::open(files, &entry.path, content)
-    }
-
-    /// Reads the content of an entry back and compares it with what was recorded. An entry without content
-    /// is whole.
-    pub fn verify_content(&self, client: ClientId, stored: &StoredEntry) -> Result<(), Damage> {
-        let Some(content) = &stored.content else { return Ok(()) };
-        let is_mapped = matches!(content.location, Location::Mapped { .. });
-        let checked = match self.open_content(client, stored) {
-            Ok(reader) => reader.verify(),
-            Err(StoreError::Io { source, .. }) => Err(ContentProblem::Unreadable(source)),
-            Err(error) if is_mapped => Err(ContentProblem::Blocks { problem: error.to_string() }),
-            Err(_) => Err(ContentProblem::Missing),
-        };
-        checked.map_err(|problem| Damage { path: stored.entry.path.clone(), problem })
     }
 
     /// Chooses the way of flushing many files, whatever the file system: for tests.
