@@ -10,6 +10,7 @@ mod damage;
 mod deltas;
 mod demo_scenarios;
 mod encryption;
+mod page;
 mod progress_reporting;
 mod random_changes;
 mod restore_resume;
