@@ -181,24 +181,26 @@ fn merged<T: Serialize + for<'a> Deserialize<'a>>(
         return Ok(None);
     }
     let mut value = serde_json::to_value(current).unwrap_or_default();
-    merge(&mut value, change);
+    merge(&mut value, change)?;
     let merged: T = serde_json::from_value(value).map_err(|error| ApiError::bad(error.to_string()))?;
     check(&merged).map_err(ApiError::bad)?;
     Ok(Some(merged))
 }
 
-fn merge(into: &mut Value, change: &Value) {
+fn merge(into: &mut Value, change: &Value) -> Result<(), ApiError> {
     match (into, change) {
         (Value::Object(into), Value::Object(change)) => {
             for (key, value) in change {
                 // Fields that are not known are no part of the files.
                 if let Some(place) = into.get_mut(key) {
-                    merge(place, value);
+                    merge(place, value)?;
                 }
             }
         }
+        (Value::Object(_), other) => return Err(ApiError::bad(format!("{other} stands where fields are wanted"))),
         (into, change) => *into = change.clone(),
     }
+    Ok(())
 }
 
 fn write(file: &Path, value: &impl Serialize) -> Result<(), ApiError> {
