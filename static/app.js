@@ -60,6 +60,10 @@ source.setUp(job.watch);
 history.setUp();
 log.setUp();
 live.on("line", drawLine);
+live.on("connected", () => {
+  if (present === "server") statistics.show(true);
+  if (present === "history") history.show();
+});
 show(true);
 live.connect();
 let auto = false;

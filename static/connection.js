@@ -2,13 +2,15 @@
 
 import { get, post } from "./api.js";
 import { confirm } from "./dialogs.js";
-import { $, announce, field, h, loading, set, setText, toast } from "./dom.js";
+import { $, announce, empty, field, h, loading, set, setText, toast } from "./dom.js";
 import { on, tell } from "./live.js";
 
 let info = null;
 let connected = false;
 let isBusy = false;
 const parts = {};
+let tellReady;
+const ready = new Promise((resolve) => { tellReady = resolve; });
 
 export async function setUp(autoConnect) {
   build();
@@ -19,11 +21,19 @@ export async function setUp(autoConnect) {
     }
   });
   await refresh();
+  tellReady();
   if (autoConnect && info?.known) connect({}, true);
 }
 
-export const isConnected = () => connected;
-export const serverInfo = () => info;
+/** Whether the server has ever been met: before that it can be asked nothing. */
+export async function isKnown() {
+  await ready;
+  return Boolean(info?.known);
+}
+
+/** What stands where nothing can be asked. */
+export const notMet = () => empty("This server has not been met yet", "Connect first, and see whether its key is the right one.",
+  h("a", { class: "button", href: "#server" }, "To the connection"));
 
 async function refresh() {
   try {

@@ -1,6 +1,7 @@
 // The snapshots of this client at the server: what is in them, search, download, restore.
 
 import { exactPath, get, post, query } from "./api.js";
+import { isKnown, notMet } from "./connection.js";
 import { $, announce, empty, failed, h, loading, toast } from "./dom.js";
 import { bytes, number, plural, time } from "./format.js";
 import { chooseFolder } from "./hosts.js";
@@ -33,6 +34,10 @@ export async function show(id) {
 }
 
 async function load() {
+  if (!(await isKnown())) {
+    $("snapshots").replaceChildren(notMet());
+    return choose(null);
+  }
   if (snapshots.length === 0) $("snapshots").replaceChildren(loading("Asking the server for its snapshots…"));
   try {
     const answer = await get("/api/snapshots");
@@ -45,6 +50,7 @@ async function load() {
     $("snapshots").replaceChildren(failed(error, load));
     choose(null);
   }
+  return undefined;
 }
 
 function draw(shown, damaged = []) {

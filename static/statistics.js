@@ -1,6 +1,7 @@
 // The statistics of the backup server, asked for while they are looked at.
 
 import { get } from "./api.js";
+import { isKnown, notMet } from "./connection.js";
 import { $, failed, h, loading } from "./dom.js";
 import { bytes, duration, number } from "./format.js";
 
@@ -15,12 +16,15 @@ const FIGURES = [
 
 let timer = 0;
 
-export function show(isShown) {
+export async function show(isShown) {
   clearInterval(timer);
-  if (!isShown) return;
+  if (!isShown) return undefined;
+  if (!(await isKnown())) return $("statistics").replaceChildren(notMet());
   if (!$("statistics").firstChild) $("statistics").replaceChildren(loading("Asking the server…"));
   ask();
-  timer = setInterval(() => !document.hidden && ask(), ASK_EVERY);
+  clearInterval(timer);
+  timer = setInterval(() => !document.hidden && !$("server").hidden && ask(), ASK_EVERY);
+  return undefined;
 }
 
 async function ask() {

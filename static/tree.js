@@ -5,11 +5,14 @@ import { number } from "./format.js";
 
 /** How many entries of a folder are shown at once. */
 const SHOWN = 500;
+/** Letters typed within so many milliseconds are one beginning of a name. */
+const TYPING = 600;
 
 export class Tree {
   /** `source`: children(entry or null), select(entry), note(entry). */
   constructor(label, source) {
     this.source = source;
+    this.typed = { text: "", at: 0 };
     this.box = h("ul", { class: "tree", role: "tree", "aria-label": label });
     this.box.addEventListener("keydown", (event) => this.key(event));
   }
@@ -121,8 +124,16 @@ export class Tree {
       event.preventDefault();
       actions[event.key]();
     } else if (event.key.length === 1) {
-      const next = [...items.slice(at + 1), ...items.slice(0, at + 1)].find((one) => one.entry?.name.toLowerCase().startsWith(event.key.toLowerCase()));
-      this.focus(next);
+      this.focus(this.beginning(event, items, at));
     }
+  }
+
+  /** The next item whose name begins with what is typed; with more than a letter the present one may stay. */
+  beginning({ key, timeStamp }, items, at) {
+    const isMore = timeStamp - this.typed.at < TYPING;
+    this.typed = { text: (isMore ? this.typed.text : "") + key.toLowerCase(), at: timeStamp };
+    const from = this.typed.text.length > 1 ? at : at + 1;
+    const order = [...items.slice(from), ...items.slice(0, from)];
+    return order.find((one) => one.entry?.name.toLowerCase().startsWith(this.typed.text));
   }
 }

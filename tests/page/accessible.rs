@@ -79,7 +79,8 @@ fn a_job_under_way_is_accessible_and_the_skip_link_leads_to_it() {
     browser.click_text("Cancel the job");
     browser.wait_for_text("#job-card .badge", "cancelled");
     browser.assert_accessible("a job that was cancelled");
-    browser.script("document.activeElement.blur()");
+    browser.reload();
+    browser.wait_for_text("#connection-text", "Connected to");
     browser.press(TAB);
     assert_eq!(browser.script("return document.activeElement.className"), "skip");
     browser.assert_quiet();

@@ -125,7 +125,8 @@ fn an_upload_is_paused_resumed_and_cancelled() {
 fn after_a_reload_the_job_is_shown_and_its_files_are_picked_again() {
     let page = Page::open_slow();
     let browser = &page.browser;
-    let large = page.begin_large(8_000_000);
+    // More than all that the browser and the bridge have under way.
+    let large = page.begin_large(20_000_000);
     let other = page.workplace.write("other.raw", b"not the same");
     browser.reload();
     browser.wait_for_text("#job-card", "pick the same 1 file again");
