@@ -101,6 +101,7 @@ export class RateChart {
   }
 
   draw() {
+    this.box.hidden = this.samples.length < 2;
     const peak = Math.max(1, ...this.samples.map(([, rate]) => rate));
     const [first, last] = [this.samples[0]?.[0] ?? 0, this.samples.at(-1)?.[0] ?? 1];
     const span = Math.max(last - first, 1000);

@@ -133,7 +133,7 @@ function draw() {
   setText(parts.state, word);
   parts.state.dataset.state = job.state;
   parts.gauge.show({ percentage: progress.percentage, word, state: job.state });
-  setText(parts.now, job.state === "running" ? progress.current_file || job.message : job.error || job.message);
+  setText(parts.now, nowOf(job));
   const total = progress.counted ? "" : " so far";
   setText(parts.values.Data, `${bytes(progress.bytes_transferred)} of ${bytes(progress.total_bytes)}${total}`);
   setText(parts.values.Files, `${number(progress.files_done)} of ${number(progress.files_total)}${total}`);
@@ -143,6 +143,12 @@ function draw() {
   drawActions(job);
   drawNotes(job);
   say(job, word);
+}
+
+function nowOf(job) {
+  if (job.state === "running") return job.progress.current_file || job.message;
+  // Of what has ended well, a note says it.
+  return job.state === "completed" && job.snapshot ? "" : job.error || job.message;
 }
 
 /** Changes of phase and state are told to screen readers, and nothing in between. */

@@ -1,11 +1,11 @@
 // The configuration: transfer.info, server_gui_settings.json and progress_config.json.
 
 import { get, post } from "./api.js";
-import { $, failed, field, h, loading, setText, toast } from "./dom.js";
+import { $, failed, field, h, loading, set, setText, toast } from "./dom.js";
 import { tell } from "./live.js";
 
 const PHASES = [["CONNECT", "Connecting"], ["BACKUP_IN_PROGRESS", "Backing up"], ["CLEANUP", "Finishing"]];
-const THEMES = [["auto", "As the system"], ["light", "Light"], ["dark", "Dark"]];
+const THEMES = [["auto", "Automatic"], ["light", "Light"], ["dark", "Dark"]];
 
 let settings = null;
 
@@ -25,7 +25,8 @@ function apply(theme) {
   document.documentElement.dataset.theme = theme;
   localStorage.setItem("theme", theme);
   const [, text] = THEMES.find(([name]) => name === theme) ?? THEMES[0];
-  setText($("theme-button"), `Theme: ${text.toLowerCase()}`);
+  $("theme-button").replaceChildren(h("span", {}, "Theme: "), h("span", {}, text));
+  set($("theme-button"), { "aria-label": `Theme: ${text}` });
 }
 
 /** Before anything is read: as it was last time. */

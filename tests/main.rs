@@ -6,12 +6,16 @@
 mod bad_lines;
 mod bridge;
 mod client;
+mod contrib;
 mod damage;
 mod deltas;
 mod demo_scenarios;
 mod encryption;
+mod hooks;
+mod legacy;
 mod page;
 mod progress_reporting;
+mod prune;
 mod random_changes;
 mod restore_resume;
 mod resume;

@@ -39,9 +39,11 @@ pub enum OperationKind {
     Rename,
     RemoveFile,
     RemoveFolder,
+    /// Giving back a part of a file.
+    PunchHole,
 }
 
-const OPERATION_KINDS: usize = OperationKind::RemoveFolder as usize + 1;
+const OPERATION_KINDS: usize = OperationKind::PunchHole as usize + 1;
 
 /// One recorded operation; a rename is named by where it led.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,6 +211,15 @@ impl Disk {
         Ok(rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)?)
     }
 
+    /// Gives back the room that a part of the file `name` takes: it reads as zeros from now on. False where the
+    /// file system cannot.
+    pub fn punch_hole(&self, folder: BorrowedFd<'_>, name: &[u8], part: Range<u64>) -> io::Result<bool> {
+        self.begin(OperationKind::PunchHole, name)?;
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(folder, name, flags, Mode::empty())?;
+        punch(file.as_fd(), part)
+    }
+
     /// Replaces a small file whole. After a crash at any point the name holds either the old bytes or the
     /// new ones, never a mixture and never nothing that was there; when this returns, it holds the new
     /// ones. A leftover bears [`TEMPORARY_PREFIX`]. The content is flushed before the rename because a
@@ -222,6 +233,18 @@ impl Disk {
         });
         if written.is_err() {
             // Nothing more can be done about a leftover; whoever sweeps the folder next removes it.
+            let _ = self.remove_file(folder, &temporary);
+        }
+        written
+    }
+
+    /// Replaces a small file that may be lost or old after a stop of the machine: a cache. It is whole or not
+    /// there all the same.
+    pub fn replace_cache(&self, folder: BorrowedFd<'_>, name: &[u8], bytes: &[u8]) -> io::Result<()> {
+        let temporary = temporary_name();
+        let mut file = self.create_file(folder, &temporary)?;
+        let written = file.write(bytes).and_then(|()| self.rename(folder, &temporary, folder, name));
+        if written.is_err() {
             let _ = self.remove_file(folder, &temporary);
         }
         written
@@ -337,6 +360,22 @@ impl NewFile {
     pub fn flush(&self) -> io::Result<()> {
         self.disk.flush_file(self.file.as_fd(), &self.name)
     }
+}
+
+#[cfg(target_os = "linux")]
+fn punch(file: BorrowedFd<'_>, part: Range<u64>) -> io::Result<bool> {
+    use rustix::fs::FallocateFlags;
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    match rustix::fs::fallocate(file, flags, part.start, part.end - part.start) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn punch(_file: BorrowedFd<'_>, _part: Range<u64>) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Asks the kernel to begin writing part of a file back. A hint: nothing depends on it, so its failure is

@@ -79,3 +79,7 @@ pub const WRITEBACK_BYTES: u64 = 16 * 1024 * 1024;
 pub const CONTENT_TRIES_MAX: u32 = 3;
 /// Descriptors that one stack of folder handles holds open.
 pub const FOLDER_HANDLES_MAX: usize = 32;
+/// How long a program that is told of an event or a result may take.
+pub const HOOK_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long it may go on once the server is to end.
+pub const HOOK_END_MAX: Duration = Duration::from_secs(2);

@@ -1,6 +1,7 @@
 //! Times: a signed timestamp with nanoseconds as file systems keep it, and UTC as text.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::codec::{DecodeError, Reader, Writer};
@@ -39,11 +40,32 @@ impl Timestamp {
         format!("{:04}{:02}{:02}T{:02}{:02}{:02}Z", c.year, c.month, c.day, c.hour, c.minute, c.second)
     }
 
+    /// Year and month (1 to 12) in UTC.
+    pub fn year_and_month(&self) -> (i64, i64) {
+        let civil = self.civil();
+        (civil.year, civil.month)
+    }
+
     fn civil(&self) -> Civil {
         let days = self.seconds.div_euclid(SECONDS_PER_DAY);
         let rest = self.seconds.rem_euclid(SECONDS_PER_DAY);
         let (year, month, day) = civil_from_days(days);
         Civil { year, month, day, hour: rest / 3600, minute: rest / 60 % 60, second: rest % 60 }
+    }
+}
+
+/// Where a part of the program takes the time from: the system, or what a test has set. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Clock(Arc<Mutex<Option<Timestamp>>>);
+
+impl Clock {
+    pub fn now(&self) -> Timestamp {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Timestamp::now)
+    }
+
+    /// Stops the clock at this moment: for tests.
+    pub fn set(&self, now: Timestamp) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 }
 

@@ -12,6 +12,7 @@ use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use super::error::ChannelError;
+use super::plain::PlainConnection;
 use super::sealed::{Agreement, Channel, Role};
 use super::transport::{Transport, WaitBudget};
 use crate::base::ids::{ClientId, UserName};
@@ -215,10 +216,10 @@ fn epoch_segments(segments: u64) -> NonZeroU64 {
 /// What a new connection turned out to be.
 pub enum FirstRequest {
     Native(Box<ServerHandshake>),
-    /// An older client, and the code it began with.
+    /// A legacy client, and the header it began with. The connection has what is left of the allowance.
     Legacy {
-        transport: Transport,
-        code: u16,
+        connection: PlainConnection,
+        header: RequestHeader,
     },
     /// Nothing that this port speaks.
     Unknown {
@@ -258,8 +259,9 @@ impl FirstRequest {
         }
         transport.read_exact(&mut bytes[1..], &mut budget)?;
         let header = RequestHeader::decode(bytes[..].try_into().expect("23 bytes were read"));
-        if legacy::REQUEST_CODES.contains(&header.code) && matches!(header.version, 2 | 3) {
-            return Ok(Some(FirstRequest::Legacy { transport, code: header.code }));
+        if legacy::REQUEST_CODES.contains(&header.code) && legacy::VERSIONS.contains(&header.version) {
+            let connection = PlainConnection::begun(transport, budget, REQUEST_HEADER_BYTES as u64);
+            return Ok(Some(FirstRequest::Legacy { connection, header }));
         }
         if header.version != VERSION
             || header.code != code::CLIENT_HELLO
@@ -464,7 +466,7 @@ fn send_response(
 }
 
 /// A last answer: written to the end, then what the peer still sends is drained, so that it arrives.
-fn answer_last(transport: &Transport, bytes: &[u8]) {
+pub(super) fn answer_last(transport: &Transport, bytes: &[u8]) {
     let mut budget = WaitBudget::new(LAST_ANSWER_TIMEOUT);
     if transport.write_all(bytes, &mut budget).is_ok() {
         transport.finish_writing(&mut budget);

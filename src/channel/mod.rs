@@ -9,6 +9,7 @@ mod error;
 mod framing;
 mod handshake;
 mod inbox;
+mod plain;
 mod ring;
 mod sealed;
 #[cfg(test)]
@@ -21,5 +22,6 @@ pub use handshake::{
     Agreed, ClientHandshake, ClientLogin, FirstRequest, LoginReceived, ServerHandshake, ServerIdentity, Terms,
     answer_busy, answer_general_error, answer_refused,
 };
+pub use plain::PlainConnection;
 pub use sealed::{Activity, Channel, Message, SegmentCounts};
 pub use transport::{Closer, Transport};

@@ -215,6 +215,16 @@ impl Channel {
         self.counts
     }
 
+    /// Lets this side keep so many bytes on their way, more or fewer than it announced.
+    pub fn set_window(&mut self, bytes: u32) {
+        self.window = bytes as usize;
+    }
+
+    /// The resend ring that the peer announced, in bytes.
+    pub(super) fn peer_window(&self) -> usize {
+        self.acknowledge_every * 4
+    }
+
     /// Ends this connection from another thread.
     pub fn closer(&self) -> Closer {
         self.transport.closer()
@@ -331,8 +341,8 @@ impl Channel {
     /// Acknowledgements stop meanwhile, so a peer that sends bulk stops too.
     pub fn idle_without_reading(&mut self, waker: &WakeSource, limit: Duration) -> Result<(), ChannelError> {
         self.write_some()?;
-        self.check_not_ended()?;
-        let interest = Interest { read: false, write: self.has_unsent() };
+        // A line that takes nothing more may still hold what came before: that is read when there is room.
+        let interest = Interest { read: false, write: self.has_unsent() && !self.ended };
         self.transport.wait(interest, Some(waker), limit)
     }
 

@@ -11,6 +11,7 @@ use super::*;
 use crate::base::ids::ClientId;
 use crate::crypto::{PrivateKey, Secret, SessionKeys};
 use crate::protocol::handshake::{Refusal, RegistrationPolicy};
+use crate::protocol::header::RequestHeader;
 use crate::protocol::message::{ToClient, ToServer};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -381,8 +382,14 @@ fn what_this_port_does_not_speak_is_recognised() {
     };
     assert!(matches!(first(Vec::new()), Ok(None)));
     assert!(matches!(first(vec![0; 5]), Err(ChannelError::Lost)));
-    assert!(matches!(first(header(3, 1025, 255)), Ok(Some(FirstRequest::Legacy { code: 1025, .. }))));
-    assert!(matches!(first(header(2, 1027, 255)), Ok(Some(FirstRequest::Legacy { code: 1027, .. }))));
+    assert!(matches!(
+        first(header(3, 1025, 255)),
+        Ok(Some(FirstRequest::Legacy { header: RequestHeader { code: 1025, .. }, .. }))
+    ));
+    assert!(matches!(
+        first(header(2, 1027, 255)),
+        Ok(Some(FirstRequest::Legacy { header: RequestHeader { code: 1027, .. }, .. }))
+    ));
     assert!(matches!(first(header(9, 1025, 255)), Ok(Some(FirstRequest::Unknown { .. }))));
     assert!(matches!(first(header(3, 1040, u32::MAX)), Ok(Some(FirstRequest::Unknown { .. }))));
     assert!(matches!(first(header(3, 4711, 0)), Ok(Some(FirstRequest::Unknown { .. }))));

@@ -90,6 +90,21 @@ impl Transport {
         }
     }
 
+    /// Whether the stream has ended and nothing is left to be read.
+    pub(super) fn is_at_end(&self) -> bool {
+        let mut byte = [0];
+        match rustix::net::recv(&*self.socket, &mut byte, RecvFlags::PEEK) {
+            Ok((_, count)) => count == 0,
+            Err(error) => !matches!(error, rustix::io::Errno::AGAIN | rustix::io::Errno::INTR),
+        }
+    }
+
+    /// Whether something can be read now, the end of the stream included.
+    pub(super) fn has_input(&self) -> bool {
+        let mut watched = [PollFd::new(&*self.socket, PollFlags::IN)];
+        poll(&mut watched, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+    }
+
     /// Writes what fits: none if nothing does.
     pub(super) fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>, ChannelError> {
         match rustix::net::send(&*self.socket, bytes, SendFlags::NOSIGNAL) {
@@ -148,9 +163,9 @@ impl Transport {
     }
 
     /// Says that nothing more will be written, then reads what still comes, so that the last answer is not
-    /// lost to a reset. Bounded by `budget` and by [`DRAIN_BYTES_MAX`].
+    /// lost to a reset. Bounded by `budget` and by [`DRAIN_BYTES_MAX`]: the largest window, and control beside it.
     pub(super) fn finish_writing(&self, budget: &mut WaitBudget) {
-        const DRAIN_BYTES_MAX: usize = 4 * 1024 * 1024;
+        const DRAIN_BYTES_MAX: usize = 17 * 1024 * 1024;
         let _ = rustix::net::shutdown(&*self.socket, ShutdownHow::Write);
         let mut sink = [0; 16 * 1024];
         let mut drained = 0;
@@ -181,7 +196,7 @@ impl WaitBudget {
         self.left
     }
 
-    fn wait(&mut self, transport: &Transport, interest: Interest) -> Result<(), ChannelError> {
+    pub(super) fn wait(&mut self, transport: &Transport, interest: Interest) -> Result<(), ChannelError> {
         if self.left.is_zero() {
             return Err(ChannelError::TimedOut(self.whole));
         }

@@ -38,13 +38,34 @@ pub const CLIENT: &[Flag] = &[
     valued("retry-max-wait", "SECONDS", "longest wait between two tries (60, at most 300)"),
     valued("timeout", "SECONDS", "how long the server may stay silent (60)"),
     valued("rsa-bits", "N", "size of a new key, 1024 to 4096 (3072)"),
-    valued("window", "BYTES", "memory for data on its way, 65536 to 16777216 (2097152)"),
+    valued("window", "BYTES", "memory for data on its way, 65536 to 16777216 (as the line needs)"),
     switch("low-memory", "use little memory: a window of 262144 bytes"),
 ];
 
 const SELECT: &[Flag] = &[
     valued("snapshot", "ID", "a snapshot id, a unique beginning of one, or latest (latest)"),
     valued("root", "PATH", "with latest: the newest snapshot of this root"),
+];
+
+const PRUNE: &[Flag] = &[
+    valued("data", "DIR", "the server's data folder (server/)"),
+    valued("client", "NAME", "only this client (all)"),
+    valued("keep-last", "N", "keep the last N snapshots; only with --keep-within"),
+    valued("keep-hourly", "N", "keep the last snapshot of each of the last N hours that have one"),
+    valued("keep-daily", "N", "the same for days"),
+    valued("keep-weekly", "N", "the same for weeks"),
+    valued("keep-monthly", "N", "the same for months"),
+    valued("keep-yearly", "N", "the same for years"),
+    valued("keep-within", "TIME", "keep all that are younger: 12h, 7d, 2w or 1y; 0 for none (7d)"),
+    valued("keep-tag", "TEXT", "keep those with this tag; may be given several times"),
+    valued("policy", "FILE", "take the rules of each client from this file instead"),
+    valued("snapshot", "ID", "drop this snapshot, without any rule; may be given several times"),
+    switch("dry-run", "drop nothing; say why each is kept or dropped, and what would be free"),
+];
+
+const HOLD: &[Flag] = &[
+    valued("data", "DIR", "the server's data folder (server/)"),
+    valued("client", "NAME", "whose snapshot it is (anybody's)"),
 ];
 
 pub const COMMANDS: &[Command] = &[
@@ -61,9 +82,20 @@ pub const COMMANDS: &[Command] = &[
                 valued("data", "DIR", "the data folder (server/)"),
                 valued("max-clients", "N", "sessions at a time (50); also MAX_CONCURRENT_CLIENTS"),
                 valued("registration", "POLICY", "who may register: local, open, token or closed (local)"),
+                valued("legacy", "on|off", "whether clients of the legacy dialect are served (on)"),
+                valued(
+                    "legacy-oaep",
+                    "HASH",
+                    "what their keys are wrapped with: sha256, or sha1 for older ones (sha256)",
+                ),
                 valued("timeout", "SECONDS", "how long a message may take (60); also CLIENT_SOCKET_TIMEOUT"),
                 valued("grace", "SECONDS", "how long running work may go on at the end (30)"),
+                valued("prune-daily", "HH:MM", "prune every day at that time, UTC, as --policy says"),
+                valued("policy", "FILE", "with --prune-daily: what each client keeps, in JSON"),
                 valued("rsa-bits", "N", "size of a new server key, 1024 to 4096 (3072)"),
+                valued("on-event", "CMD", "run CMD at failures, damage, silence, quotas, low space (no shell)"),
+                valued("low-space", "SIZE", "warn when less is left on the disk: 20G, or a share, 5%"),
+                valued("stale-after", "TIME", "warn of clients without a success for so long: 36h, 3d"),
                 valued("rekey-bytes", "BYTES", "data under one key before the keys advance (68719476736)"),
             ],
             COMMON,
@@ -84,6 +116,11 @@ pub const COMMANDS: &[Command] = &[
                 switch("ignore-ctime", "another ctime alone is no change"),
                 valued("label", "TEXT", "a note kept with the snapshot"),
                 valued("tag", "TEXT", "a tag kept with the snapshot; may be given several times"),
+                valued("on-success", "CMD", "run CMD when all is stored (no shell)"),
+                valued("on-failure", "CMD", "run CMD when not, or not all, is stored (no shell)"),
+                switch("legacy", "send to an installed server of the older kind: contents only, less safe"),
+                valued("legacy-packet", "BYTES", "with --legacy: bytes in one packet, 16 to 16777216 (1048576)"),
+                valued("legacy-exponent", "N", "with --legacy: public exponent of a new key, 17 or 65537 (17)"),
             ],
             CLIENT,
             COMMON,
@@ -189,17 +226,72 @@ pub const COMMANDS: &[Command] = &[
                 valued("data", "DIR", "the server's data folder (server/)"),
                 valued("valid-hours", "N", "how long it is valid (72)"),
                 valued("count", "N", "make N tokens, for NAME-1 to NAME-N"),
+                switch("legacy", "no token: let a legacy client register as NAME, once, within an hour"),
+            ],
+            COMMON,
+        ],
+    },
+    Command {
+        name: "export",
+        usage: "[--client NAME] SNAPSHOT DIR | [--client NAME] SNAPSHOT --tar FILE|-",
+        summary: "lay a client's snapshot out as a tree or a tar stream (operator)",
+        about: "Recreates the whole paths of a snapshot of any client under DIR, or writes them as a tar stream (POSIX\n\
+                pax). SNAPSHOT is an id, a unique beginning of one, or latest; without --client it has to be of\n\
+                one client only. Every content is checked: in a tree a file takes its name only then, in a tar\n\
+                stream damaged ones are left out. Damaged files are named (exit 6). Works beside a running server\n\
+                too.",
+        flags: &[
+            &[
+                valued("client", "NAME", "whose snapshot (needed for latest where there are several clients)"),
+                valued("tar", "FILE", "write a tar stream there instead, - for standard output"),
+                valued("data", "DIR", "the server's data folder (server/)"),
             ],
             COMMON,
         ],
     },
     Command {
         name: "clients",
-        usage: "[--data DIR] [FLAGS]",
-        summary: "list the clients of a server (operator)",
-        about: "Lists name, last success, snapshots, files and bytes of every client. Works beside a running server\n\
-                too.",
-        flags: &[&[valued("data", "DIR", "the server's data folder (server/)")], COMMON],
+        usage: "[--stale TIME] | reset NAME | remove NAME --yes | quota NAME SIZE | rename NAME NEW",
+        summary: "list the clients of a server, or change one (operator)",
+        about: "Lists every client: its last success, its snapshots, files and bytes of the newest one, what all of\n\
+                them take at the server, how much of that came in the last 30 days, its quota and its key.\n\
+                reset   forgets the key: with a token from \"cyberbackup enroll NAME\", NAME registers a new one\n\
+                \x20       and has all its snapshots; its sessions end\n\
+                remove  removes the client and all that it stored, for good; not while it has a session\n\
+                quota   how much its snapshots may take together: 500M, 20GiB, 2T; none takes it away\n\
+                rename  gives it another name; it is still let in under the old one\n\
+                Works beside a running server too.",
+        flags: &[
+            &[
+                valued("data", "DIR", "the server's data folder (server/)"),
+                valued("stale", "TIME", "only those without a success for so long, as in 36h or 3d; exit 1 if any"),
+                switch("yes", "with remove: yes, remove it"),
+            ],
+            COMMON,
+        ],
+    },
+    Command {
+        name: "prune",
+        usage: "[--data DIR] --keep-… N [FLAGS]",
+        summary: "drop snapshots that no rule keeps, and free their space (operator)",
+        about: "Applies the rules to each client and set of roots. A snapshot that one rule keeps is kept, as are the\n\
+                newest and those that are held. Rules imply --keep-within 7d unless it is given. Hours, days, ISO\n\
+                weeks, months and years are UTC. Works beside a running server too, uploads and restores going on.",
+        flags: &[PRUNE, COMMON],
+    },
+    Command {
+        name: "hold",
+        usage: "SNAPSHOT [--data DIR] [FLAGS]",
+        summary: "have a snapshot kept whatever the rules say (operator)",
+        about: "SNAPSHOT is an id, or a unique beginning of one; with --client, latest too.",
+        flags: &[HOLD, COMMON],
+    },
+    Command {
+        name: "release",
+        usage: "SNAPSHOT [--data DIR] [FLAGS]",
+        summary: "let the rules decide about a held snapshot again (operator)",
+        about: "SNAPSHOT is an id, or a unique beginning of one; with --client, latest too.",
+        flags: &[HOLD, COMMON],
     },
 ];
 

@@ -2,13 +2,18 @@
 //! server, which know nothing of each other.
 
 mod arguments;
+mod clients;
 mod commands;
+mod export;
 mod help;
 mod logging;
 mod look;
 mod operator;
 mod output;
+mod prune;
+mod result_hooks;
 mod run_backup;
+mod run_backup_legacy;
 mod run_gui;
 mod run_restore;
 mod run_server;
@@ -29,7 +34,7 @@ use crate::base::shutdown::Shutdown;
 use crate::client::{ClientError, ExitCode};
 
 /// The commands whose standard output has rows and nothing else.
-const LISTINGS: [&str; 6] = ["snapshots", "ls", "cat", "stats", "clients", "enroll"];
+const LISTINGS: [&str; 9] = ["snapshots", "ls", "cat", "stats", "clients", "enroll", "prune", "hold", "release"];
 
 /// Runs the program with these words (its own name left out) and gives the exit code.
 pub fn run(words: Vec<OsString>) -> i32 {
@@ -84,7 +89,8 @@ fn run_command(command: &Command, words: &[OsString]) -> i32 {
         }
     };
     let output = Output::new(arguments.is_on("json"), arguments.is_on("quiet"), arguments.is_on("verbose"));
-    let output = if LISTINGS.contains(&command.name) { output.for_listing() } else { output };
+    let is_listing = LISTINGS.contains(&command.name) || export::is_to_stdout(command.name, &arguments);
+    let output = if is_listing { output.for_listing() } else { output };
     let code = match dispatch(command, &arguments, &output) {
         Ok(code) => code,
         // Nobody reads on, as in `cyberbackup ls | head`.
@@ -123,7 +129,11 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "stats" => look::stats(arguments, output, &shutdown),
         "gui" => run_gui::run(arguments, output, &shutdown),
         "enroll" => operator::enroll(arguments, output),
-        "clients" => operator::clients(arguments, output),
+        "prune" => prune::prune(arguments, output),
+        "hold" => prune::hold(arguments, output, true),
+        "release" => prune::hold(arguments, output, false),
+        "export" => export::run(arguments, output, &shutdown),
+        "clients" => clients::run(arguments, output),
         name => unreachable!("{name} is in the table of commands and has no function"),
     }
 }

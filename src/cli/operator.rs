@@ -1,12 +1,13 @@
-//! `enroll` and `clients`: the operator's commands, on the data folder.
+//! `enroll`: the operator's command that lets a client register; and what his commands share.
 
 use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text};
+use super::output::Output;
 use super::setup::{CliError, DATA_FOLDER};
+use crate::base::ids::UserName;
 use crate::client::ExitCode;
 use crate::server::{OperatorCommand, operate};
 
@@ -17,7 +18,8 @@ const TOKEN_HOURS_MAX: u64 = 24 * 366;
 /// Most tokens that one command makes.
 const TOKENS_MAX: u64 = 10_000;
 
-fn data_folder(arguments: &Arguments) -> PathBuf {
+/// The data folder that a command is about.
+pub fn data_folder(arguments: &Arguments) -> PathBuf {
     arguments.path("data").unwrap_or_else(|| PathBuf::from(DATA_FOLDER))
 }
 
@@ -26,7 +28,10 @@ pub fn enroll(arguments: &Arguments, output: &Output) -> Result<ExitCode, CliErr
         return Err(UsageError("\"enroll\" takes one name: cyberbackup enroll NAME".into()).into());
     };
     let name = name.to_str().ok_or_else(|| UsageError("the name is not valid UTF-8".into()))?;
-    let name = name.parse().map_err(|error| UsageError(format!("{error}")))?;
+    let name: UserName = name.parse().map_err(|error| UsageError(format!("{error}")))?;
+    if arguments.is_on("legacy") {
+        return enroll_legacy(arguments, output, name);
+    }
     let count = arguments.number("count", 1, TOKENS_MAX)?.map(|count| count as u32);
     let valid_hours = arguments.number("valid-hours", 1, TOKEN_HOURS_MAX)?.unwrap_or(TOKEN_HOURS) as u32;
     let rows = operate(&data_folder(arguments), &OperatorCommand::Enroll { name, count, valid_hours })?;
@@ -41,38 +46,20 @@ pub fn enroll(arguments: &Arguments, output: &Output) -> Result<ExitCode, CliErr
     Ok(ExitCode::Done)
 }
 
-pub fn clients(arguments: &Arguments, output: &Output) -> Result<ExitCode, CliError> {
-    if let Some(extra) = arguments.positional.first() {
-        return Err(UsageError(format!("{}: \"clients\" takes no names", extra.display())).into());
+/// No token: the dialect has no place for one. The name itself is open, once and for a while.
+fn enroll_legacy(arguments: &Arguments, output: &Output, name: UserName) -> Result<ExitCode, CliError> {
+    if let Some(flag) = ["count", "valid-hours"].into_iter().find(|flag| arguments.value(flag).is_some()) {
+        let text = format!("--{flag} does not go with --legacy, which opens one name for one hour");
+        return Err(UsageError(text).into());
     }
-    let rows = operate(&data_folder(arguments), &OperatorCommand::Clients)?;
-    if rows.is_empty() {
-        output.say("no client is registered yet");
-    }
-    for row in rows {
-        let text = client_text(&row);
-        output.result("client", row, &text)?;
+    for row in operate(&data_folder(arguments), &OperatorCommand::EnrollLegacy { name })? {
+        let (name, expires) = (text_of(&row, "name"), text_of(&row, "expires"));
+        let text = format!("a legacy client may register as {name} once, until {expires}");
+        output.result("legacy_opening", row, &text)?;
     }
     Ok(ExitCode::Done)
 }
 
-fn client_text(row: &Value) -> String {
-    let number = |key: &str| row[key].as_u64().unwrap_or(0);
-    let last = row["last_success"].as_str().unwrap_or("never");
-    let damaged = match number("damaged_snapshots") {
-        0 => String::new(),
-        count => format!("  ({count} more cannot be read)"),
-    };
-    format!(
-        "{:<24}  last success {last:<20}  {:>5} snapshots  {:>9} files  {:>12}  {}{damaged}",
-        crate::base::path::display_bytes(text_of(row, "name").as_bytes()),
-        number("snapshots"),
-        number("files"),
-        bytes_text(number("stored_bytes")),
-        text_of(row, "fingerprint"),
-    )
-}
-
-fn text_of(row: &Value, key: &str) -> String {
+pub fn text_of(row: &Value, key: &str) -> String {
     row[key].as_str().unwrap_or_default().to_string()
 }

@@ -6,19 +6,45 @@ use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
 use super::output::{Output, bytes_text, count_text, rate};
+use super::result_hooks::ResultHooks;
+use super::run_backup_legacy;
 use super::setup::{Access, CliError, Setup, host_name};
 use crate::base::path::EntryPath;
+use crate::base::progress::{Event, ProgressSink};
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
 use crate::client::json::path_list;
 use crate::client::roots::resolve_roots;
 use crate::client::scan::FolderIdentity;
-use crate::client::{BackupOptions, BackupSummary, Client, ClientError, ExitCode, backup, check_backup};
+use crate::client::state::StateFolder;
+use crate::client::{BackupOptions, BackupSummary, ClientError, ExitCode, backup, check_backup};
 
 /// The version of `status.json`.
 const STATUS_VERSION: u32 = 1;
 
 pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
+    let hooks = ResultHooks::of(arguments)?;
+    let mut status = None;
+    let result = back_up(arguments, output, shutdown, &mut status);
+    let code = result.as_ref().map_or_else(CliError::exit_code, |code| *code);
+    if !arguments.is_on("dry-run") {
+        let ended = result.as_ref().map(|_| Value::Null).map_err(|error| error.message().unwrap_or_default());
+        let failed = || status_json(ended, code);
+        hooks.tell(&status.unwrap_or_else(failed), code, output);
+    }
+    result
+}
+
+fn back_up(
+    arguments: &Arguments,
+    output: &Output,
+    shutdown: &Shutdown,
+    status: &mut Option<Value>,
+) -> Result<ExitCode, CliError> {
+    if arguments.is_on("legacy") {
+        return run_backup_legacy::run(arguments, output, shutdown);
+    }
+    run_backup_legacy::check_unused(arguments)?;
     let mut setup = Setup::new(arguments, "backup", Access::Exclusive, output)?;
     let options = options(arguments, &setup)?;
     let mut client = setup.client(output, shutdown)?;
@@ -29,7 +55,8 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
         Err(error) => error.exit_code(),
     };
     if !options.dry_run {
-        keep_status(&client, &result, code);
+        let found = result.as_ref().map(|summary| summary_json(summary, code));
+        *status = Some(keep_status(&client.state, client.sink, found, code));
     }
     output.ended(&result);
     let summary = result?;
@@ -58,7 +85,7 @@ fn options(arguments: &Arguments, setup: &Setup) -> Result<BackupOptions, CliErr
 }
 
 /// What to back up, and the folder that relative paths count from.
-fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf), CliError> {
+pub fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf), CliError> {
     let here = std::env::current_dir();
     let here = here.map_err(|source| ClientError::Io { doing: "find the current folder".into(), source })?;
     if arguments.positional.iter().any(|path| path.is_empty()) {
@@ -77,7 +104,7 @@ fn paths(arguments: &Arguments, setup: &Setup) -> Result<(Vec<PathBuf>, PathBuf)
 }
 
 /// The state folder and the local server's data, which no backup may hold.
-fn own_folders(setup: &Setup) -> Vec<FolderIdentity> {
+pub fn own_folders(setup: &Setup) -> Vec<FolderIdentity> {
     let folders = [setup.state_path(), setup.local_data().map(Path::to_path_buf)];
     folders.iter().flatten().filter_map(|folder| FolderIdentity::of(folder).ok()).collect()
 }
@@ -138,8 +165,22 @@ fn summary_json(summary: &BackupSummary, code: ExitCode) -> Value {
     })
 }
 
-/// Writes `status.json`. That it cannot be written is said; it does not undo the backup.
-fn keep_status(client: &Client<'_>, result: &Result<BackupSummary, ClientError>, code: ExitCode) {
+/// Writes `status.json`, and gives what it holds. That it cannot be written is said; it does not undo the backup.
+pub fn keep_status(
+    state: &StateFolder,
+    sink: &dyn ProgressSink,
+    summary: Result<Value, &ClientError>,
+    code: ExitCode,
+) -> Value {
+    let status = status_json(summary.map_err(ClientError::to_string), code);
+    if let Err(error) = state.write_status(&status) {
+        sink.event(Event::Notice { message: &error.to_string() });
+    }
+    status
+}
+
+/// What `status.json` holds and a hook reads.
+fn status_json(result: Result<Value, String>, code: ExitCode) -> Value {
     let word = match code {
         ExitCode::Done => "done",
         ExitCode::Partial => "partial",
@@ -153,10 +194,8 @@ fn keep_status(client: &Client<'_>, result: &Result<BackupSummary, ClientError>,
         "exit_code": code as i32,
     });
     match result {
-        Ok(summary) => status["summary"] = summary_json(summary, code),
-        Err(error) => status["error"] = Value::String(error.to_string()),
+        Ok(summary) => status["summary"] = summary,
+        Err(error) => status["error"] = Value::String(error),
     }
-    if let Err(error) = client.state.write_status(&status) {
-        client.notice(&error.to_string());
-    }
+    status
 }

@@ -75,10 +75,10 @@ fn give_back(
     to: &Path,
     output: &Output,
 ) -> Result<RestoreSummary, ClientError> {
+    let mut session = client.connect()?;
     let mut restore = Restore::create(selection, to, output)?;
     let (mut tries, mut progress) = (0, 0);
     loop {
-        let mut session = client.connect()?;
         match restore.run(&mut session) {
             Ok(summary) => {
                 // Everything is here and checked: a line that fails during the close changes nothing.
@@ -99,6 +99,7 @@ fn give_back(
                 if client.shutdown.wait(wait) {
                     return Err(ClientError::Interrupted);
                 }
+                session = client.connect()?;
             }
             Err(error) => return Err(error),
         }

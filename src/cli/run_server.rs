@@ -9,13 +9,14 @@ use serde_json::json;
 use super::arguments::{Arguments, UsageError};
 use super::output::Output;
 use super::setup::{CliError, DATA_FOLDER, rsa_bits, seconds};
+use crate::base::amount::Span;
 use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
 use crate::base::shutdown::Shutdown;
 use crate::client::ExitCode;
 use crate::client::config::read_port;
-use crate::crypto::SEGMENT_PLAINTEXT_MAX;
+use crate::crypto::{LegacyOaep, SEGMENT_PLAINTEXT_MAX};
 use crate::protocol::handshake::{RegistrationPolicy, SEGMENTS_PER_EPOCH_RANGE};
-use crate::server::{DEFAULT_GRACE, Server, ServerConfig};
+use crate::server::{DEFAULT_GRACE, DailyPrune, Policy, Server, ServerConfig, Watch};
 
 const PORT_INFO: &str = "port.info";
 /// Most sessions that a server can be told to hold.
@@ -46,6 +47,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, UsageError> {
         config.max_clients = most as usize;
     }
     config.registration = registration(arguments)?;
+    (config.legacy, config.legacy_oaep) = (legacy(arguments)?, legacy_oaep(arguments)?);
     config.timeout = arguments.number("timeout", 1, 65_535)?.map_or(DEFAULT_SOCKET_TIMEOUT, Duration::from_secs);
     config.grace = seconds(arguments, "grace", DEFAULT_GRACE)?;
     config.rsa_bits = rsa_bits(arguments, config.rsa_bits)?;
@@ -54,7 +56,37 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, UsageError> {
     if let Some(bytes) = arguments.number("rekey-bytes", least, most)? {
         config.segments_per_epoch = bytes / segment;
     }
+    config.daily_prune = daily_prune(arguments)?;
+    config.watch = Watch {
+        hook: arguments.parsed("on-event")?,
+        low_space: arguments.parsed("low-space")?,
+        stale_after: arguments.parsed("stale-after")?.map(|Span(stale)| stale),
+    };
     Ok(config)
+}
+
+fn daily_prune(arguments: &Arguments) -> Result<Option<DailyPrune>, UsageError> {
+    match (arguments.text("prune-daily")?, arguments.path("policy")) {
+        (None, None) => Ok(None),
+        (Some(time), Some(policy)) => {
+            let minute_of_day = minute_of_day(&time).ok_or_else(|| {
+                UsageError(format!("--prune-daily {time:?}: a time of day is hours and minutes, UTC: 03:30"))
+            })?;
+            Policy::read(&policy).map_err(UsageError)?;
+            Ok(Some(DailyPrune { minute_of_day, policy }))
+        }
+        _ => Err(UsageError("--prune-daily and --policy belong together: give both".into())),
+    }
+}
+
+fn minute_of_day(time: &str) -> Option<u32> {
+    let (hour, minute) = time.split_once(':')?;
+    let two_digits = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !two_digits(hour) || !two_digits(minute) {
+        return None;
+    }
+    let (hour, minute): (u32, u32) = (hour.parse().ok()?, minute.parse().ok()?);
+    (hour < 24 && minute < 60).then_some(hour * 60 + minute)
 }
 
 /// The flag's port, else the one in `port.info`, else 1256.
@@ -67,6 +99,22 @@ fn port(arguments: &Arguments) -> Result<u16, UsageError> {
         log::warn!("{warning}");
     }
     Ok(port)
+}
+
+fn legacy(arguments: &Arguments) -> Result<bool, UsageError> {
+    match arguments.text("legacy")?.as_deref() {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(word) => Err(UsageError(format!("--legacy {word:?}: on or off is wanted"))),
+    }
+}
+
+fn legacy_oaep(arguments: &Arguments) -> Result<LegacyOaep, UsageError> {
+    match arguments.text("legacy-oaep")?.as_deref() {
+        None | Some("sha256") => Ok(LegacyOaep::Sha256),
+        Some("sha1") => Ok(LegacyOaep::Sha1),
+        Some(word) => Err(UsageError(format!("--legacy-oaep {word:?}: the hashes are sha256 and sha1"))),
+    }
 }
 
 fn registration(arguments: &Arguments) -> Result<RegistrationPolicy, UsageError> {

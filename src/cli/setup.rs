@@ -16,8 +16,8 @@ use crate::bridge::BridgeError;
 use crate::client::config::{ServerAddress, TransferInfo};
 use crate::client::state::{StateFolder, StatePlaces};
 use crate::client::{
-    Client, ClientError, ClientOptions, Destination, ExitCode, LOW_MEMORY_WINDOW_BYTES, RetryPolicy, WINDOW_BYTES,
-    check_selection,
+    Client, ClientError, ClientOptions, Destination, ExitCode, LOW_MEMORY_WINDOW_BYTES, LegacyClient,
+    LegacySettings, RetryPolicy, Window, check_selection, legacy_user,
 };
 use crate::crypto::Fingerprint;
 use crate::protocol::handshake::WINDOW_BYTES_RANGE;
@@ -134,7 +134,7 @@ impl Setup {
             Access::Exclusive => StateFolder::open(&folder, purpose),
             Access::Reading => StateFolder::open_for_reading(&folder, purpose),
         };
-        let state = opened.map_err(ClientError::from)?;
+        let state = opened.map_err(ClientError::from)?.beside(info.as_ref().map(|info| info.file.as_path()));
         let user = match named {
             Some(user) => user,
             None => usual_user(&state)?,
@@ -149,6 +149,18 @@ impl Setup {
         let options = self.options.take().expect("a run opens its client once");
         let state = self.state.take().expect("a run opens its client once");
         Ok(Client::open(options, state, output, shutdown.clone())?)
+    }
+
+    /// The same for a legacy server.
+    pub fn legacy_client<'a>(
+        &mut self,
+        settings: LegacySettings,
+        output: &'a Output,
+        shutdown: &Shutdown,
+    ) -> Result<LegacyClient<'a>, CliError> {
+        let options = self.options.take().expect("a run opens its client once");
+        let state = self.state.take().expect("a run opens its client once");
+        Ok(LegacyClient::open(options, settings, state, output, shutdown.clone())?)
     }
 
     /// The data folder of the server inside the process.
@@ -219,6 +231,9 @@ fn usual_user(state: &StateFolder) -> Result<UserName, CliError> {
     if let Some(identity) = state.read_identity().map_err(ClientError::from)? {
         return Ok(identity.user);
     }
+    if let Some(user) = legacy_user(state) {
+        return Ok(user);
+    }
     let login = ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or("user".into());
     let name = format!("{login}@{}", host_name());
     name.parse().map_err(|error| {
@@ -263,6 +278,7 @@ fn destination(
 fn start_local(arguments: &Arguments) -> Result<LocalServer, CliError> {
     let data = arguments.path("data").unwrap_or_else(|| PathBuf::from(DATA_FOLDER));
     let mut config = ServerConfig::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0, data.clone());
+    config.legacy = false;
     config.rsa_bits = rsa_bits(arguments, config.rsa_bits)?;
     let shutdown = Shutdown::new();
     let server = Server::start(config, shutdown.clone())?;
@@ -292,7 +308,6 @@ fn client_options(
     let retries = arguments.number("retries", 0, 1_000_000)?;
     let window =
         arguments.number("window", (*WINDOW_BYTES_RANGE.start()).into(), (*WINDOW_BYTES_RANGE.end()).into())?;
-    let usual = if arguments.is_on("low-memory") { LOW_MEMORY_WINDOW_BYTES } else { WINDOW_BYTES };
     Ok(ClientOptions {
         destination,
         user,
@@ -309,7 +324,11 @@ fn client_options(
         timeout: arguments
             .number("timeout", 1, 86_400)?
             .map_or(crate::base::limits::DEFAULT_SOCKET_TIMEOUT, Duration::from_secs),
-        window: window.map_or(usual, |window| u32::try_from(window).expect("bounded above")),
+        window: match window {
+            Some(bytes) => Window::Fixed(u32::try_from(bytes).expect("bounded above")),
+            None if arguments.is_on("low-memory") => Window::Fixed(LOW_MEMORY_WINDOW_BYTES),
+            None => Window::Fitting,
+        },
         rsa_bits: rsa_bits(arguments, crate::server::DEFAULT_RSA_BITS)?,
     })
 }

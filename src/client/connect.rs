@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::config::ServerAddress;
 use super::error::ClientError;
+use super::me_info::{self, FoundMeInfo};
 use super::retry::{self, BusyWait, RetryPolicy};
 use super::state::{Identity, IdentityCheck, StateFolder};
 use crate::base::ids::{ClientId, UserName};
@@ -20,8 +21,34 @@ use crate::protocol::message::{ToClient, ToServer};
 /// How long one attempt to reach one address may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The client's resend ring in bytes, and what `--low-memory` makes of it.
-pub const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 pub const LOW_MEMORY_WINDOW_BYTES: u32 = 256 * 1024;
+/// How far the ring grows where round trips are long, and the bytes a second that it is to carry there.
+const LONG_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+const LONG_WINDOW_RATE: u32 = 80_000_000;
+/// What is on its way is lost with either side: of an upload that was cut off before, only this part of it is.
+const CAREFUL_PART: u32 = 8;
+
+/// How much a client may have on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// So many bytes, whatever the line.
+    Fixed(u32),
+    /// What the line's round trips need, within bounds.
+    Fitting,
+}
+
+impl Window {
+    /// The resend ring in bytes where a round trip takes so long; zero before that is known.
+    fn bytes(self, round_trip: Duration, careful: bool) -> u32 {
+        let Window::Fixed(bytes) = self else {
+            let on_its_way = round_trip.as_secs_f64() * f64::from(LONG_WINDOW_RATE);
+            let whole = (on_its_way as u32).clamp(WINDOW_BYTES, LONG_WINDOW_BYTES);
+            return if careful { whole / CAREFUL_PART } else { whole };
+        };
+        bytes
+    }
+}
 
 /// Where the server is.
 #[derive(Debug, Clone)]
@@ -58,8 +85,7 @@ pub struct ClientOptions {
     pub retry: RetryPolicy,
     /// How long a whole message may take.
     pub timeout: Duration,
-    /// The resend ring in bytes.
-    pub window: u32,
+    pub window: Window,
     /// Bits of a new RSA key.
     pub rsa_bits: usize,
 }
@@ -70,6 +96,8 @@ pub struct Client<'a> {
     pub state: StateFolder,
     pub sink: &'a dyn ProgressSink,
     pub shutdown: Shutdown,
+    /// Connections may well be cut off: what goes on with an upload that was puts less at risk.
+    pub careful: bool,
     key: PrivateKey,
     identity: Option<Identity>,
     reached: bool,
@@ -89,8 +117,9 @@ impl<'a> Client<'a> {
         if let Some(identity) = &identity {
             identity.check_user(&options.user)?;
         }
-        let key = open_keys(&state, &options, sink)?;
-        Ok(Client { options, state, sink, shutdown, key, identity, reached: false, told_key: None })
+        let key = open_keys(&state, &options, identity.is_none(), sink)?;
+        let (careful, reached, told_key) = (false, false, None);
+        Ok(Client { options, state, sink, shutdown, careful, key, identity, reached, told_key })
     }
 
     /// Connects and logs in, with as many tries as the options allow.
@@ -148,15 +177,22 @@ impl<'a> Client<'a> {
         let closer = transport.closer();
         // Ctrl-C ends whatever waits on the connection, from the first byte on.
         self.shutdown.close_on_request(move || closer.close());
-        let (handshake, server) = ClientHandshake::begin(transport, self.options.window, self.options.timeout)
+        let announced = self.options.window.bytes(Duration::ZERO, self.careful);
+        let began = Instant::now();
+        let (handshake, server) = ClientHandshake::begin(transport, announced, self.options.timeout)
             .map_err(|error| self.channel_error(error))?;
+        let round_trip = began.elapsed();
         let moved = self.check_server(&server)?;
         let (name, known) = (&self.options.user, self.identity.as_ref().and_then(|identity| identity.client_id));
         // A token is shown only where it is needed, and never to a server other than its own.
         let token = self.options.token.as_ref().filter(|_| known.is_none()).map(|token| &token.secret);
         let login = ClientLogin { name, known, token, key: &self.key };
         let (mut channel, client) = handshake.login(&login).map_err(|error| self.channel_error(error))?;
+        let began = Instant::now();
         self.wait_for_welcome(&mut channel)?;
+        // The server may have been busy during one of the two.
+        let round_trip = round_trip.min(began.elapsed());
+        channel.set_window(self.options.window.bytes(round_trip, self.careful));
         self.remember(&server, client, moved)?;
         Ok(Session { channel, address: self.address(), shutdown: self.shutdown.clone() })
     }
@@ -230,7 +266,8 @@ impl<'a> Client<'a> {
     }
 }
 
-fn open_socket(address: &ServerAddress) -> Result<TcpStream, ClientError> {
+/// Connects to one of the addresses that the host has.
+pub(super) fn open_socket(address: &ServerAddress) -> Result<TcpStream, ClientError> {
     let resolved = (address.host(), address.port())
         .to_socket_addrs()
         .map_err(|source| ClientError::UnknownHost { address: address.to_string(), source })?;
@@ -257,6 +294,7 @@ pub fn server_fingerprint(address: &ServerAddress, timeout: Duration) -> Result<
 fn open_keys(
     state: &StateFolder,
     options: &ClientOptions,
+    is_new: bool,
     sink: &dyn ProgressSink,
 ) -> Result<PrivateKey, ClientError> {
     let broken = |source| ClientError::Key { file: state.private_key_path().display().to_string(), source };
@@ -270,12 +308,29 @@ fn open_keys(
         }
         return Ok(key);
     }
+    let notice = |message: &str| sink.event(Event::Notice { message });
+    if is_new && let Some(found) = me_info::to_take_over(state, &options.user, notice) {
+        return take_over(state, found, sink);
+    }
     if options.rsa_bits < 2_048 {
         let message = "an RSA key below 2,048 bits can be broken with effort: see docs/threat-model.md";
         sink.event(Event::Notice { message });
     }
     let key = PrivateKey::generate(options.rsa_bits).map_err(broken)?;
     state.write_keys(&key.to_pkcs8_der().map_err(broken)?, key.public().spki_der())?;
+    Ok(key)
+}
+
+/// Takes the key of a legacy client over, which its name belongs to at the server.
+fn take_over(state: &StateFolder, found: FoundMeInfo, sink: &dyn ProgressSink) -> Result<PrivateKey, ClientError> {
+    let (key, file) = (found.info.key, me_info::shown(&found.file));
+    let broken = |source| ClientError::Key { file: file.clone(), source };
+    state.write_keys(&key.to_pkcs8_der().map_err(broken)?, key.public().spki_der())?;
+    let message = format!(
+        "the key of {} is taken over from {file}; it has only 1,024 bits: see docs/migration.md",
+        found.info.name
+    );
+    sink.event(Event::Notice { message: &message });
     Ok(key)
 }
 
@@ -308,5 +363,23 @@ impl Session {
             return ClientError::Interrupted;
         }
         ClientError::Channel { address: self.address.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_fits_its_line_within_bounds_unless_it_is_given() {
+        let bytes =
+            |window: Window, milliseconds, careful| window.bytes(Duration::from_millis(milliseconds), careful);
+        assert_eq!(bytes(Window::Fitting, 0, false), 2 << 20);
+        assert_eq!(bytes(Window::Fitting, 20, false), 2 << 20);
+        assert_eq!(bytes(Window::Fitting, 50, false), 4_000_000);
+        assert_eq!(bytes(Window::Fitting, 60_000, false), 8 << 20);
+        assert_eq!(bytes(Window::Fitting, 0, true), 256 << 10);
+        assert_eq!(bytes(Window::Fitting, 200, true), 1 << 20);
+        assert_eq!(bytes(Window::Fixed(70_000), 200, true), 70_000);
     }
 }

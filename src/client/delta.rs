@@ -291,6 +291,8 @@ impl ContentSender<'_> {
                 Err(error) => return Ok(Err(error)),
             }
             if batch.bytes.len() >= BATCH_BYTES {
+                let (range, entry) = held.place;
+                batch.reached = Some((range, entry, file.size() - file.left()));
                 self.hand_over(batch)?;
             }
         }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::config::ConfigError;
+use super::legacy::LegacyError;
 use super::retry;
 use super::roots::RootsError;
 use super::state::StateError;
@@ -62,6 +63,11 @@ pub enum ClientError {
         address: String,
         source: ChannelError,
     },
+    /// A legacy session failed, and trying again did not help.
+    Legacy {
+        address: String,
+        source: LegacyError,
+    },
     /// The server's key is not the one that was demanded.
     WrongFingerprint {
         address: String,
@@ -94,6 +100,7 @@ impl ClientError {
                 ExitCode::NoConnection
             }
             ClientError::Channel { source, .. } => channel_exit_code(source),
+            ClientError::Legacy { source, .. } => source.exit_code(),
             ClientError::WrongFingerprint { .. } => ExitCode::Refused,
             ClientError::Failure { code, .. } => match code {
                 FailureCode::Quota | FailureCode::Refused => ExitCode::Refused,
@@ -114,7 +121,11 @@ impl ClientError {
 
     /// Whether a new connection could end differently.
     pub fn is_passing(&self) -> bool {
-        matches!(self, ClientError::Channel { source, .. } if source.is_passing())
+        match self {
+            ClientError::Channel { source, .. } => source.is_passing(),
+            ClientError::Legacy { source, .. } => source.is_passing(),
+            _ => false,
+        }
     }
 }
 
@@ -169,6 +180,7 @@ impl fmt::Display for ClientError {
                 "the server at {address} was busy for {minutes} minutes: try later, or raise its --max-clients"
             ),
             ClientError::Channel { address, source } => channel_text(formatter, address, source),
+            ClientError::Legacy { address, source } => write!(formatter, "{address}: {source}"),
             ClientError::WrongFingerprint { address, wanted, found } => write!(
                 formatter,
                 "the server at {address} has the key {found}, not {wanted}: it is another server, or somebody is in \
@@ -189,7 +201,8 @@ fn channel_text(formatter: &mut fmt::Formatter<'_>, address: &str, source: &Chan
     match source {
         ChannelError::LegacyServer => write!(
             formatter,
-            "the server at {address} speaks only the legacy dialect, which this version does not: update the server"
+            "the server at {address} speaks only the legacy dialect: update it (docs/migration.md), or send to it with \
+             \"backup --legacy\", which protects less"
         ),
         ChannelError::Refused(Refusal::Authentication) => write!(
             formatter,
@@ -226,6 +239,7 @@ impl std::error::Error for ClientError {
             ClientError::State(error) => Some(error),
             ClientError::Key { source, .. } => Some(source),
             ClientError::Channel { source, .. } => Some(source),
+            ClientError::Legacy { source, .. } => Some(source),
             ClientError::UnknownHost { source, .. }
             | ClientError::NoServer { source, .. }
             | ClientError::Io { source, .. } => Some(source),

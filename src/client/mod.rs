@@ -6,14 +6,18 @@ pub mod config;
 mod connect;
 mod delta;
 mod error;
+mod export;
 mod facts;
 pub mod given;
 pub mod json;
+mod legacy;
 mod listing;
 mod listing_spill;
+mod me_info;
 mod name_run;
 mod owners;
 mod pages;
+mod pax;
 mod progress;
 mod properties;
 mod query;
@@ -40,9 +44,12 @@ mod test_tree;
 
 pub use backup::{BackupOptions, BackupSummary, backup};
 pub use connect::{
-    Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, WINDOW_BYTES, server_fingerprint,
+    Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, Window, server_fingerprint,
 };
 pub use error::{ClientError, ExitCode};
+pub use export::{ExportSummary, Exporting, Taken};
+pub use legacy::{LegacyClient, LegacyError, LegacySettings, LegacySummary, backup_legacy};
+pub use me_info::legacy_user;
 pub use query::{Damage, ListSummary, Listed, VerifySummary};
 pub use request_limits::{check_backup, check_selection};
 pub use restore::{Restore, RestoreSummary};

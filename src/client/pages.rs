@@ -25,7 +25,7 @@ pub(super) struct Page {
     prints: Vec<[u8; PRINT_BYTES]>,
     /// A bit for each entry: its content is to be fetched.
     wanted: Vec<u8>,
-    /// The large files that were made right, by place, and how much of each was there.
+    /// The large files that were made right, by rising place, and how much of each was there.
     refilled: Vec<(u32, u64)>,
     /// How many entries have come again.
     taken: usize,
@@ -60,8 +60,8 @@ impl Page {
         if self.wanted[number / 8] >> (number % 8) & 1 == 1 {
             return Ok(Coming::Content);
         }
-        let refilled = self.refilled.iter().find(|(refilled, _)| *refilled as usize == number);
-        Ok(refilled.map_or(Coming::Right, |(_, kept)| Coming::Refilled { kept: *kept }))
+        let refilled = self.refilled.binary_search_by_key(&number, |(refilled, _)| *refilled as usize);
+        Ok(refilled.map_or(Coming::Right, |place| Coming::Refilled { kept: self.refilled[place].1 }))
     }
 
     fn add(&mut self, row: &EntryRow<'_>, is_wanted: bool) {
@@ -196,5 +196,66 @@ impl<'a, 'p> Look<'a, 'p> {
             false => self.is_full = true,
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::progress::Silent;
+    use crate::base::shutdown::Shutdown;
+    use crate::client::scan::ScanOptions;
+    use crate::client::test_tree::walk_with;
+    use crate::protocol::message::ContentEnd;
+
+    /// The encoded entries of three files.
+    fn encoded() -> Vec<Vec<u8>> {
+        let folder = tempfile::tempdir().unwrap();
+        ["a", "b", "c"].into_iter().for_each(|name| std::fs::write(folder.path().join(name), name).unwrap());
+        let (_, collected) = walk_with(folder.path(), &ScanOptions::default(), |_| {});
+        let files = collected.entries().into_iter().filter(|entry| entry.kind == EntryKind::File);
+        let encode = |entry: crate::base::entry::Entry| {
+            let mut bytes = Vec::new();
+            entry.encode(&mut bytes);
+            bytes
+        };
+        files.map(encode).collect()
+    }
+
+    fn row(entry: &[u8]) -> EntryRow<'_> {
+        EntryRow { content: Some(ContentEnd { bytes: 1, crc32: 2, blake3: [3; 32], flags: 0 }), entry }
+    }
+
+    #[test]
+    fn an_entry_that_is_not_the_one_that_was_looked_at_is_refused() {
+        let entries = encoded();
+        let looked_at = || {
+            let mut page = Page::default();
+            entries.iter().zip([true, false, true]).for_each(|(entry, wanted)| page.add(&row(entry), wanted));
+            page.refill(2, 7);
+            page
+        };
+        let mut page = looked_at();
+        let coming: Vec<Coming> = entries.iter().map(|entry| page.take(&row(entry)).unwrap()).collect();
+        assert_eq!(coming, [Coming::Content, Coming::Right, Coming::Refilled { kept: 7 }]);
+        assert!(page.take(&row(&entries[2])).is_err(), "one more than there were");
+        assert!(looked_at().take(&row(&entries[1])).is_err(), "another entry");
+        let mut other = row(&entries[0]);
+        other.content = Some(ContentEnd { blake3: [4; 32], ..other.content.unwrap() });
+        assert!(looked_at().take(&other).is_err(), "another content");
+    }
+
+    #[test]
+    fn a_page_whose_paths_do_not_rise_is_refused() {
+        let (entries, to) = (encoded(), tempfile::tempdir().unwrap());
+        let mut progress = Progress::new(&Silent);
+        let standing = Standing::open(to.path(), Shutdown::new()).unwrap();
+        let mut look = Look::new(standing, &mut progress, None);
+        look.take(&ToClient::Entry(row(&entries[1]))).unwrap();
+        assert!(look.take(&ToClient::Entry(row(&entries[1]))).is_err());
+        assert!(look.take(&ToClient::Entry(row(&entries[0]))).is_err());
+        assert!(look.take(&ToClient::End { rows: 7 }).is_err());
+        look.take(&ToClient::End { rows: 1 }).unwrap();
+        assert_eq!((look.page.entries(), look.page.wanted(), look.page.is_last), (1, &[1][..], true));
     }
 }

@@ -17,6 +17,7 @@ const SETGID: u16 = 0o2000;
 
 /// What an entry says about itself, beside its content.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(test, derive(Default))]
 pub(super) struct Properties {
     mode: u16,
     mtime: Timestamp,

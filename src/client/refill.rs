@@ -296,3 +296,81 @@ fn punch_hole(file: &File, at: u64, bytes: u64) -> bool {
 fn punch_hole(_file: &File, _at: u64, _bytes: u64) -> bool {
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: usize = 3 * BLOCK_BYTES + 5;
+
+    fn candidate(content: &[u8]) -> Candidate {
+        let path = EntryPath::parse(b"large").unwrap();
+        Candidate { number: 0, path, sums: ContentSums::of(content), properties: Properties::default() }
+    }
+
+    fn content() -> Vec<u8> {
+        (0..SIZE).map(|place| (place / 7) as u8).collect()
+    }
+
+    fn hashes(content: &[u8]) -> Vec<u8> {
+        let blocks = content.chunks(BLOCK_BYTES).zip(0..);
+        blocks.flat_map(|(bytes, block)| block_sum(block, bytes).chaining[..BLOCK_HASH_BYTES].to_vec()).collect()
+    }
+
+    /// Fills a part that holds `held` by these messages, for two requests at most; gives how it ended.
+    fn fill(held: &[u8], answers: &[&[ToClient<'_>]]) -> Result<(State, Refilled), ClientError> {
+        let (file, content) = (tempfile::tempfile().unwrap(), content());
+        file.write_all_at(held, 0).unwrap();
+        let part = Part { name: String::new(), file, standing: None };
+        let (candidate, shutdown) = (candidate(&content), Shutdown::new());
+        let mut progress = |_, _| {};
+        let mut filling = Filling::new(&part, &candidate, &shutdown, &mut progress)?;
+        let selection = Selection { snapshot: String::new(), root: None, paths: Vec::new() };
+        for answer in answers {
+            filling.request(&selection);
+            for message in *answer {
+                filling.take(message)?;
+            }
+        }
+        Ok((filling.state, filling.refilled))
+    }
+
+    #[test]
+    fn what_differs_is_fetched_and_the_whole_is_compared() {
+        let (content, end) = (content(), ToClient::End { rows: 1 });
+        let hashes = hashes(&content);
+        let first = [ToClient::BlockHashes { first: 0, hashes: &hashes }, end.clone()];
+        let mut held = content.clone();
+        held[BLOCK_BYTES] ^= 1;
+        let fetched = [ToClient::ContentData(&content[BLOCK_BYTES..2 * BLOCK_BYTES]), end.clone()];
+        let (state, refilled) = fill(&held, &[&first, &fetched]).unwrap();
+        assert_eq!((state, refilled.kept, refilled.fetched), (State::Right, SIZE as u64 - BLOCK, BLOCK));
+        let (state, _) = fill(&content, &[&first]).unwrap();
+        assert_eq!(state, State::Right);
+        let wrong = [ToClient::ContentData(&held[BLOCK_BYTES..2 * BLOCK_BYTES]), end];
+        assert_eq!(fill(&held, &[&first, &wrong]).unwrap().0, State::Hopeless);
+    }
+
+    #[test]
+    fn what_nobody_asked_for_is_refused() {
+        let (content, end) = (content(), ToClient::End { rows: 1 });
+        let hashes = hashes(&content);
+        let first = [ToClient::BlockHashes { first: 0, hashes: &hashes }, end.clone()];
+        for bad in [
+            &[ToClient::ContentData(b"x")][..],
+            &[ToClient::ContentHole { bytes: 1 }],
+            &[ToClient::BlockHashes { first: 1, hashes: &hashes }],
+            &[first[0].clone(), first[0].clone()],
+            std::slice::from_ref(&end),
+            &[ToClient::Verified { files: 0, bytes: 0 }],
+        ] {
+            assert!(fill(&content, &[bad]).is_err(), "{bad:?}");
+        }
+        // Nothing of the part is right: everything is asked for, and no more is taken.
+        for bad in [&[ToClient::ContentHole { bytes: u64::MAX }][..], std::slice::from_ref(&end)] {
+            assert!(fill(b"", &[&first, bad]).is_err(), "{bad:?}");
+        }
+        let few = [ToClient::BlockHashes { first: 0, hashes: &hashes[..8] }, end];
+        assert_eq!(fill(&content, &[&few]).unwrap().0, State::Hopeless);
+    }
+}

@@ -14,6 +14,7 @@ use super::restoring::Restoring;
 use super::standing::Standing;
 use super::target::{RestoreTarget, TargetError};
 use crate::base::limits::PAGE_ENTRIES_MAX;
+use crate::base::path::EntryPath;
 use crate::base::progress::{Event, Phase, ProgressSink};
 use crate::protocol::message::{self, Selection, SnapshotRow, ToServer};
 
@@ -44,6 +45,9 @@ pub struct Restore<'a> {
     sink: &'a dyn ProgressSink,
     /// Nothing was in the target when it began.
     was_empty: bool,
+    /// Large files of the present page that cannot be made right from what is there, and so are fetched whole: to try
+    /// again after a lost line would fetch the same again, and look like getting on.
+    hopeless: Vec<EntryPath>,
     began: Instant,
 }
 
@@ -53,7 +57,8 @@ impl<'a> Restore<'a> {
         let target = RestoreTarget::create(to)?;
         let was_empty = std::fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_none());
         let restoring = Restoring::new(target, selection.paths.is_empty(), sink);
-        Ok(Restore { selection, to: to.to_path_buf(), restoring, sink, was_empty, began: Instant::now() })
+        let (to, hopeless) = (to.to_path_buf(), Vec::new());
+        Ok(Restore { selection, to, restoring, sink, was_empty, hopeless, began: Instant::now() })
     }
 
     /// Goes on to the end, if the session lasts. After a passing error it can be run again.
@@ -86,22 +91,7 @@ impl<'a> Restore<'a> {
     /// Restores one page; says whether it was the last.
     fn page(&mut self, session: &mut Session) -> Result<bool, ClientError> {
         let (mut page, candidates) = self.look(session)?;
-        let mut target = if candidates.is_empty() { None } else { Some(RestoreTarget::create(&self.to)?) };
-        for candidate in &candidates {
-            let Some(target) = &mut target else { break };
-            let Restoring { progress, lasting, .. } = &mut self.restoring;
-            let path = candidate.path.as_bytes();
-            let told = |kept, fetched| {
-                *lasting += fetched;
-                progress.find(kept + fetched, path);
-            };
-            let refilled = refill(session, &self.selection, candidate, target, told)?;
-            match refilled.is_right {
-                true => page.refill(candidate.number, refilled.kept),
-                false => progress.unfind(refilled.kept + refilled.fetched),
-            }
-        }
-        drop(target);
+        self.refill(session, &mut page, &candidates)?;
         let is_last = page.is_last;
         // In the last page one more is asked for, so that the server comes to the end.
         let entries = page.entries() + u32::from(is_last);
@@ -110,7 +100,40 @@ impl<'a> Restore<'a> {
         let restoring = &mut self.restoring;
         restoring.begin_answer(Some(page));
         session.stream(&ToServer::Page(request), |message| restoring.take(message))?;
+        self.hopeless.clear();
         Ok(is_last)
+    }
+
+    /// Makes large files of the page right from what is there.
+    fn refill(
+        &mut self,
+        session: &mut Session,
+        page: &mut Page,
+        candidates: &[Candidate],
+    ) -> Result<(), ClientError> {
+        if candidates.is_empty() {
+            return Ok(());
+        }
+        // Apart from the one that is written to, which is still in the folders of the page before.
+        let mut target = RestoreTarget::create(&self.to)?;
+        let Restoring { progress, lasting, .. } = &mut self.restoring;
+        for candidate in candidates {
+            if self.hopeless.contains(&candidate.path) {
+                continue;
+            }
+            let told = |kept, fetched| {
+                *lasting += fetched;
+                progress.find(kept + fetched, candidate.path.as_bytes());
+            };
+            let refilled = refill(session, &self.selection, candidate, &mut target, told)?;
+            if refilled.is_right {
+                page.refill(candidate.number, refilled.kept);
+            } else {
+                progress.unfind(refilled.kept + refilled.fetched);
+                self.hopeless.push(candidate.path.clone());
+            }
+        }
+        Ok(())
     }
     /// Looks at the next page: what of it is there, and what large files may be made right.
     fn look(&mut self, session: &mut Session) -> Result<(Page, Vec<Candidate>), ClientError> {

@@ -158,8 +158,10 @@ impl<'a> Restoring<'a> {
     fn keep_file(&mut self, listed: Listed, refilled: Option<u64>) -> Result<(), ClientError> {
         let bytes = listed.content.map_or(0, |content| content.bytes);
         let kept = self.target().keep_file(&listed.entry, bytes);
-        self.progress.settle(bytes);
-        if kept.is_ok() {
+        if kept.is_err() {
+            self.progress.unfind(bytes);
+        } else {
+            self.progress.settle(bytes);
             self.files_kept += u64::from(refilled.is_none());
             self.bytes_kept += refilled.unwrap_or(bytes);
             self.tell_receipt(&listed);
@@ -198,7 +200,9 @@ impl<'a> Restoring<'a> {
         }
         let written = write(self.target());
         self.healthy = written.is_ok();
-        if self.healthy && self.current.as_ref().is_some_and(|listed| is_large(&listed.entry)) {
+        // In a page it may be a file that cannot be gone on with.
+        let is_kept = |listed: &Listed| self.page.is_none() && is_large(&listed.entry);
+        if self.healthy && self.current.as_ref().is_some_and(is_kept) {
             self.lasting += bytes;
         }
         self.note(written)

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::delta::{BlocksAnswer, BlocksWanted, HOLE_STEP_BYTES};
 use super::ranges::{ScannedItem, ScannedRange};
-use super::reach::Place;
+use super::reach::{Place, WHOLE};
 use super::source::{SourceError, SourceFile, SourceReader};
 use crate::base::entry::Entry;
 use crate::base::limits::{CONTENT_CHUNK_BYTES, LARGE_FILE_BYTES};
@@ -37,8 +37,8 @@ pub struct Batch {
     pub bytes: Vec<u8>,
     /// The number of a range whose last content ends in this batch.
     pub finished_range: Option<u32>,
-    /// The last content that ends in this batch.
-    pub last_ended: Option<Place>,
+    /// How far this batch gets.
+    pub reached: Option<Place>,
     /// Contents that end in this batch, and all content bytes in it.
     pub files: u64,
     pub content_bytes: u64,
@@ -134,7 +134,7 @@ impl ContentSender<'_> {
             ToServer::ContentSame { range: place.0, entry: place.1, flags }.encode(&mut batch.bytes);
             batch.files_same += 1;
             batch.bytes_same += item.size;
-            batch.last_ended = Some(place);
+            batch.reached = Some((place.0, place.1, WHOLE));
             return Ok(());
         }
         // Going on within a content means reading some of it twice.
@@ -155,7 +155,7 @@ impl ContentSender<'_> {
             Ok((sums, flags)) => {
                 end(batch, sums, flags);
                 batch.files += 1;
-                batch.last_ended = Some(place);
+                batch.reached = Some((place.0, place.1, WHOLE));
                 let (path, ContentSums { size, crc32, blake3 }) = (entry.path.as_bytes(), sums);
                 self.sink.event(Event::FileReceipt { path, bytes: size, crc32, blake3 });
                 if flags & content_flag::CHANGED_WHILE_READ != 0 {
@@ -261,12 +261,13 @@ impl ContentSender<'_> {
             }));
         }
         start(batch, place);
-        self.send_bytes(file, batch)
+        self.send_bytes(file, place, batch)
     }
 
     fn send_bytes(
         &mut self,
         file: &mut SourceFile,
+        (range, entry): (u32, u32),
         batch: &mut Batch,
     ) -> Result<Result<ContentSums, SourceError>, Gone> {
         let mut hasher = ContentHasher::new();
@@ -293,6 +294,7 @@ impl ContentSender<'_> {
             hasher.update(content);
             batch.content_bytes += chunk as u64;
             if batch.bytes.len() >= BATCH_BYTES {
+                batch.reached = Some((range, entry, file.size() - file.left()));
                 self.hand_over(batch)?;
             }
         }

@@ -156,6 +156,8 @@ pub struct StateFolder {
     folder: PathBuf,
     /// None while another run holds the lock and this one only reads.
     lock: Option<File>,
+    /// Where a legacy client may be installed: the folder of the `transfer.info` in use.
+    installed: Option<PathBuf>,
 }
 
 impl StateFolder {
@@ -165,7 +167,7 @@ impl StateFolder {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(failed(folder, "make the state folder"))?;
         let lock = take_lock(folder, purpose)?;
-        Ok(StateFolder { folder: folder.to_path_buf(), lock: Some(lock) })
+        Ok(StateFolder { folder: folder.to_path_buf(), lock: Some(lock), installed: None })
     }
 
     /// Opens the folder for a command that only asks the server something. Beside another run it reads what
@@ -173,15 +175,25 @@ impl StateFolder {
     pub fn open_for_reading(folder: &Path, purpose: &str) -> Result<StateFolder, StateError> {
         match StateFolder::open(folder, purpose) {
             Err(StateError::Locked { .. }) if folder.join(IDENTITY_FILE).exists() => {
-                Ok(StateFolder { folder: folder.to_path_buf(), lock: None })
+                Ok(StateFolder { folder: folder.to_path_buf(), lock: None, installed: None })
             }
             other => other,
         }
     }
 
+    /// The same, beside a `transfer.info` with which a legacy client may have been run.
+    pub fn beside(self, transfer_info: Option<&Path>) -> StateFolder {
+        StateFolder { installed: transfer_info.and_then(Path::parent).map(Path::to_path_buf), ..self }
+    }
+
+    /// Where a legacy client would have left this file.
+    pub(super) fn installed_file(&self, name: &str) -> Option<PathBuf> {
+        self.installed.as_ref().map(|folder| folder.join(name))
+    }
+
     /// Opens a folder that has been used before, and locks nothing: for questions beside any other run.
     pub fn look(folder: &Path) -> StateFolder {
-        StateFolder { folder: folder.to_path_buf(), lock: None }
+        StateFolder { folder: folder.to_path_buf(), lock: None, installed: None }
     }
 
     /// Whether this run may write here.
@@ -263,7 +275,7 @@ impl StateFolder {
         self.write_file(name, &bytes, 0o600)
     }
 
-    fn write_file(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), StateError> {
+    pub(super) fn write_file(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), StateError> {
         let file = self.folder.join(name);
         durable::replace_file(&file, bytes, mode).map_err(failed(&file, "write"))
     }
@@ -384,7 +396,7 @@ fn read_holder(lock: &mut File) -> String {
 }
 
 /// The file's bytes, in one allocation that is wiped; none where there is no file.
-fn read_bounded(file: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+pub(super) fn read_bounded(file: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
     let opened = match File::open(file) {
         Ok(opened) => opened,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

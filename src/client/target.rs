@@ -41,6 +41,8 @@ pub struct RestoreTarget {
     /// The folders from the target down to the current one, as the stack holds them open.
     open: Vec<OpenFolder>,
     file: Option<OpenFile>,
+    /// The inode of the current folder, once it is known.
+    inode: Option<u64>,
     /// Only root may give files away.
     as_root: bool,
     problems: Problems,
@@ -72,7 +74,14 @@ impl RestoreTarget {
             .and_then(|()| FolderStack::open(to))
             .map_err(|source| TargetError::Target { to: to.to_path_buf(), source })?;
         let as_root = rustix::process::geteuid().is_root();
-        Ok(RestoreTarget { stack, open: Vec::new(), file: None, as_root, problems: Problems::default() })
+        Ok(RestoreTarget {
+            stack,
+            open: Vec::new(),
+            file: None,
+            inode: None,
+            as_root,
+            problems: Problems::default(),
+        })
     }
 
     /// Makes the folder; its properties are set once the entries in it have come.
@@ -208,6 +217,7 @@ impl RestoreTarget {
 
     /// Enters a folder of the current one; makes it with the mode `new_mode` where there is none.
     fn descend(&mut self, path: &EntryPath, new_mode: u32) -> Result<(), TargetError> {
+        self.inode = None;
         let missing = Missing::Create(new_mode);
         let entered = self.stack.push(path.name(), missing).map(drop);
         let mode_shut = match entered.as_ref().map_err(io::Error::kind) {
@@ -254,6 +264,7 @@ impl RestoreTarget {
     fn leave_to(&mut self, depth: usize) {
         while self.open.len() > depth {
             let Some(folder) = self.open.pop() else { return };
+            self.inode = None;
             self.settle(&folder);
             if let Err(error) = self.stack.pop() {
                 self.lose_folders(error);

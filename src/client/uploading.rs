@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use super::delta::{BlocksAnswer, BlocksWanted};
 use super::error::ClientError;
 use super::ranges::{ScanTotals, ScannedRange};
-use super::reach::{Place, Reach};
+use super::reach::{Place, Reach, WHOLE};
 use super::sender::{Batch, Order};
 use crate::base::limits::{RANGES_PENDING_BYTES_MAX, RANGES_PENDING_MAX};
 use crate::base::progress::{Event, Phase, ProgressSink, Totals};
@@ -42,6 +42,8 @@ fn reader_gone() -> ClientError {
 pub enum Holdings {
     /// It may hold anything of them.
     Unknown,
+    /// The same, and the upload was cut off before.
+    Interrupted,
     /// It has nothing to compare them with: every range is lacking, so its entries go with the question, and a
     /// round trip is saved.
     Nothing,
@@ -51,7 +53,7 @@ impl Holdings {
     /// How long the answer for a range may become.
     fn answer_bytes(self, range: &ScannedRange) -> usize {
         match self {
-            Holdings::Unknown => needed_bytes_max(range.entries as usize),
+            Holdings::Unknown | Holdings::Interrupted => needed_bytes_max(range.entries as usize),
             Holdings::Nothing => needed_bytes_max(0) + (range.entries as usize).div_ceil(8),
         }
     }
@@ -67,10 +69,28 @@ pub struct Sent {
     pub unreadable: u64,
 }
 
+/// How far a connection got, whichever way it ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// The last content that arrived for sure.
+    pub reached: Option<Place>,
+    /// What was sent so far, over all connections.
+    pub sent: Sent,
+}
+
 /// A range that the server has been asked about.
 struct Pending {
     number: u32,
     range: Arc<ScannedRange>,
+    entries: Entries,
+}
+
+/// What is with the entries of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entries {
+    Unasked,
+    Lacking,
+    Sent,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -132,6 +152,9 @@ pub struct Uploading<'a> {
     /// Ranges whose contents have not all been sent, oldest first.
     pending: VecDeque<Pending>,
     pending_bytes: usize,
+    /// Of so many pending ranges the entries may be sent. An upload that was cut off begins with one and rises
+    /// with each that is done: where it is cut off again and again, they would all be sent each time.
+    ranges_sent_max: usize,
     /// Ranges that are done, kept a little in case a content has to come again.
     recent: VecDeque<Pending>,
     /// Contents that are to be sent again and have not been.
@@ -168,6 +191,7 @@ impl<'a> Uploading<'a> {
             queues,
             pending: VecDeque::new(),
             pending_bytes: 0,
+            ranges_sent_max: if holdings == Holdings::Interrupted { 1 } else { RANGES_PENDING_MAX },
             recent: VecDeque::new(),
             repeats: 0,
             answer_bytes: 0,
@@ -186,13 +210,15 @@ impl<'a> Uploading<'a> {
     }
 
     /// Runs until the snapshot is stored, or a dry run has seen everything. Where the line ends, what the
-    /// server said before that is the reason. `reached` becomes the last content that arrived for sure.
-    pub fn run(mut self, reached: &mut Option<Place>) -> Result<Uploaded, Stopped> {
+    /// server said before that is the reason. `progress` goes on from what earlier connections sent.
+    pub fn run(mut self, progress: &mut Progress) -> Result<Uploaded, Stopped> {
+        self.sent = progress.sent;
         let result = match self.upload() {
             Err(Stopped::Channel(error)) => Err(self.last_word().unwrap_or(Stopped::Channel(error))),
             other => other,
         };
-        *reached = self.reach.verified(self.channel.segments_acknowledged());
+        let reached = self.reach.verified(self.channel.segments_acknowledged());
+        *progress = Progress { reached, sent: self.sent };
         result
     }
 
@@ -290,12 +316,25 @@ impl<'a> Uploading<'a> {
     }
 
     fn lacking(&mut self, number: u32) -> Result<(), Stopped> {
-        let range = self.find(number)?;
-        if self.holdings == Holdings::Nothing {
-            return Ok(());
+        self.find(number)?;
+        for pending in &mut self.pending {
+            if pending.number == number && pending.entries == Entries::Unasked {
+                pending.entries = Entries::Lacking;
+            }
         }
-        self.channel.send_to_server(&ToServer::RangeEntries { number, entries: &range.bytes })?;
-        self.spoke = Instant::now();
+        self.send_entries()
+    }
+
+    /// Sends the entries of the lacking ranges, in order, as far as they may be ahead of the contents.
+    fn send_entries(&mut self) -> Result<(), Stopped> {
+        let sent = self.pending.iter().filter(|pending| pending.entries == Entries::Sent).count();
+        let lacking = self.pending.iter_mut().filter(|pending| pending.entries == Entries::Lacking);
+        for pending in lacking.take(self.ranges_sent_max.saturating_sub(sent)) {
+            let (number, entries) = (pending.number, &pending.range.bytes);
+            self.channel.send_to_server(&ToServer::RangeEntries { number, entries })?;
+            pending.entries = Entries::Sent;
+            self.spoke = Instant::now();
+        }
         Ok(())
     }
 
@@ -313,7 +352,7 @@ impl<'a> Uploading<'a> {
             }
         }
         if bits.iter().all(|byte| *byte == 0) {
-            self.reach.told((number, range.entries));
+            self.reach.told((number, range.entries, WHOLE));
         }
         self.order(Order { number, range, bits, held })
     }
@@ -377,7 +416,7 @@ impl<'a> Uploading<'a> {
         self.blocks_wanted.extend(&batch.blocks_wanted);
         self.channel.send_encoded(&batch.bytes)?;
         self.spoke = Instant::now();
-        if let Some(place) = batch.last_ended {
+        if let Some(place) = batch.reached {
             self.reach.sent(place, self.channel.segments(), self.channel.segments_acknowledged());
         }
         self.sent.files += batch.files;
@@ -393,6 +432,8 @@ impl<'a> Uploading<'a> {
         }
         if let Some(number) = batch.finished_range {
             self.finish_range(number);
+            self.ranges_sent_max = (self.ranges_sent_max + 1).min(RANGES_PENDING_MAX);
+            self.send_entries()?;
         }
         let _ = self.queues.used.send(batch.bytes);
         Ok(true)
@@ -426,18 +467,16 @@ impl<'a> Uploading<'a> {
             Err(TryRecvError::Disconnected) => return Err(ClientError::Interrupted.into()),
         };
         self.channel.send_to_server(&ToServer::RangeOffer { hash: range.hash })?;
-        if self.holdings == Holdings::Nothing {
-            let (number, entries) = (self.offered, &range.bytes);
-            self.channel.send_to_server(&ToServer::RangeEntries { number, entries })?;
-        }
+        let entries = if self.holdings == Holdings::Nothing { Entries::Lacking } else { Entries::Unasked };
         self.spoke = Instant::now();
         self.totals.files_total = range.totals.files;
         self.totals.bytes_total = range.totals.bytes;
         self.entries += u64::from(range.entries);
         self.pending_bytes += range.bytes.len();
         self.answer_bytes += self.holdings.answer_bytes(&range);
-        self.pending.push_back(Pending { number: self.offered, range: Arc::new(range) });
+        self.pending.push_back(Pending { number: self.offered, range: Arc::new(range), entries });
         self.offered += 1;
+        self.send_entries()?;
         Ok(true)
     }
 

@@ -25,6 +25,10 @@ pub enum CryptoError {
     KeyGeneration,
     /// The secret could not be encrypted for this public key.
     SealSecret,
+    /// A wrapped file key of the legacy dialect opens with neither hash. One error for all causes, on purpose.
+    FileKey,
+    /// The ciphertext of a file in the legacy dialect is not one of its key. One error for all causes, on purpose.
+    FileCiphertext,
     /// The X25519 agreement was all zero: the peer sent a point of small order.
     AgreementAllZero,
     /// A name longer than the 65,535 bytes its length field can say.
@@ -66,6 +70,8 @@ impl fmt::Display for CryptoError {
             Self::KeyExponent => formatter.write_str("the RSA public exponent is none of 3, 17 and 65537"),
             Self::KeyGeneration => formatter.write_str("no RSA key could be made; try again"),
             Self::SealSecret => formatter.write_str("the secret could not be encrypted for the peer's RSA key"),
+            Self::FileKey => formatter.write_str("the file key does not open under this client's RSA key"),
+            Self::FileCiphertext => formatter.write_str("the file's ciphertext does not decrypt under its key"),
             Self::AgreementAllZero => {
                 formatter.write_str("the peer's X25519 key is of small order; the handshake ends here")
             }

@@ -28,12 +28,20 @@
 //!   not do.
 //! - **Epochs.** Each chain moves on by HKDF after a fixed number of segments and wipes what it leaves behind; a
 //!   key sees a bounded amount of data, and a memory image opens nothing that lies before the present epoch.
+//!
+//! # The exception
+//!
+//! The legacy dialect has none of this. [`legacy_keys`] and [`legacy_file`] do what its peers do, for its sessions
+//! only: a file's ciphertext is decrypted as it comes, and nothing authenticates it.
 
 pub mod blocks;
 pub mod checksum;
 pub mod error;
 pub mod key_exchange;
 mod lanes;
+pub mod legacy_file;
+pub mod legacy_keys;
+pub mod posix_cksum;
 pub mod rsa_keys;
 pub mod secret;
 pub mod segment;
@@ -47,6 +55,9 @@ pub use error::{CryptoError, Damaged};
 pub use key_exchange::{
     Chain, DirectionChains, Ephemeral, SEGMENTS_PER_EPOCH, SessionKeys, Transcript, enrol_proof, verify_enrol_proof,
 };
+pub use legacy_file::{FileDecryptor, FileEncryptor, file_ciphertext_bytes};
+pub use legacy_keys::{LEGACY_WRAPPED_BYTES, LegacyExponent, LegacyOaep};
+pub use posix_cksum::PosixCksum;
 pub use rsa_keys::{Fingerprint, OaepLabel, PrivateKey, PublicKey};
 pub use secret::{Secret, constant_time_equal, random_bytes};
 pub use segment::{

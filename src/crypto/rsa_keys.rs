@@ -14,7 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use rsa::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey};
 use rsa::rand_core::{TryCryptoRng, TryRng};
-use rsa::traits::PublicKeyParts;
+use rsa::traits::{PaddingScheme, PublicKeyParts};
 use rsa::{BoxedUint, Oaep};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -63,7 +63,7 @@ impl OaepLabel {
 
 /// An RSA key pair. Wiped when dropped; prints only the fingerprint of its public half.
 pub struct PrivateKey {
-    key: rsa::PrivateKey,
+    pub(super) key: rsa::PrivateKey,
     public: PublicKey,
 }
 
@@ -90,7 +90,7 @@ impl PrivateKey {
         Self::new(key)
     }
 
-    fn new(key: rsa::PrivateKey) -> Result<Self, CryptoError> {
+    pub(super) fn new(key: rsa::PrivateKey) -> Result<Self, CryptoError> {
         let public = PublicKey::new(key.to_public_key())?;
         Ok(Self { key, public })
     }
@@ -174,7 +174,7 @@ impl PublicKey {
         if !(KEY_BITS_MIN..=KEY_BITS_MAX).contains(&bits) {
             return Err(CryptoError::KeyBits { bits });
         }
-        if !KEY_EXPONENTS.iter().any(|&exponent| *key.e() == BoxedUint::from(exponent)) {
+        if !KEY_EXPONENTS.iter().any(|&exponent| has_exponent(&key, exponent)) {
             return Err(CryptoError::KeyExponent);
         }
         let spki_der = key.to_public_key_der().map_err(|_| CryptoError::PublicKeyMalformed)?.into_vec();
@@ -197,6 +197,10 @@ impl PublicKey {
         modulus_bits(&self.key)
     }
 
+    pub(super) fn exponent_is(&self, exponent: u64) -> bool {
+        has_exponent(&self.key, exponent)
+    }
+
     /// The size of the modulus in bytes, which is that of every ciphertext under this key.
     pub fn modulus_bytes(&self) -> usize {
         self.key.size()
@@ -207,7 +211,11 @@ impl PublicKey {
     /// # Errors
     /// [`CryptoError::SealSecret`] if the key cannot encrypt, which no key within the limits causes.
     pub fn seal_secret(&self, label: OaepLabel, secret: &Secret<32>) -> Result<Vec<u8>, CryptoError> {
-        self.key.encrypt(&mut SystemRandom, label.padding(), secret.expose()).map_err(|_| CryptoError::SealSecret)
+        self.encrypt(label.padding(), secret.expose())
+    }
+
+    pub(super) fn encrypt(&self, padding: impl PaddingScheme, secret: &[u8]) -> Result<Vec<u8>, CryptoError> {
+        self.key.encrypt(&mut SystemRandom, padding, secret).map_err(|_| CryptoError::SealSecret)
     }
 }
 
@@ -227,6 +235,10 @@ impl fmt::Debug for PublicKey {
 
 fn modulus_bits(key: &rsa::PublicKey) -> usize {
     key.n().bit_width_vartime() as usize
+}
+
+fn has_exponent(key: &rsa::PublicKey, exponent: u64) -> bool {
+    *key.e() == BoxedUint::from(exponent)
 }
 
 /// The SHA-256 of a public key's SubjectPublicKeyInfo, written as ssh writes it: `SHA256:` and 43 base64 characters
@@ -288,7 +300,7 @@ impl From<Fingerprint> for String {
 }
 
 /// The operating system's randomness, as the `rsa` crate asks for it.
-struct SystemRandom;
+pub(super) struct SystemRandom;
 
 impl TryRng for SystemRandom {
     type Error = getrandom::Error;

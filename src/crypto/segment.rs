@@ -210,7 +210,7 @@ fn pad(text: &mut [u8], plaintext_len: usize) {
 }
 
 /// The length of the plaintext in a decrypted text, if its padding is right in every byte.
-fn unpadded_len(text: &[u8]) -> Option<usize> {
+pub(super) fn unpadded_len(text: &[u8]) -> Option<usize> {
     let &last = text.last()?;
     let plaintext_len = text.len().checked_sub(usize::from(last))?;
     let right =

@@ -18,9 +18,18 @@ pub struct Admitted {
     pub client: ClientId,
     pub name: UserName,
     pub key: PublicKey,
-    /// Whether it has to be registered, and whether that uses up the token of its name.
-    registration: Option<TokenUse>,
+    /// Whether it has to be registered.
+    registration: Option<Registration>,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Registration {
+    New(TokenUse),
+    /// Of a client that the operator has reset; it uses up the token of its name.
+    NewKey,
+}
+
+/// Whether a registration uses up the token of its name.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TokenUse {
@@ -37,7 +46,7 @@ pub fn decide(
 ) -> Result<Admitted, Refusal> {
     match login.claim() {
         Claim::Known(id) => {
-            let record = store.client(*id).filter(|record| record.name == *login.name());
+            let record = store.client(*id).filter(|record| record.is_called(login.name()));
             let record = record.ok_or(Refusal::Authentication)?;
             known(&record)
         }
@@ -46,19 +55,27 @@ pub fn decide(
             existing => {
                 let token = may_register(store, policy, peer, login, public_key)?;
                 // Only who may register learns that a name is taken.
-                if existing.is_some() {
-                    return Err(Refusal::NameTaken);
-                }
+                let (client, registration) = match existing {
+                    None => (store.fresh_client_id(login.name()), Registration::New(token)),
+                    // What the name has stored is worth a token, whoever else may register without one.
+                    Some(record) if record.is_reset() && token == TokenUse::None => {
+                        return Err(Refusal::Registration);
+                    }
+                    Some(record) if record.is_reset() => (record.id, Registration::NewKey),
+                    Some(_) => return Err(Refusal::NameTaken),
+                };
                 let key = PublicKey::from_spki_der(public_key).map_err(|_| Refusal::Malformed)?;
                 let name = login.name().clone();
-                let client = store.fresh_client_id(&name);
-                Ok(Admitted { client, name, key, registration: Some(token) })
+                Ok(Admitted { client, name, key, registration: Some(registration) })
             }
         },
     }
 }
 
 fn known(record: &ClientRecord) -> Result<Admitted, Refusal> {
+    if record.is_reset() {
+        return Err(Refusal::Authentication);
+    }
     let key = PublicKey::from_spki_der(&record.public_key).map_err(|error| {
         log::error!("the recorded key of {} cannot be used: {error}", record.name);
         Refusal::Authentication
@@ -98,12 +115,24 @@ impl Admitted {
     /// Writes a new client down, durably; gives the record of a known one. The peer has proved its key.
     pub fn register(&self, store: &Store) -> Result<Arc<ClientRecord>, StoreError> {
         match self.registration {
-            None => store
-                .client(self.client)
-                .ok_or_else(|| StoreError::NotFound { what: format!("client {} is no longer here", self.name) }),
-            Some(token) => {
+            None => {
+                let gone = || StoreError::NotFound { what: format!("client {} is no longer here", self.name) };
+                let record = store.client(self.client);
+                // The operator may have reset it since.
+                let record = record.filter(|record| record.public_key == self.key.spki_der()).ok_or_else(gone)?;
+                if record.legacy {
+                    store.close_to_legacy(record.id)?;
+                    log::info!(
+                        "{} has moved over: its name is closed to the legacy dialect from now on",
+                        record.name
+                    );
+                }
+                Ok(record)
+            }
+            Some(Registration::New(token)) => {
                 store.register(self.client, &self.name, self.key.spki_der(), token == TokenUse::Consumed)
             }
+            Some(Registration::NewKey) => store.renew_key(self.client, self.key.spki_der()),
         }
     }
 }

@@ -18,6 +18,9 @@ use crate::storage::{ContentReader, Entries, Head, Segment, Store, StoreError, S
 /// How often a verification says how far it is.
 const VERIFY_REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Stands among the tags of a snapshot whose sender nobody proved to be.
+const UNAUTHENTICATED: &str = "unauthenticated";
+
 /// A request whose answer is streamed.
 pub enum Request {
     Snapshots,
@@ -57,6 +60,10 @@ pub fn stream(store: &Store, client: ClientId, request: Request, outbox: &mut Ou
 
 /// A head as the client sees it.
 pub fn snapshot_row(head: &Head) -> SnapshotRow {
+    let mut tags = head.tags.clone();
+    if head.unauthenticated {
+        tags.push(UNAUTHENTICATED.to_string());
+    }
     SnapshotRow {
         id: head.id,
         sequence: head.sequence,
@@ -69,7 +76,7 @@ pub fn snapshot_row(head: &Head) -> SnapshotRow {
         unreadable: head.totals.unreadable,
         host: head.host.clone(),
         label: head.label.clone(),
-        tags: head.tags.clone(),
+        tags,
         roots: head.roots.clone(),
     }
 }
@@ -344,7 +351,7 @@ fn file(
     length: u64,
     outbox: &mut Outbox,
 ) -> Result<u64, Ended> {
-    let stored = stored_file(store, client, selection)?;
+    let (stored, _entries) = stored_file(store, client, selection)?;
     let mut encoded = Vec::new();
     stored.entry.encode(&mut encoded);
     outbox.send_to_client(&ToClient::Entry(EntryRow { content: content_end(&stored), entry: &encoded }))?;
@@ -355,20 +362,25 @@ fn file(
     Ok(1)
 }
 
-/// The one file that a selection names.
-pub fn stored_file(store: &Store, client: ClientId, selection: &Selection) -> Result<StoredEntry, Ended> {
+/// The one file that a selection names, and the walk that found it: as long as that is there, the snapshot is too.
+pub fn stored_file(
+    store: &Store,
+    client: ClientId,
+    selection: &Selection,
+) -> Result<(StoredEntry, Entries), Ended> {
     let head = store.find_snapshot(client, &selection.snapshot, selection.root.as_ref())?;
     let [path] = &selection.paths[..] else {
         return Err(Failure::out_of_place("exactly one path is read at a time").into());
     };
-    let found = store.entries(&head, std::slice::from_ref(path))?.next().transpose()?;
+    let mut entries = store.entries(&head, std::slice::from_ref(path))?;
+    let found = entries.next().transpose()?;
     let stored =
         found.filter(|stored| stored.entry.path == *path).ok_or_else(|| not_found(path.display(), &head))?;
     if stored.content.is_none() {
         let text = format!("{} has no content in snapshot {}: it is a {}", path.display(), head.id, what(&stored));
         return Err(Failure { code: FailureCode::NotFound, text }.into());
     }
-    Ok(stored)
+    Ok((stored, entries))
 }
 
 fn what(stored: &StoredEntry) -> &'static str {
@@ -431,6 +443,8 @@ impl Verification<'_> {
     fn snapshot(&mut self, head: &Head, selection: &Selection) -> Result<(), Ended> {
         let mut entries = match self.store.entries(head, &selection.paths) {
             Ok(entries) => entries,
+            // Dropped since the list of snapshots was made: there is nothing to verify.
+            Err(StoreError::Dropped { .. }) if self.read_once.is_some() => return Ok(()),
             Err(error) => return self.damaged_index(head, error),
         };
         while let Some(stored) = entries.next() {

@@ -11,7 +11,7 @@ use crate::storage::{Store, StoreError, StoredEntry};
 
 /// Streams the answer. A content that cannot be read is said so; the client may ask for it in another way.
 pub fn stream(store: &Store, client: ClientId, read: &ReadBlocks, outbox: &mut Outbox) -> Result<u64, Ended> {
-    let stored = stored_file(store, client, &read.selection)?;
+    let (stored, _entries) = stored_file(store, client, &read.selection)?;
     if let Err(error) = try_stream(store, client, &stored, read, outbox)? {
         log::error!("{error}");
         let text = Failure::from(error).text;

@@ -3,9 +3,14 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
+use super::prune::DailyPrune;
+use crate::base::amount::Size;
+use crate::base::hook::Hook;
 use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
+use crate::crypto::LegacyOaep;
 use crate::protocol::handshake::RegistrationPolicy;
 
 /// The server's resend ring: what one session may keep of sealed segments, in bytes.
@@ -29,6 +34,49 @@ pub struct ServerConfig {
     pub rsa_bits: usize,
     /// After how many data segments the keys of a direction advance.
     pub segments_per_epoch: u64,
+    /// Whether clients of the legacy dialect are served.
+    pub legacy: bool,
+    /// The hash inside OAEP for their keys.
+    pub legacy_oaep: LegacyOaep,
+    /// Prunes by itself, where given.
+    pub daily_prune: Option<DailyPrune>,
+    /// What the operator wants to hear of.
+    pub watch: Watch,
+}
+
+/// What the operator wants to hear of, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Watch {
+    /// The program that is told.
+    pub hook: Option<Hook>,
+    /// From when on the disk of the data folder counts as nearly full.
+    pub low_space: Option<LowSpace>,
+    /// After how long without a success a client counts as silent.
+    pub stale_after: Option<Duration>,
+}
+
+/// The room that must be left on a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LowSpace {
+    Bytes(u64),
+    /// Of the whole disk.
+    Percent(u8),
+}
+
+impl FromStr for LowSpace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LowSpace, String> {
+        match text.strip_suffix('%') {
+            Some(number) => match number.trim().parse() {
+                Ok(percent) if percent <= 100 => Ok(LowSpace::Percent(percent)),
+                _ => Err("a share of the disk is a whole number from 0% to 100%".to_string()),
+            },
+            None => {
+                text.parse().map(|Size(bytes)| LowSpace::Bytes(bytes)).map_err(|error| format!("{error}, or 5%"))
+            }
+        }
+    }
 }
 
 /// How long running work may go on after the wish to stop, unless said otherwise.
@@ -51,6 +99,10 @@ impl ServerConfig {
             grace: DEFAULT_GRACE,
             rsa_bits: DEFAULT_RSA_BITS,
             segments_per_epoch: DEFAULT_SEGMENTS_PER_EPOCH,
+            watch: Watch::default(),
+            legacy: true,
+            legacy_oaep: LegacyOaep::Sha256,
+            daily_prune: None,
         }
     }
 }

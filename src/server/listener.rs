@@ -19,9 +19,13 @@ use super::admission::{self, Admitted};
 use super::config::{ServerConfig, WINDOW_BYTES};
 use super::connections::{Connection, Connections};
 use super::error::ServerError;
+use super::events::{self, EventKind, Events};
+use super::legacy::{self, HELD_MAX, Reservations};
 use super::operator;
+use super::prune;
 use super::semaphore::{Permit, Semaphore};
 use super::session::{Failure, Session};
+use super::sessions::Sessions;
 use super::statistics::{Count, Report, Statistics};
 use super::waiting_room::WaitingRoom;
 use crate::base::durable::Disk;
@@ -53,12 +57,18 @@ pub struct Shared {
     pub config: ServerConfig,
     pub store: Arc<Store>,
     pub statistics: Statistics,
+    pub events: Arc<Events>,
     key: PrivateKey,
-    slots: Arc<Semaphore>,
+    pub(super) slots: Arc<Semaphore>,
     /// RSA work at a time: one permit for each core.
-    rsa_gate: Arc<Semaphore>,
+    pub(super) rsa_gate: Arc<Semaphore>,
+    /// Legacy clients that are held until a session ends.
+    pub(super) legacy_held: Arc<Semaphore>,
+    /// Names given to legacy clients whose keys have not come yet.
+    pub(super) legacy_names: Arc<Reservations>,
     room: Arc<WaitingRoom>,
     connections: Arc<Connections>,
+    pub sessions: Arc<Sessions>,
     shutdown: Shutdown,
 }
 
@@ -78,6 +88,9 @@ pub struct Server {
     address: SocketAddr,
     accepting: JoinHandle<()>,
     operator: JoinHandle<()>,
+    prune: Option<JoinHandle<()>>,
+    /// Tells the operator; none where there is nothing to be told.
+    teller: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -98,20 +111,37 @@ impl Server {
         let shared = Arc::new(Shared {
             slots: Semaphore::new(config.max_clients.max(1)),
             rsa_gate: Semaphore::new(cores),
+            legacy_held: Semaphore::new(HELD_MAX),
+            legacy_names: Reservations::new(),
             room: WaitingRoom::new(),
             statistics: Statistics::new(),
+            events: Events::new(&config.watch),
             connections: Connections::new(),
+            sessions: Arc::default(),
             config,
             store: Arc::new(store),
             key,
             shutdown,
         });
-        let operator = operator::listen(&shared.store, shared.fingerprint(), &shared.shutdown)?;
+        let desk = operator::Desk {
+            store: shared.store.clone(),
+            fingerprint: shared.fingerprint(),
+            sessions: shared.sessions.clone(),
+            shutdown: shared.shutdown.clone(),
+        };
+        let operator = operator::listen(desk)?;
+        let sweeping = shared.store.clone();
+        shared.shutdown.close_on_request(move || sweeping.stop_sweeps());
+        let daily = shared.config.daily_prune.clone();
+        let start = |daily| prune::prune_daily(&shared.store, daily, &shared.shutdown);
+        let prune = daily.map(start).transpose()?;
+        let (watch, shutdown) = (shared.config.watch.clone(), shared.shutdown.clone());
+        let teller = events::start(watch, shared.events.clone(), shared.store.clone(), shutdown)?;
         let accepting = {
             let shared = shared.clone();
             spawn("accept", move || accept(&shared, &listener))?
         };
-        Ok(Server { shared, address, accepting, operator })
+        Ok(Server { shared, address, accepting, operator, prune, teller })
     }
 
     /// Where it listens, with the port that was really taken.
@@ -129,7 +159,7 @@ impl Server {
 
     /// Waits until the server has ended, in the order above.
     pub fn join(self) {
-        for thread in [self.accepting, self.operator] {
+        for thread in [self.accepting, self.operator].into_iter().chain(self.prune).chain(self.teller) {
             if let Err(panic) = thread.join() {
                 std::panic::resume_unwind(panic);
             }
@@ -249,6 +279,7 @@ fn conclude(shared: &Shared, peer: SocketAddr, result: thread::Result<Result<(),
         Err(_) => {
             shared.statistics.count(Count::Failure);
             log::error!("{peer}: a fault in the program ended this connection");
+            shared.events.tell(EventKind::Failure, None, "a fault in the program ended a connection");
         }
     }
 }
@@ -266,11 +297,9 @@ fn serve(
         // Opened and closed without a byte: a port check, no failure.
         None => return Ok(()),
         Some(FirstRequest::Native(handshake)) => *handshake,
-        Some(FirstRequest::Legacy { transport, code }) => {
-            log::warn!("{peer}: a legacy client (code {code}): this server does not speak its dialect");
-            shared.statistics.count(Count::Failure);
-            answer_general_error(&transport);
-            return Ok(());
+        Some(FirstRequest::Legacy { connection: line, header }) => {
+            shared.statistics.count(Count::Connection);
+            return legacy::serve(shared, line, header, peer, seat, connection);
         }
         Some(FirstRequest::Unknown { transport }) => {
             log::warn!("{peer}: not a message of this protocol");
@@ -347,13 +376,14 @@ fn begin_session<'a>(
     peer: SocketAddr,
     connection: &'a Connection,
 ) -> Result<Option<Session<'a>>, ChannelError> {
+    let visit = shared.sessions.enter(admitted.client, Some(channel.closer()));
     match admitted.register(&shared.store) {
         Ok(client) if client.id == admitted.client => {
             shared.statistics.count(Count::Session);
             channel.send_to_client(&ToClient::Welcome)?;
             channel.push()?;
             log::info!("{peer}: {} is here", client.name);
-            Ok(Some(Session { shared, client, channel, connection }))
+            Ok(Some(Session { shared, client, channel, connection, _visit: visit }))
         }
         other => {
             let answer = match other {

@@ -12,6 +12,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -20,15 +22,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::error::ServerError;
+use super::prune::{self, PruneRequest};
 use crate::base::durable::Disk;
 use crate::base::folder::open_folder;
 use crate::base::ids::UserName;
 use crate::base::shutdown::Shutdown;
 use crate::base::waker::waker;
-use crate::crypto::{EnrolToken, Fingerprint, PrivateKey, PublicKey, Secret};
-use crate::storage::{ClientRecord, Store, StoreError};
+use crate::crypto::{EnrolToken, Fingerprint, PrivateKey, Secret};
+use crate::storage::{Store, StoreError};
 
 use super::listener::KEY_NAME;
+use super::sessions::Sessions;
+
+mod clients;
+mod export;
+
+pub use export::{ExportRequest, export};
 
 /// Longest line on the socket, in bytes.
 const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -39,6 +48,10 @@ const SOCKET_TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
 /// Mode of the socket: whoever may write to it may use it.
 const SOCKET_MODE: u32 = 0o700;
+/// Commands that are worked on at a time; one more is sent away.
+const COMMANDS_MAX: usize = 8;
+/// How long a name stays open for a registration in the legacy dialect.
+const LEGACY_OPENING: Duration = Duration::from_secs(3_600);
 /// Most tokens that one command makes.
 const TOKENS_MAX: u32 = 10_000;
 
@@ -46,10 +59,45 @@ const TOKENS_MAX: u32 = 10_000;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum OperatorCommand {
-    /// One row for each client.
-    Clients,
+    /// One row for each client, or for each that has stored nothing for so many seconds.
+    Clients {
+        stale_seconds: Option<u64>,
+    },
+    /// Forgets a client's key.
+    ResetClient {
+        name: UserName,
+    },
+    /// Removes a client and all it stored.
+    RemoveClient {
+        name: UserName,
+    },
+    /// Sets how many bytes a client may store, or that it may store any number.
+    SetQuota {
+        name: UserName,
+        bytes: Option<u64>,
+    },
+    RenameClient {
+        name: UserName,
+        new: UserName,
+    },
     /// A token for `name`, or for `name-1` to `name-<count>`.
-    Enroll { name: UserName, count: Option<u32>, valid_hours: u32 },
+    Enroll {
+        name: UserName,
+        count: Option<u32>,
+        valid_hours: u32,
+    },
+    /// Opens `name` for one registration in the legacy dialect.
+    EnrollLegacy {
+        name: UserName,
+    },
+    /// A row for each snapshot that was dropped (or looked at, in a dry run), and for each client.
+    Prune(PruneRequest),
+    /// Has a snapshot kept whatever the rules say, or no longer so.
+    Hold {
+        client: Option<UserName>,
+        snapshot: String,
+        hold: bool,
+    },
 }
 
 /// Why a command was not carried out.
@@ -100,36 +148,68 @@ impl From<StoreError> for OperatorError {
 /// Carries a command out on the data folder, by itself or through the server that holds it. Gives the rows
 /// of the answer.
 pub fn operate(data: &Path, command: &OperatorCommand) -> Result<Vec<Value>, OperatorError> {
-    let has_key = data.join("keys").join(KEY_NAME).exists();
-    if !has_key {
-        return Err(OperatorError::NoServer { folder: data.to_path_buf() });
-    }
-    match Store::open(data, Disk::real()) {
-        Ok(store) => {
-            let der = store.read_key(KEY_NAME)?;
-            let key = der.and_then(|der| PrivateKey::from_pkcs8_der(&der).ok());
-            let key = key.ok_or_else(|| OperatorError::NoServer { folder: data.to_path_buf() })?;
-            Ok(execute(&store, key.public().fingerprint(), command)?)
-        }
-        Err(StoreError::Locked { .. }) => hand_over(data, command)
+    match desk_of(data) {
+        Ok(desk) => Ok(execute(&desk, command)?),
+        Err(OperatorError::Store(StoreError::Locked { .. })) => hand_over(data, command)
             .map_err(|source| OperatorError::Unreachable { folder: data.to_path_buf(), source })?,
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 
-fn execute(store: &Store, fingerprint: Fingerprint, command: &OperatorCommand) -> Result<Vec<Value>, StoreError> {
+/// A desk on a data folder that no server holds.
+fn desk_of(data: &Path) -> Result<Desk, OperatorError> {
+    let no_server = || OperatorError::NoServer { folder: data.to_path_buf() };
+    if !data.join("keys").join(KEY_NAME).exists() {
+        return Err(no_server());
+    }
+    let store = Store::open(data, Disk::real())?;
+    let key = store.read_key(KEY_NAME)?.and_then(|der| PrivateKey::from_pkcs8_der(&der).ok());
+    let fingerprint = key.ok_or_else(no_server)?.public().fingerprint();
+    Ok(Desk { store: Arc::new(store), fingerprint, sessions: Arc::default(), shutdown: Shutdown::new() })
+}
+
+/// What commands are carried out on.
+#[derive(Clone)]
+pub(super) struct Desk {
+    pub store: Arc<Store>,
+    /// Of the server's key.
+    pub fingerprint: Fingerprint,
+    pub sessions: Arc<Sessions>,
+    /// The wish that the server ends.
+    pub shutdown: Shutdown,
+}
+
+fn execute(desk: &Desk, command: &OperatorCommand) -> Result<Vec<Value>, StoreError> {
     match command {
-        OperatorCommand::Clients => clients(store),
+        OperatorCommand::Clients { stale_seconds } => clients::rows(desk, stale_seconds.map(Duration::from_secs)),
+        OperatorCommand::ResetClient { name } => clients::reset(desk, name),
+        OperatorCommand::RemoveClient { name } => clients::remove(desk, name),
+        OperatorCommand::SetQuota { name, bytes } => clients::set_quota(desk, name, *bytes),
+        OperatorCommand::RenameClient { name, new } => clients::rename(desk, name, new),
+        OperatorCommand::Prune(request) => prune::prune(&desk.store, request),
+        OperatorCommand::Hold { client, snapshot, hold } => {
+            prune::hold(&desk.store, client.as_ref(), snapshot, *hold)
+        }
         OperatorCommand::Enroll { name, count, valid_hours } => {
             let lifetime = Duration::from_secs(u64::from(*valid_hours) * 3_600);
             let names = names(name, *count)?;
             // All names first: a token that was made and is shown to nobody is worth nothing.
-            if let Some(taken) = names.iter().find(|name| store.client_named(name).is_some()) {
+            let taken = |name: &&UserName| desk.store.client_named(name).is_some_and(|client| !client.is_reset());
+            if let Some(taken) = names.iter().find(taken) {
                 return Err(StoreError::NameTaken { name: taken.to_string() });
             }
-            names.iter().map(|name| enroll(store, fingerprint, name, lifetime)).collect()
+            names.iter().map(|name| enroll(&desk.store, desk.fingerprint, name, lifetime)).collect()
         }
+        OperatorCommand::EnrollLegacy { name } => enroll_legacy(&desk.store, name),
     }
+}
+
+fn enroll_legacy(store: &Store, name: &UserName) -> Result<Vec<Value>, StoreError> {
+    if store.client_named(name).is_some() {
+        return Err(StoreError::NameTaken { name: name.to_string() });
+    }
+    let expires = store.open_to_legacy(name, LEGACY_OPENING)?;
+    Ok(vec![json!({ "name": name, "legacy": true, "expires": expires.to_string() })])
 }
 
 fn names(name: &UserName, count: Option<u32>) -> Result<Vec<UserName>, StoreError> {
@@ -152,31 +232,6 @@ fn enroll(
     let secret = Secret::from_bytes(store.create_token(name, lifetime)?);
     let token = EnrolToken { secret, server: fingerprint };
     Ok(json!({ "name": name, "token": token.to_text().as_str(), "valid_hours": lifetime.as_secs() / 3_600 }))
-}
-
-fn clients(store: &Store) -> Result<Vec<Value>, StoreError> {
-    store.clients().iter().map(|client| client_row(store, client)).collect()
-}
-
-fn client_row(store: &Store, client: &ClientRecord) -> Result<Value, StoreError> {
-    let heads = store.snapshots(client.id)?;
-    let last = heads.last();
-    let stored: u64 = heads.iter().map(|head| head.totals.stored_bytes).sum();
-    let fingerprint = PublicKey::from_spki_der(&client.public_key)
-        .map_or_else(|_| "unreadable".to_string(), |key| key.fingerprint().to_string());
-    Ok(json!({
-        "name": client.name,
-        "id": client.id,
-        "registered": client.registered.to_string(),
-        "last_success": last.map(|head| head.committed.to_string()),
-        "last_snapshot": last.map(|head| head.id),
-        "snapshots": heads.len(),
-        "damaged_snapshots": store.damaged_heads(client.id)?.len(),
-        "files": last.map_or(0, |head| head.totals.files),
-        "bytes": last.map_or(0, |head| head.totals.bytes),
-        "stored_bytes": stored,
-        "fingerprint": fingerprint,
-    }))
 }
 
 // ---- the socket ----
@@ -208,13 +263,9 @@ fn with_socket_path<T>(
 const SOCKET_NAME: &str = "control.sock";
 
 /// Takes commands for a running server until `shutdown`.
-pub(super) fn listen(
-    store: &std::sync::Arc<Store>,
-    fingerprint: Fingerprint,
-    shutdown: &Shutdown,
-) -> Result<JoinHandle<()>, ServerError> {
+pub(super) fn listen(desk: Desk) -> Result<JoinHandle<()>, ServerError> {
     let failed = |source| ServerError::Io { doing: "open the operator's socket in the data folder", source };
-    let data = store.path().to_path_buf();
+    let data = desk.store.path().to_path_buf();
     // This process holds the folder's lock, so a socket that is there is left over.
     let _ = std::fs::remove_file(data.join(SOCKET_NAME));
     let bind = |path: &Path| {
@@ -225,42 +276,61 @@ pub(super) fn listen(
     let listener = with_socket_path(&data, SOCKET_NAME, bind).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let (waker, wakes) = waker().map_err(failed)?;
-    shutdown.wake_on_request(waker);
-    let (store, shutdown) = (store.clone(), shutdown.clone());
+    desk.shutdown.wake_on_request(waker);
+    let shutdown = desk.shutdown.clone();
     let serve = move || {
-        while !shutdown.is_requested() {
-            match listener.accept() {
-                Ok((stream, _)) => {
-                    if let Err(error) = serve_command(&store, fingerprint, stream) {
-                        log::warn!("an operator's command failed: {error}");
+        let working = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            while !shutdown.is_requested() {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        let serve = || serve_counted(&desk, &working, stream);
+                        if let Err(error) = thread::Builder::new().name("command".into()).spawn_scoped(scope, serve)
+                        {
+                            log::warn!("cannot take an operator's command: {error}");
+                        }
+                    }
+                    Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                        log::warn!("cannot take operator's commands for now: {error}");
+                        shutdown.wait(Duration::from_millis(100));
+                    }
+                    Err(_) => {
+                        let _ = poll(
+                            &mut [PollFd::new(&listener, PollFlags::IN), PollFd::new(&wakes, PollFlags::IN)],
+                            None,
+                        );
                     }
                 }
-                Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
-                    log::warn!("cannot take operator's commands for now: {error}");
-                    shutdown.wait(Duration::from_millis(100));
-                }
-                Err(_) => {
-                    let _ = poll(
-                        &mut [PollFd::new(&listener, PollFlags::IN), PollFd::new(&wakes, PollFlags::IN)],
-                        None,
-                    );
-                }
             }
-        }
+        });
         let _ = std::fs::remove_file(data.join(SOCKET_NAME));
     };
     thread::Builder::new().name("operator".to_string()).spawn(serve).map_err(failed)
 }
 
-fn serve_command(store: &Store, fingerprint: Fingerprint, mut stream: UnixStream) -> std::io::Result<()> {
+fn serve_counted(desk: &Desk, working: &AtomicUsize, stream: UnixStream) {
+    let is_free = working.fetch_add(1, Ordering::SeqCst) < COMMANDS_MAX;
+    if let Err(error) = serve_command(desk, is_free, stream) {
+        log::warn!("an operator's command failed: {error}");
+    }
+    working.fetch_sub(1, Ordering::SeqCst);
+}
+
+fn serve_command(desk: &Desk, is_free: bool, mut stream: UnixStream) -> std::io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(SOCKET_TIMEOUT))?;
     stream.set_write_timeout(Some(SOCKET_TIMEOUT))?;
     let line = read_line(&stream)?;
+    if let (true, Ok(export::ExportLine { export })) = (is_free, serde_json::from_str(&line)) {
+        return export::serve(desk, &export, stream);
+    }
     let answer = match serde_json::from_str::<OperatorCommand>(&line) {
+        Ok(_) if !is_free => {
+            Answer::Error("the server works on other commands: try again when they are done".into())
+        }
         Ok(command) => {
             log::info!("operator: {line}");
-            match execute(store, fingerprint, &command) {
+            match execute(desk, &command) {
                 Ok(rows) => Answer::Rows(rows),
                 Err(error) => Answer::Error(error.to_string()),
             }
@@ -298,14 +368,19 @@ mod tests {
     #[test]
     fn a_name_that_is_taken_makes_no_token_for_any() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path(), Disk::real()).unwrap();
+        let store = Arc::new(Store::open(folder.path(), Disk::real()).unwrap());
         store.register(ClientId::random(), &"ada-2".parse().unwrap(), b"key", false).unwrap();
-        let fingerprint = Fingerprint::from_bytes([1; 32]);
+        let desk = Desk {
+            store,
+            fingerprint: Fingerprint::from_bytes([1; 32]),
+            sessions: Arc::default(),
+            shutdown: Shutdown::new(),
+        };
         let command =
             |count| OperatorCommand::Enroll { name: "ada".parse().unwrap(), count: Some(count), valid_hours: 1 };
-        let error = execute(&store, fingerprint, &command(3)).unwrap_err().to_string();
+        let error = execute(&desk, &command(3)).unwrap_err().to_string();
         assert!(error.starts_with("the name ada-2 belongs to another key"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path().join("tokens")).unwrap().count(), 0);
-        assert_eq!(execute(&store, fingerprint, &command(1)).unwrap().len(), 1);
+        assert_eq!(execute(&desk, &command(1)).unwrap().len(), 1);
     }
 }

@@ -1,6 +1,7 @@
 //! A counting semaphore: so many permits, each given back when it is dropped, whatever ended its holder.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Hands out at most `capacity` permits at a time.
 #[derive(Debug)]
@@ -45,6 +46,15 @@ impl Semaphore {
         }
         *free -= 1;
         Permit { semaphore: self.clone() }
+    }
+
+    /// Waits for a permit, but not longer than `limit`.
+    pub fn acquire_within(self: &Arc<Semaphore>, limit: Duration) -> Option<Permit> {
+        let free = self.free();
+        let waited = self.returned.wait_timeout_while(free, limit, |free| *free == 0);
+        let (mut free, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *free = free.checked_sub(1)?;
+        Some(Permit { semaphore: self.clone() })
     }
 
     fn free(&self) -> MutexGuard<'_, usize> {

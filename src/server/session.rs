@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::connections::Connection;
+use super::events::EventKind;
 use super::listener::Shared;
+use super::sessions::Visit;
 use super::statistics::Count;
 use super::{answers, upload};
 use crate::base::codec::DecodeError;
@@ -34,10 +36,11 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
         let (code, text) = match &error {
             _ if error.is_peer_fault() => (FailureCode::OutOfPlace, error.to_string()),
-            StoreError::NotFound { .. } | StoreError::Ambiguous { .. } => {
+            StoreError::NotFound { .. } | StoreError::Ambiguous { .. } | StoreError::Dropped { .. } => {
                 (FailureCode::NotFound, error.to_string())
             }
             StoreError::NameTaken { .. } => (FailureCode::Refused, error.to_string()),
+            StoreError::QuotaExceeded { .. } => (FailureCode::Quota, error.to_string()),
             StoreError::Superseded { .. } => (FailureCode::TakenOver, error.to_string()),
             StoreError::DiskFull { .. } => (
                 FailureCode::DiskFull,
@@ -90,6 +93,8 @@ pub struct Session<'a> {
     pub client: Arc<ClientRecord>,
     pub channel: Channel,
     pub connection: &'a Connection,
+    /// Says that the client is being served.
+    pub _visit: Visit,
 }
 
 impl Session<'_> {
@@ -138,6 +143,9 @@ impl Session<'_> {
     fn fail(mut self, counted: SegmentCounts, failure: &Failure) -> Result<(), ChannelError> {
         self.shared.statistics.count(Count::Failure);
         log::warn!("{}: {}", self.client.name, failure.text);
+        if let Some(kind) = EventKind::of_failure(failure.code) {
+            self.shared.events.tell(kind, Some(self.client.name.as_str()), &failure.text);
+        }
         self.channel.send_to_client(&failure.to_message())?;
         let counts = self.channel.end_after_failure();
         self.shared.statistics.add_segments(counted, counts);
@@ -175,8 +183,13 @@ impl Session<'_> {
     fn stream(&mut self, request: answers::Request) -> Result<(), End> {
         let (store, client) = (&self.shared.store, self.client.id);
         let streamed = worker::answer(&mut self.channel, |outbox: &mut Outbox| {
-            let rows = answers::stream(store, client, request, outbox)?;
-            outbox.send_to_client(&ToClient::End { rows })?;
+            let rows = answers::stream(store, client, request, outbox);
+            let damaged = outbox.damaged();
+            if damaged > 0 {
+                let text = format!("{damaged} damaged parts were met; the server's log names them");
+                self.shared.events.tell(EventKind::Damage, Some(self.client.name.as_str()), &text);
+            }
+            outbox.send_to_client(&ToClient::End { rows: rows? })?;
             Ok::<(), Ended>(())
         })?;
         match streamed {

@@ -104,6 +104,12 @@ impl Statistics {
         add(&self.segments_repeated, before.repeated, now.repeated);
     }
 
+    /// Adds bytes that were received and sent without segments.
+    pub fn add_bytes(&self, received: u64, sent: u64) {
+        self.bytes_received.fetch_add(received, Ordering::Relaxed);
+        self.bytes_sent.fetch_add(sent, Ordering::Relaxed);
+    }
+
     pub fn report(&self, slots: &Semaphore, room: &WaitingRoom) -> Report {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Report {

@@ -207,6 +207,11 @@ impl ContentMap {
         self.map.sources.len()
     }
 
+    /// The files that hold bytes of it.
+    pub fn all_sources(&self) -> &[Source] {
+        &self.map.sources
+    }
+
     /// Whether every file that holds bytes of it is there.
     pub fn has_all_sources(&self, files: &ClientFiles, path: &EntryPath) -> bool {
         self.map.sources.iter().all(|source| files.open(source, path).is_ok())

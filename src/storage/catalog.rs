@@ -2,20 +2,26 @@
 //! A head that is damaged or gone hides no other, and is not forgotten: its snapshot is named wherever snapshots
 //! are, and its sequence is not given out again.
 //!
-//! Locks: `commit` is held for a whole commit and orders the client's commits; `catalog` and `uploads` are
-//! held for moments only, never across a flush, so that listing does not wait for a commit. Taken in that
-//! order where more than one is.
+//! Locks: `pruning` orders what drops and sweeps; `commit` is held for a whole commit, and by a prune for each of
+//! its short steps; `catalog`, `uploads` and `pins` are held for moments only, never across a flush, so that
+//! listing does not wait for a commit. Taken in that order where more than one is.
+//!
+//! A snapshot is pinned while somebody reads it or is compared with it. Pinning and dropping look under the same
+//! lock, so that what is pinned is there, and what is there and pinned stays.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::clients::ClientRecord;
+use super::dropped::DroppedTotals;
 use super::error::StoreError;
 use super::head::{HEAD_BYTES_MAX, Head, HeadError};
-use super::layout::{Layout, head_name, index_name, names_in, read_small_file};
+use super::layout::{Layout, dropped_name, head_name, index_name, names_in, read_small_file};
+use super::quota::Quota;
+use super::summary::ClientSummary;
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::path::EntryPath;
 
@@ -31,17 +37,23 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct ClientState {
     pub record: Arc<ClientRecord>,
+    pub pruning: Mutex<()>,
     pub commit: Mutex<()>,
     catalog: Mutex<Option<Catalog>>,
     uploads: Mutex<HashMap<UploadId, Arc<OpenUpload>>>,
     closed: Condvar,
+    /// How many read each snapshot.
+    pins: Mutex<HashMap<SnapshotId, usize>>,
     /// Whether the client's folders have been made and flushed by this process.
     pub folders_ready: Mutex<bool>,
+    pub quota: Quota,
 }
 
 /// What other sessions see of an upload under way.
 pub struct OpenUpload {
-    pub superseded: AtomicBool,
+    superseded: AtomicBool,
+    /// Rises with everything that the upload takes in.
+    steps: AtomicU64,
     /// Ends the session that has it.
     end: Box<dyn Fn() + Send + Sync>,
 }
@@ -52,17 +64,38 @@ impl std::fmt::Debug for OpenUpload {
     }
 }
 
+impl OpenUpload {
+    /// Notes that the upload gets on. False once a newer session has taken it over.
+    pub fn goes_on(&self) -> bool {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        !self.superseded.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        self.superseded.store(true, Ordering::Relaxed);
+        (self.end)();
+    }
+}
+
+/// What an older session has received from a client that is gone is not to be lost: a newer one lets it get on so
+/// long, and no longer than it does.
+const WORK_OFF_MAX: Duration = Duration::from_secs(3);
+/// An older session that took nothing in for so long has nothing more.
+const WORK_OFF_QUIET: Duration = Duration::from_millis(400);
 /// How long a newer session waits for the older one to let go.
 const TAKE_OVER_WAIT_MAX: Duration = Duration::from_secs(30);
 
 impl ClientState {
     pub fn new(record: Arc<ClientRecord>) -> ClientState {
         ClientState {
+            quota: Quota::new(record.quota),
             record,
+            pruning: Mutex::default(),
             commit: Mutex::default(),
             catalog: Mutex::default(),
             uploads: Mutex::default(),
             closed: Condvar::new(),
+            pins: Mutex::default(),
             folders_ready: Mutex::default(),
         }
     }
@@ -76,8 +109,37 @@ impl ClientState {
         Ok(look(catalog.as_mut().expect("loaded just now")))
     }
 
+    /// The sums over the catalog, where it has been read.
+    pub fn loaded_summary(&self) -> Option<ClientSummary> {
+        locked(&self.catalog).as_ref().map(ClientSummary::of)
+    }
+
+    /// Has the catalog read again when it is asked for next. The caller holds `commit`: the catalog must not be
+    /// read between the renames of a commit.
+    pub fn forget_catalog(&self) {
+        *locked(&self.catalog) = None;
+    }
+
+    /// Keeps the snapshot that `choose` takes from the catalog from being dropped for as long as the pin is there.
+    pub fn pin(
+        self: &Arc<ClientState>,
+        layout: &Layout,
+        choose: impl FnOnce(&Catalog) -> Option<Arc<Head>>,
+    ) -> Result<Option<(Arc<Head>, Pin)>, StoreError> {
+        self.with_catalog(layout, |catalog| {
+            let head = choose(catalog)?;
+            *locked(&self.pins).entry(head.id).or_default() += 1;
+            let pin = Pin { state: self.clone(), snapshot: head.id };
+            Some((head, pin))
+        })
+    }
+
+    pub fn is_pinned(&self, snapshot: SnapshotId) -> bool {
+        locked(&self.pins).contains_key(&snapshot)
+    }
+
     /// Notes that an upload is under way, and `end` as the way to end its session. An older session of the
-    /// same upload is ended and waited for.
+    /// same upload is given [`WORK_OFF_MAX`] to work off what has come, then ended and waited for.
     ///
     /// # Errors
     /// `StillOpen` where the older one does not let go in time.
@@ -86,20 +148,38 @@ impl ClientState {
         id: UploadId,
         end: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Arc<OpenUpload>, StoreError> {
+        let mut uploads = self.let_work_off(id);
         let deadline = Instant::now() + TAKE_OVER_WAIT_MAX;
-        let mut uploads = locked(&self.uploads);
         while let Some(older) = uploads.get(&id) {
-            older.superseded.store(true, Ordering::Relaxed);
-            (older.end)();
+            older.end();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(StoreError::StillOpen { upload: id });
             }
             uploads = self.closed.wait_timeout(uploads, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let ticket = Arc::new(OpenUpload { superseded: AtomicBool::new(false), end });
+        let ticket = Arc::new(OpenUpload { superseded: AtomicBool::new(false), steps: AtomicU64::new(0), end });
         uploads.insert(id, ticket.clone());
         Ok(ticket)
+    }
+
+    /// Waits while an older session of the upload gets on, within bounds. One whose client is gone ends by itself.
+    fn let_work_off(&self, id: UploadId) -> MutexGuard<'_, HashMap<UploadId, Arc<OpenUpload>>> {
+        let began = Instant::now();
+        let (mut seen, mut moved) = (None, began);
+        let mut uploads = locked(&self.uploads);
+        while let Some(older) = uploads.get(&id) {
+            let steps = Some(older.steps.load(Ordering::Relaxed));
+            if seen != steps {
+                (seen, moved) = (steps, Instant::now());
+            }
+            let left = WORK_OFF_QUIET.saturating_sub(moved.elapsed());
+            if left.is_zero() || began.elapsed() >= WORK_OFF_MAX {
+                break;
+            }
+            uploads = self.closed.wait_timeout(uploads, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        uploads
     }
 
     /// Whether a session has this upload open.
@@ -113,6 +193,25 @@ impl ClientState {
             uploads.remove(&id);
         }
         self.closed.notify_all();
+    }
+}
+
+/// Keeps a snapshot from being dropped.
+#[derive(Debug)]
+pub struct Pin {
+    state: Arc<ClientState>,
+    snapshot: SnapshotId,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = locked(&self.state.pins);
+        if let Some(count) = pins.get_mut(&self.snapshot) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.snapshot);
+            }
+        }
     }
 }
 
@@ -137,12 +236,17 @@ pub struct Catalog {
     by_upload: HashMap<UploadId, Arc<Head>>,
     /// By id.
     damaged: Vec<DamagedHead>,
+    /// Those that must not be dropped.
+    pub held: BTreeSet<SnapshotId>,
+    /// What dropped snapshots take.
+    pub dropped: DroppedTotals,
 }
 
 impl Catalog {
-    fn load(folder: &Path) -> Result<Catalog, StoreError> {
-        let mut catalog = Catalog::default();
+    pub fn load(folder: &Path) -> Result<Catalog, StoreError> {
         let names = names_in(folder)?;
+        let mut catalog = Catalog { dropped: DroppedTotals::load(folder, &names)?, ..Catalog::default() };
+        catalog.held = names.iter().filter_map(|name| name.strip_suffix(".held")?.parse().ok()).collect();
         for id in names.iter().filter_map(|name| snapshot_of_head(name)) {
             match read_head(folder, id) {
                 Ok(head) => catalog.add(Arc::new(head)),
@@ -153,7 +257,8 @@ impl Catalog {
         }
         // No commit of this client is under way: each reads the catalog before it puts an index into place.
         for id in names.iter().filter_map(|name| name.strip_suffix(".index")?.parse().ok()) {
-            if names.binary_search(&head_name(id)).is_err() {
+            let is_there = |name: String| names.binary_search(&name).is_ok();
+            if !is_there(head_name(id)) && !is_there(dropped_name(id)) {
                 let index = folder.join(index_name(id));
                 catalog.add_damaged(id, format!("{} is there, and its head is gone", index.display()));
             }
@@ -178,6 +283,22 @@ impl Catalog {
         &self.heads
     }
 
+    /// What the snapshots take on the disk: the sum of the stored lengths in the heads, and what is left of dropped
+    /// ones.
+    pub fn stored_bytes(&self) -> u64 {
+        let dropped = self.dropped.left_bytes.saturating_add(self.dropped.waiting_bytes);
+        self.heads.iter().fold(dropped, |sum, head| sum.saturating_add(head.totals.stored_bytes))
+    }
+
+    /// Takes the snapshot out: it is being dropped.
+    pub fn remove(&mut self, id: SnapshotId) -> Option<Arc<Head>> {
+        let place = self.heads.iter().position(|head| head.id == id)?;
+        let head = self.heads.remove(place);
+        self.by_upload.remove(&head.upload);
+        self.dropped.newest_sequence = self.dropped.newest_sequence.max(head.sequence);
+        Some(head)
+    }
+
     pub fn of_upload(&self, upload: UploadId) -> Option<Arc<Head>> {
         self.by_upload.get(&upload).cloned()
     }
@@ -191,9 +312,9 @@ impl Catalog {
         &self.damaged
     }
 
-    /// A sequence that no snapshot has. Each damaged head may have taken one after the newest that can be read.
+    /// A sequence that no snapshot has or had. Each damaged head may have taken one after the newest that can be read.
     pub fn next_sequence(&self) -> u64 {
-        let newest = self.heads.last().map_or(0, |head| head.sequence);
+        let newest = self.heads.last().map_or(0, |head| head.sequence).max(self.dropped.newest_sequence);
         newest.saturating_add(self.damaged.len() as u64).saturating_add(1)
     }
 
@@ -269,7 +390,10 @@ pub fn snapshot_of_head(name: &str) -> Option<SnapshotId> {
 
 /// Reads the head of `id` from a client's folder of snapshots.
 pub fn read_head(folder: &Path, id: SnapshotId) -> Result<Head, StoreError> {
-    let path = folder.join(head_name(id));
+    read_head_file(folder.join(head_name(id)), id)
+}
+
+pub fn read_head_file(path: std::path::PathBuf, id: SnapshotId) -> Result<Head, StoreError> {
     match Head::decode(&read_small_file(&path, HEAD_BYTES_MAX)?) {
         Ok(head) if head.id == id => Ok(head),
         Ok(_) => Err(StoreError::damaged(&path, "it is the head of another snapshot")),

@@ -1,5 +1,8 @@
 //! Who may back up: one file for each client, `clients/<id>.json`, which binds a user name to a public key.
 //! A name belongs to its key for good; only the operator takes it away.
+//!
+//! Every change replaces the file first and what is in memory after it, so that a stop between leaves the old
+//! record or the new one.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -20,16 +23,36 @@ use crate::base::time::Timestamp;
 
 const CLIENT_VERSION: u64 = 1;
 const CLIENT_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// How many of its earlier names a client is still known by.
+const FORMER_NAMES_MAX: usize = 8;
 
 /// A registered client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientRecord {
     pub id: ClientId,
     pub name: UserName,
-    /// SubjectPublicKeyInfo, DER.
+    /// SubjectPublicKeyInfo, DER; empty once the operator has reset the client.
     pub public_key: Vec<u8>,
     pub registered: Timestamp,
+    /// Most bytes that its snapshots may take; none for as many as there are.
+    pub quota: Option<u64>,
+    /// What it was called before, so that it is still let in until it knows; the latest last.
+    pub(crate) former_names: Vec<UserName>,
+    /// Registered in the legacy dialect and not moved over yet: the name may be used there, and nowhere else may it.
+    pub legacy: bool,
     pub(crate) folder: ClientFolder,
+}
+
+impl ClientRecord {
+    /// Whether the operator has reset it: whoever has a token of its name becomes it.
+    pub fn is_reset(&self) -> bool {
+        self.public_key.is_empty()
+    }
+
+    /// Whether it is called so, or was before the operator renamed it.
+    pub fn is_called(&self, name: &UserName) -> bool {
+        self.name == *name || self.former_names.contains(name)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,6 +63,12 @@ struct ClientFile {
     folder: String,
     registered: Moment,
     public_key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quota: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former_names: Vec<UserName>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    legacy: bool,
 }
 
 /// All clients, in memory; the files say the same.
@@ -91,6 +120,7 @@ impl Clients {
         id: ClientId,
         name: &UserName,
         public_key: &[u8],
+        legacy: bool,
     ) -> Result<Arc<ClientRecord>, StoreError> {
         if let Some(record) = self.named(name) {
             return match record.public_key == public_key {
@@ -103,11 +133,112 @@ impl Clients {
             name: name.clone(),
             public_key: public_key.to_vec(),
             registered: Timestamp::now(),
+            quota: None,
+            former_names: Vec::new(),
+            legacy,
             folder: ClientFolder::create(name, id),
         });
         write_client(disk, folder, &record)?;
         self.insert(record.clone());
         Ok(record)
+    }
+
+    /// Replaces the record of a client by what `change` makes of it; durable when this returns.
+    fn change(
+        &mut self,
+        disk: &Disk,
+        folder: &Path,
+        id: ClientId,
+        change: impl FnOnce(&mut ClientRecord),
+    ) -> Result<Arc<ClientRecord>, StoreError> {
+        let record = self.get(id).ok_or_else(|| no_client(id))?;
+        let mut changed = (*record).clone();
+        change(&mut changed);
+        write_client(disk, folder, &changed)?;
+        let changed = Arc::new(changed);
+        self.by_name.remove(&record.name);
+        self.insert(changed.clone());
+        Ok(changed)
+    }
+
+    /// Forgets the key of a client: its name waits for another one.
+    pub fn reset(&mut self, disk: &Disk, folder: &Path, id: ClientId) -> Result<Arc<ClientRecord>, StoreError> {
+        self.change(disk, folder, id, |record| {
+            record.public_key.clear();
+            record.legacy = false;
+        })
+    }
+
+    /// Gives a client that was reset its new key.
+    ///
+    /// # Errors
+    /// `NameTaken` where it has one.
+    pub fn renew(
+        &mut self,
+        disk: &Disk,
+        folder: &Path,
+        id: ClientId,
+        public_key: &[u8],
+    ) -> Result<Arc<ClientRecord>, StoreError> {
+        let record = self.get(id).ok_or_else(|| no_client(id))?;
+        if !record.is_reset() {
+            return match record.public_key == public_key {
+                true => Ok(record),
+                false => Err(StoreError::NameTaken { name: record.name.to_string() }),
+            };
+        }
+        self.change(disk, folder, id, |record| record.public_key = public_key.to_vec())
+    }
+
+    pub fn set_quota(
+        &mut self,
+        disk: &Disk,
+        folder: &Path,
+        id: ClientId,
+        quota: Option<u64>,
+    ) -> Result<Arc<ClientRecord>, StoreError> {
+        self.change(disk, folder, id, |record| record.quota = quota)
+    }
+
+    /// Gives a client another name; its folders keep theirs.
+    ///
+    /// # Errors
+    /// `NameTaken` where another client has it.
+    pub fn rename(
+        &mut self,
+        disk: &Disk,
+        folder: &Path,
+        id: ClientId,
+        name: &UserName,
+    ) -> Result<Arc<ClientRecord>, StoreError> {
+        if self.named(name).is_some_and(|record| record.id != id) {
+            return Err(StoreError::NameTaken { name: name.to_string() });
+        }
+        self.change(disk, folder, id, |record| {
+            let former = std::mem::replace(&mut record.name, name.clone());
+            record.former_names.retain(|earlier| *earlier != former && earlier != name);
+            if former != *name {
+                record.former_names.push(former);
+            }
+            let surplus = record.former_names.len().saturating_sub(FORMER_NAMES_MAX);
+            record.former_names.drain(..surplus);
+        })
+    }
+
+    /// Takes a client out of the list in memory.
+    pub fn forget(&mut self, id: ClientId) {
+        if let Some(record) = self.by_id.remove(&id) {
+            self.by_name.remove(&record.name);
+        }
+    }
+
+    /// Closes a name to the legacy dialect for good; durable when this returns.
+    pub fn close_to_legacy(&mut self, disk: &Disk, folder: &Path, id: ClientId) -> Result<(), StoreError> {
+        let Some(record) = self.get(id).filter(|record| record.legacy) else { return Ok(()) };
+        let record = Arc::new(ClientRecord { legacy: false, ..(*record).clone() });
+        write_client(disk, folder, &record)?;
+        self.insert(record);
+        Ok(())
     }
 
     /// A random id whose folder name, which holds only half a word of it, is nobody else's.
@@ -122,6 +253,10 @@ impl Clients {
     }
 }
 
+fn no_client(id: ClientId) -> StoreError {
+    StoreError::NotFound { what: format!("client {id} is no longer here") }
+}
+
 fn write_client(disk: &Disk, folder: &Path, record: &ClientRecord) -> Result<(), StoreError> {
     let file = ClientFile {
         version: CLIENT_VERSION,
@@ -130,15 +265,23 @@ fn write_client(disk: &Disk, folder: &Path, record: &ClientRecord) -> Result<(),
         folder: record.folder.to_string(),
         registered: record.registered.into(),
         public_key: STANDARD.encode(&record.public_key),
+        quota: record.quota,
+        former_names: record.former_names.clone(),
+        legacy: record.legacy,
     };
     let mut bytes = serde_json::to_vec_pretty(&file).expect("strings and numbers always serialise");
     bytes.push(b'\n');
-    let name = format!("{}.json", record.id);
+    let name = client_file_name(record.id);
     let handle = open_folder(folder).at("open", folder)?;
     disk.replace_file(handle.as_fd(), name.as_bytes(), &bytes, FILE_MODE).at("write", &folder.join(name))
 }
 
-fn read_client(path: &Path) -> Result<ClientRecord, StoreError> {
+pub fn client_file_name(id: ClientId) -> String {
+    format!("{id}.json")
+}
+
+/// Reads the record of a client; its file is named by the id, whatever the ending.
+pub fn read_client(path: &Path) -> Result<ClientRecord, StoreError> {
     let bytes = read_small_file(path, CLIENT_FILE_BYTES_MAX)?;
     let file: ClientFile = serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(path, error))?;
     if file.version > CLIENT_VERSION {
@@ -148,5 +291,14 @@ fn read_client(path: &Path) -> Result<ClientRecord, StoreError> {
     let folder = ClientFolder::parse(&file.folder).filter(|_| own_name);
     let folder = folder.ok_or_else(|| StoreError::damaged(path, "its id or folder is not what it should be"))?;
     let public_key = STANDARD.decode(&file.public_key).map_err(|error| StoreError::damaged(path, error))?;
-    Ok(ClientRecord { id: file.id, name: file.name, public_key, registered: file.registered.into(), folder })
+    Ok(ClientRecord {
+        id: file.id,
+        name: file.name,
+        public_key,
+        registered: file.registered.into(),
+        quota: file.quota,
+        former_names: file.former_names,
+        legacy: file.legacy,
+        folder,
+    })
 }

@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use super::blocks_writer::{BLOCKS, DELTA};
 use super::catalog::locked;
@@ -25,10 +25,10 @@ use super::layout::{blocks_name, head_name, index_name};
 use super::range::HASH_BYTES;
 use super::recovery::Intent;
 use super::staging::{FILES, FLUSHED_SINGLY_MAX, HEAD, INDEX, INTENT};
+use super::summary::{self, ClientSummary};
 use super::upload::{CommitCounts, Slot, SlotState, Upload};
 use crate::base::folder::open_folder;
 use crate::base::ids::hex;
-use crate::base::time::Timestamp;
 
 impl Upload {
     /// Makes the snapshot. When this returns it is on the disk, whatever happens next.
@@ -42,23 +42,52 @@ impl Upload {
             self.abandoned = true;
             return Err(error);
         }
+        let state = self.state.clone();
+        self.commit_in_turn(counts.unreadable, locked(&state.commit))
+    }
+
+    /// The commit of an upload that is complete, in its turn among the client's commits. The turn is over before
+    /// what is left of the upload is swept.
+    pub(super) fn commit_in_turn(
+        mut self,
+        unreadable: u64,
+        _turn: MutexGuard<'_, ()>,
+    ) -> Result<Arc<Head>, StoreError> {
         let (shared, state) = (self.shared.clone(), self.state.clone());
-        let _turn = locked(&state.commit);
         self.check_live()?;
         let upload = self.request.upload;
         if let Some(head) = state.with_catalog(&shared.layout, |catalog| catalog.of_upload(upload))? {
             return Ok(head);
         }
         self.check_unused()?;
+        self.check_commit_quota()?;
         self.sweep_unused()?;
         self.committing = true;
         let sequence = state.with_catalog(&shared.layout, |catalog| catalog.next_sequence())?;
-        let head = Arc::new(self.write_plan(sequence, counts.unreadable)?);
+        let head = Arc::new(self.write_plan(sequence, unreadable)?);
         self.flush()?;
         self.put_in_place()?;
         self.committed = true;
-        state.with_catalog(&shared.layout, |catalog| catalog.add(head.clone()))?;
+        let summary = state.with_catalog(&shared.layout, |catalog| {
+            catalog.add(head.clone());
+            ClientSummary::of(catalog)
+        })?;
+        let record = &state.record;
+        summary::keep_after_change(&shared.disk, &shared.layout, record.id, &record.folder, &summary);
         Ok(head)
+    }
+
+    /// Whether the snapshot fits the client's quota beside those that are there now.
+    fn check_commit_quota(&self) -> Result<(), StoreError> {
+        let stored = self.state.with_catalog(&self.shared.layout, |catalog| catalog.stored_bytes())?;
+        let index_bytes: u64 = self.records().map(IndexRecord::encoded_bytes).sum();
+        self.state.quota.check(stored.saturating_add(self.stored_bytes(index_bytes)))
+    }
+
+    /// What the snapshot adds to the disk.
+    fn stored_bytes(&self, index_bytes: u64) -> u64 {
+        let large = self.large.delta_bytes() + self.large.blocks_bytes();
+        self.new_bytes + large + self.range_bytes + index_bytes
     }
 
     fn check_complete(&self, counts: CommitCounts) -> Result<(), StoreError> {
@@ -134,11 +163,8 @@ impl Upload {
 
     fn head(&self, sequence: u64, index_bytes: u64, index_blake3: [u8; HASH_BYTES]) -> Head {
         let new_bytes = self.new_bytes + self.large.delta_bytes();
-        let mut totals = SnapshotTotals {
-            new_bytes,
-            stored_bytes: new_bytes + self.large.blocks_bytes() + self.range_bytes + index_bytes,
-            ..SnapshotTotals::default()
-        };
+        let mut totals =
+            SnapshotTotals { new_bytes, stored_bytes: self.stored_bytes(index_bytes), ..SnapshotTotals::default() };
         for record in self.records() {
             totals.entries += u64::from(record.entries);
             totals.files += u64::from(record.files);
@@ -152,11 +178,12 @@ impl Upload {
             upload: self.request.upload,
             parent: self.base().map(|base| base.id),
             started: self.request.started,
-            committed: Timestamp::now(),
+            committed: self.shared.clock.now(),
             roots: self.request.roots.clone(),
             label: self.request.label.clone(),
             host: self.request.host.clone(),
             tags: self.request.tags.clone(),
+            unauthenticated: self.unauthenticated,
             totals,
             index_blake3,
         }

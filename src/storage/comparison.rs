@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::catalog::Pin;
 use super::error::StoreError;
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_index};
@@ -80,10 +81,22 @@ impl RangeSet {
         Some(&entries[found])
     }
 
+    /// The place of the range that an entry with this path belongs to: the last that begins before it, else the first;
+    /// none where there is no range.
+    pub fn place_for(&self, path: &EntryPath) -> Option<usize> {
+        let after = self.records.partition_point(|record| record.first <= *path);
+        (!self.records.is_empty()).then(|| after.saturating_sub(1))
+    }
+
+    /// Reads the entries of one range.
+    pub fn read(&self, place: usize) -> Result<Vec<StoredEntry>, StoreError> {
+        read_range(&self.folder, &self.records[place])
+    }
+
     /// The entries of one range; none where it is damaged.
     pub fn load(&mut self, place: usize) -> &[StoredEntry] {
         if self.loaded.as_ref().is_none_or(|(loaded, _)| *loaded != place) {
-            let entries = read_range(&self.folder, &self.records[place]).unwrap_or_else(|error| {
+            let entries = self.read(place).unwrap_or_else(|error| {
                 log::warn!("files are sent again: {error}");
                 Vec::new()
             });
@@ -93,21 +106,26 @@ impl RangeSet {
     }
 }
 
-/// One snapshot, made ready to be compared with.
+/// One snapshot, made ready to be compared with. It is not dropped meanwhile.
 #[derive(Debug)]
 pub struct Base {
     head: Arc<Head>,
     ranges: RangeSet,
+    _pin: Pin,
 }
 
 impl Base {
-    pub fn open(layout: &Layout, client: &ClientFolder, head: Arc<Head>) -> Result<Base, StoreError> {
+    pub fn open(layout: &Layout, client: &ClientFolder, head: Arc<Head>, pin: Pin) -> Result<Base, StoreError> {
         let records = read_index(layout, client, &head)?;
-        Ok(Base { head, ranges: RangeSet::new(layout.ranges(client), records) })
+        Ok(Base { head, ranges: RangeSet::new(layout.ranges(client), records), _pin: pin })
     }
 
     pub fn head(&self) -> &Arc<Head> {
         &self.head
+    }
+
+    pub fn ranges(&self) -> &RangeSet {
+        &self.ranges
     }
 
     /// The range with this hash, if it may be shared: it is settled, and it lies within one of `roots` (or

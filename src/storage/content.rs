@@ -210,7 +210,7 @@ impl ContentReader {
 /// Where a plain file has data and where holes, as the file system tells it; one that does not know holes says
 /// that all is data.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-fn plain_segment(file: &File, position: u64, size: u64) -> io::Result<Segment> {
+pub fn plain_segment(file: &File, position: u64, size: u64) -> io::Result<Segment> {
     use rustix::fs::{SeekFrom, seek};
     let segment = |end: u64, is_hole| Segment { bytes: end.min(size) - position, is_hole };
     match seek(file, SeekFrom::Data(position)) {
@@ -226,7 +226,7 @@ fn plain_segment(file: &File, position: u64, size: u64) -> io::Result<Segment> {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-fn plain_segment(_file: &File, position: u64, size: u64) -> io::Result<Segment> {
+pub fn plain_segment(_file: &File, position: u64, size: u64) -> io::Result<Segment> {
     Ok(Segment { bytes: size - position, is_hole: false })
 }
 

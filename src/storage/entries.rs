@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::vec;
 
+use super::catalog::Pin;
 use super::comparison::read_range;
 use super::error::StoreError;
 use super::index::IndexRecord;
@@ -11,7 +12,7 @@ use super::range::StoredEntry;
 use crate::base::entry::merge_roots;
 use crate::base::path::EntryPath;
 
-/// The entries of a snapshot. A damaged range is one error; the walk goes on behind it.
+/// The entries of a snapshot, which is not dropped meanwhile. A damaged range is one error; the walk goes on behind it.
 #[derive(Debug)]
 pub struct Entries {
     ranges: PathBuf,
@@ -21,14 +22,15 @@ pub struct Entries {
     /// Only what comes later is given.
     after: Option<EntryPath>,
     damaged: Option<IndexRecord>,
+    _pin: Pin,
 }
 
 impl Entries {
-    pub(super) fn new(ranges: PathBuf, mut records: Vec<IndexRecord>, filter: &[EntryPath]) -> Entries {
+    pub(super) fn new(ranges: PathBuf, mut records: Vec<IndexRecord>, filter: &[EntryPath], pin: Pin) -> Entries {
         let filter = Filter::new(filter);
         records.retain(|record| filter.may_select(record));
         let (records, current) = (records.into_iter(), Vec::new().into_iter());
-        Entries { ranges, records, current, filter, after: None, damaged: None }
+        Entries { ranges, records, current, filter, after: None, damaged: None, _pin: pin }
     }
 
     /// Leaves out what does not come later than `path`; nothing has been given yet.

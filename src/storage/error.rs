@@ -6,6 +6,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::base::amount::Size;
 use crate::base::codec::DecodeError;
 use crate::base::ids::{SnapshotId, UploadId};
 
@@ -33,12 +34,18 @@ pub enum StoreError {
     NotFound { what: String },
     /// A snapshot prefix that fits several.
     Ambiguous { selector: String, matches: Vec<String> },
+    /// The snapshot was there a moment ago.
+    Dropped { snapshot: SnapshotId },
     /// Another process holds the data folder.
     Locked { path: PathBuf, holder: String },
     /// Part of the data folder lies on another file system, where a rename cannot lead.
     SeveralFileSystems { path: PathBuf },
     /// The user name belongs to another key.
     NameTaken { name: String },
+    /// The client has sessions, under which it cannot be removed.
+    InUse { name: String, sessions: usize },
+    /// The client's quota does not allow more.
+    QuotaExceeded { quota: u64 },
     /// The operating system refused.
     Io { doing: &'static str, path: PathBuf, source: io::Error },
 }
@@ -123,6 +130,12 @@ impl fmt::Display for StoreError {
             StoreError::Ambiguous { selector, matches } => {
                 write!(f, "\"{selector}\" fits several snapshots ({}): give more of the id", matches.join(", "))
             }
+            StoreError::Dropped { snapshot } => {
+                write!(
+                    f,
+                    "snapshot {snapshot} has been dropped by a prune: \"cyberbackup snapshots\" lists the others"
+                )
+            }
             StoreError::Locked { path, holder } => write!(
                 f,
                 "{} is in use by {holder}: stop it, or name another data folder with --data",
@@ -136,6 +149,19 @@ impl fmt::Display for StoreError {
             StoreError::NameTaken { name } => {
                 write!(f, "the name {name} belongs to another key: use that key, or another name")
             }
+            StoreError::InUse { name, sessions: 1 } => {
+                write!(f, "{name} has a session: wait for its end, or reset the client first, which ends it")
+            }
+            StoreError::InUse { name, sessions } => write!(
+                f,
+                "{name} has {sessions} sessions: wait for their end, or reset the client first, which ends them"
+            ),
+            StoreError::QuotaExceeded { quota } => write!(
+                f,
+                "the quota of {} is used up: ask the server's operator to raise it or to prune (\"cyberbackup clients \
+                 quota NAME SIZE\"), then run the same command again: it goes on where it was",
+                Size(*quota)
+            ),
             StoreError::Io { doing, path, source } => write!(f, "cannot {doing} {}: {source}", path.display()),
         }
     }

@@ -37,6 +37,8 @@ pub struct Head {
     pub label: String,
     pub host: String,
     pub tags: Vec<String>,
+    /// Nobody proved to be the client: it came in the legacy dialect.
+    pub unauthenticated: bool,
     pub totals: SnapshotTotals,
     /// The hash at the end of the index.
     pub index_blake3: [u8; HASH_BYTES],
@@ -77,6 +79,8 @@ struct HeadFile {
     host: String,
     #[serde(default)]
     tags: Vec<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unauthenticated: bool,
     totals: SnapshotTotals,
     index_blake3: String,
 }
@@ -158,6 +162,7 @@ impl Head {
             label: self.label.clone(),
             host: self.host.clone(),
             tags: self.tags.clone(),
+            unauthenticated: self.unauthenticated,
             totals: self.totals,
             index_blake3: hex(&self.index_blake3),
         };
@@ -180,6 +185,7 @@ impl Head {
             label: file.label,
             host: file.host,
             tags: file.tags,
+            unauthenticated: file.unauthenticated,
             totals: file.totals,
             index_blake3,
         })
@@ -238,6 +244,7 @@ mod tests {
             label: label.to_string(),
             host: "h".to_string(),
             tags: vec!["t".to_string()],
+            unauthenticated: label.len() % 2 == 1,
             totals: SnapshotTotals { entries: 1, bytes: u64::MAX, ..SnapshotTotals::default() },
             index_blake3: [3; 32],
         }

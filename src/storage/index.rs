@@ -112,6 +112,12 @@ pub fn encode_index<'a>(
     (bytes, trailer)
 }
 
+/// The records of an index whose head cannot say what its hash is.
+pub fn decode_headless_index(bytes: &[u8], snapshot: SnapshotId) -> Result<Vec<IndexRecord>, DecodeError> {
+    let trailer = bytes.last_chunk::<HASH_BYTES>().ok_or(DecodeError::Short { what: "index" })?;
+    decode_index(bytes, snapshot, trailer)
+}
+
 /// The records of the index of `snapshot`, whose hash the head gave as `expected`.
 pub fn decode_index(
     bytes: &[u8],

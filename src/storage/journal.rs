@@ -2,7 +2,8 @@
 //! earlier one was cut off.
 //!
 //! Bytes: magic `cbkjrnl1` · records. A record: length u32 · kind u8 · body · CRC32 u32 of length, kind and
-//! body. Kinds: 1 begin (run [16], snapshot id [25], BLAKE3 [32] of the roots), 2 content (a stored entry as in
+//! body. Kinds: 1 begin (run [16], snapshot id [25], BLAKE3 [32] of the
+//! roots, id [25] of the snapshot it is compared with, zeros for none), 2 content (a stored entry as in
 //! a range file), 3 range (new bytes u64, index record), 4 checkpoint, 5 lengths (bytes u64 of the `blocks` file,
 //! bytes u64 of the `delta` file), before the record of each content whose blocks are recorded, 6 partial (a stored
 //! entry as in a range file, whose sums and blocks are those of the beginning of its content), 7 gone (a path, of
@@ -37,6 +38,9 @@ const PARTIALS_MAX: usize = 4;
 /// Length and kind before the body, CRC32 after it.
 const RECORD_OVERHEAD: usize = 4 + 1 + 4;
 
+/// Stands for no base.
+const NO_BASE: &[u8; SnapshotId::LENGTH] = &[0; SnapshotId::LENGTH];
+
 const KIND_BEGIN: u8 = 1;
 const KIND_CONTENT: u8 = 2;
 const KIND_RANGE: u8 = 3;
@@ -52,6 +56,8 @@ pub struct Begin {
     pub run: [u8; 16],
     pub snapshot: SnapshotId,
     pub roots: [u8; HASH_BYTES],
+    /// The snapshot that the upload is compared with, in all its sessions.
+    pub base: Option<SnapshotId>,
 }
 
 /// A finished range, and how many of its content bytes this upload brought.
@@ -89,6 +95,7 @@ pub fn put_begin(out: &mut Vec<u8>, begin: &Begin) {
         body.put_bytes(&begin.run);
         body.put_bytes(begin.snapshot.as_str().as_bytes());
         body.put_bytes(&begin.roots);
+        body.put_bytes(begin.base.as_ref().map_or(&NO_BASE[..], |base| base.as_str().as_bytes()));
     });
 }
 
@@ -141,6 +148,18 @@ enum Record {
     Lengths(Mark),
     Partial(Box<StoredEntry>),
     Gone(EntryPath),
+}
+
+/// How a journal begins; none where it does not even do that.
+pub fn read_begin(mut source: impl Read) -> io::Result<Option<Begin>> {
+    let mut record = vec![0; MAGIC.len()];
+    if !fill(&mut source, &mut record)? || record != MAGIC || !read_record(&mut source, &mut record)? {
+        return Ok(None);
+    }
+    match decode(record[4], &record[5..record.len() - 4]) {
+        Ok(Record::Begin(begin)) => Ok(Some(begin)),
+        _ => Ok(None),
+    }
 }
 
 /// Reads a journal as far as it is to be believed, record by record. `run` is the present process's.
@@ -197,6 +216,7 @@ fn decode(kind: u8, body: &[u8]) -> Result<Record, DecodeError> {
             run: reader.array("run")?,
             snapshot: decode_snapshot_id(&mut reader)?,
             roots: reader.array("roots")?,
+            base: decode_base(&mut reader)?,
         }),
         KIND_CONTENT => Record::Content(Box::new(StoredEntry::decode(&mut reader)?)),
         KIND_RANGE => {
@@ -216,6 +236,14 @@ fn decode(kind: u8, body: &[u8]) -> Result<Record, DecodeError> {
     };
     reader.finish("journal record")?;
     Ok(record)
+}
+
+fn decode_base(reader: &mut Reader<'_>) -> Result<Option<SnapshotId>, DecodeError> {
+    let bytes: [u8; SnapshotId::LENGTH] = reader.array("base")?;
+    match bytes == *NO_BASE {
+        true => Ok(None),
+        false => decode_snapshot_id(&mut Reader::new(&bytes)).map(Some),
+    }
 }
 
 /// Whether the bytes may be lost that a record tells of.
@@ -345,7 +373,7 @@ mod tests {
     }
 
     fn begin(run: u8) -> Begin {
-        Begin { run: [run; 16], snapshot: "20260131T235959Z-00c0ffee".parse().unwrap(), roots: [9; 32] }
+        Begin { run: [run; 16], snapshot: "20260131T235959Z-00c0ffee".parse().unwrap(), roots: [9; 32], base: None }
     }
 
     #[test]

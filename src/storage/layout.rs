@@ -90,6 +90,16 @@ impl Layout {
     pub fn snapshots_of_all(&self) -> PathBuf {
         self.data.join("snapshots")
     }
+    /// The folders that have one for each client.
+    pub fn client_parents(&self) -> [PathBuf; 5] {
+        [
+            self.received_of_all(),
+            self.deltas_of_all(),
+            self.ranges_of_all(),
+            self.snapshots_of_all(),
+            self.incoming_of_all(),
+        ]
+    }
     pub fn incoming(&self, client: &ClientFolder) -> PathBuf {
         self.incoming_of_all().join(client.as_str())
     }
@@ -121,6 +131,16 @@ pub fn blocks_name(snapshot: SnapshotId) -> String {
 
 pub fn index_name(snapshot: SnapshotId) -> String {
     format!("{snapshot}.index")
+}
+
+/// What a head is called once its snapshot has been dropped.
+pub fn dropped_name(snapshot: SnapshotId) -> String {
+    format!("{snapshot}.dropped")
+}
+
+/// What says that a snapshot must not be dropped.
+pub fn held_name(snapshot: SnapshotId) -> String {
+    format!("{snapshot}.held")
 }
 
 /// A folder that is there keeps its mode: somebody chose it. The folders above are made as the umask says.

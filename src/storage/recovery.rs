@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::blocks_writer::{BLOCKS, DELTA};
 use super::catalog::ClientState;
 use super::error::{At, StoreError};
-use super::layout::{ClientFolder, Layout, blocks_name, head_name, index_name, names_in, read_small_file};
+use super::layout::{
+    ClientFolder, Layout, blocks_name, dropped_name, head_name, index_name, names_in, read_small_file,
+};
 use super::staging::{FILES, INTENT, sweep};
 use super::store::Shared;
 use crate::base::durable::{Disk, TEMPORARY_PREFIX, exists};
@@ -183,11 +185,14 @@ fn settle_commit(
     snapshot: SnapshotId,
 ) -> Result<String, StoreError> {
     let path = layout.snapshots(client);
-    if let Some(snapshots) = open_if_there(&path)?
-        && exists(snapshots.as_fd(), head_name(snapshot).as_bytes()).at("look into", &path)?
-    {
-        disk.flush_folder(snapshots.as_fd(), b"snapshots").at("flush", &path)?;
-        return Ok(format!("the commit of {snapshot} was finished"));
+    if let Some(snapshots) = open_if_there(&path)? {
+        // A snapshot that has been dropped since was committed, too.
+        for name in [head_name(snapshot), dropped_name(snapshot)] {
+            if exists(snapshots.as_fd(), name.as_bytes()).at("look into", &path)? {
+                disk.flush_folder(snapshots.as_fd(), b"snapshots").at("flush", &path)?;
+                return Ok(format!("the commit of {snapshot} was finished"));
+            }
+        }
     }
     take_back(disk, layout, client, staging, snapshot)?;
     Ok(format!("the commit of {snapshot} was interrupted and taken back"))
@@ -235,7 +240,7 @@ fn remove_snapshot_file(disk: &Disk, path: &Path, name: &str) -> Result<(), Stor
 }
 
 /// None for a folder that somebody has removed: nothing is left in it to bring into order.
-fn open_if_there(path: &Path) -> Result<Option<OwnedFd>, StoreError> {
+pub fn open_if_there(path: &Path) -> Result<Option<OwnedFd>, StoreError> {
     match open_folder(path) {
         Ok(folder) => Ok(Some(folder)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -250,9 +255,12 @@ fn report_unexplained(
     client: &ClientFolder,
     report: &mut RecoveryReport,
 ) -> Result<(), StoreError> {
-    let snapshots = layout.snapshots(client);
+    // Listed once: looking for each head by itself would make the start of a large store slow.
+    let heads = names_in(&layout.snapshots(client))?;
     for name in names_in(&layout.received(client))? {
-        if !snapshots.join(format!("{name}.json")).exists() {
+        let explained =
+            [".json", ".dropped"].iter().any(|end| heads.binary_search(&format!("{name}{end}")).is_ok());
+        if !explained {
             let path = layout.received(client).join(&name);
             report.lines.push(format!("{} belongs to no snapshot; it is left alone", path.display()));
         }
@@ -260,7 +268,7 @@ fn report_unexplained(
     Ok(())
 }
 
-fn sweep_temporary(disk: &Disk, path: &Path) -> Result<(), StoreError> {
+pub fn sweep_temporary(disk: &Disk, path: &Path) -> Result<(), StoreError> {
     let folder = open_folder(path).at("open", path)?;
     for name in names_in(path)?.iter().filter(|name| name.starts_with(TEMPORARY_PREFIX)) {
         disk.remove_file(folder.as_fd(), name.as_bytes()).at("remove", &path.join(name))?;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::blocks_reader::ClientFiles;
@@ -15,7 +16,6 @@ use super::staging::{JOURNAL, RANGES, Staging};
 use crate::base::codec::Writer;
 use crate::base::durable::NewFile;
 use crate::base::ids::SnapshotId;
-use crate::base::limits::LARGE_FILE_BYTES;
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
 use crate::crypto::blake3_hash;
@@ -23,8 +23,10 @@ use crate::crypto::blake3_hash;
 /// How much is stored between two checkpoints, and how long a lesser amount waits for one.
 const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
-/// Records are gathered to so many bytes before they are written.
+/// Records are gathered to so many bytes before they are written, or until they tell of so many bytes of contents:
+/// what is gathered is lost with the process.
 const JOURNAL_BUFFER_BYTES: usize = 16 * 1024;
+const TOLD_BYTES: u64 = 128 * 1024;
 
 /// An upload's folder, ready to go on.
 pub struct Opened {
@@ -34,17 +36,29 @@ pub struct Opened {
     pub large: LargeFiles,
 }
 
-/// Reads what an earlier session left, if it is of any use, and begins this session's part of the journal.
-/// `files` is where the client's stored bytes lie.
+/// How the journal of the upload in this folder begins; none where there is none.
+pub fn begin_of(upload: &Path) -> Result<Option<Begin>, StoreError> {
+    let path = upload.join(std::str::from_utf8(JOURNAL).expect("an ASCII literal"));
+    match File::open(&path) {
+        Ok(file) => journal::read_begin(BufReader::with_capacity(256, file)).at("read", &path),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error).at("open", &path),
+    }
+}
+
+/// Reads what an earlier session left, if it is of any use, and begins this session's part of the journal. It is
+/// of use to an upload of the same roots that is compared with the same snapshot `base`: what it names is the
+/// upload's own or the base's, always. `files` is where the client's stored bytes lie.
 pub fn open(
     staging: &mut Staging,
     run: &[u8; 16],
     roots: &[EntryPath],
+    base: Option<SnapshotId>,
     files: ClientFiles,
 ) -> Result<Opened, StoreError> {
     let roots = roots_hash(roots);
     let journaled = read(staging, run)?;
-    if let Some(begin) = journaled.begin.filter(|begin| begin.roots == roots) {
+    if let Some(begin) = journaled.begin.filter(|begin| (begin.roots, begin.base) == (roots, base)) {
         match open_large(staging, begin.snapshot, journaled.lengths) {
             Ok(large) => {
                 let begin = Begin { run: *run, ..begin };
@@ -59,7 +73,7 @@ pub fn open(
             Err(error) => return Err(error),
         }
     }
-    open_anew(staging, Begin { run: *run, snapshot: SnapshotId::create(Timestamp::now()), roots })
+    open_anew(staging, Begin { run: *run, snapshot: SnapshotId::create(Timestamp::now()), roots, base })
 }
 
 fn open_anew(staging: &mut Staging, begin: Begin) -> Result<Opened, StoreError> {
@@ -88,7 +102,7 @@ fn read(staging: &Staging, run: &[u8; 16]) -> Result<Journaled, StoreError> {
 }
 
 /// An upload is of certain roots; with others it is another one.
-fn roots_hash(roots: &[EntryPath]) -> [u8; HASH_BYTES] {
+pub fn roots_hash(roots: &[EntryPath]) -> [u8; HASH_BYTES] {
     let mut bytes = Vec::new();
     roots.iter().for_each(|root| bytes.put_bytes16(root.as_bytes()));
     blake3_hash(&bytes)
@@ -99,6 +113,8 @@ fn roots_hash(roots: &[EntryPath]) -> [u8; HASH_BYTES] {
 pub struct JournalWriter {
     file: NewFile,
     buffer: Vec<u8>,
+    /// The bytes of the contents that the buffer tells of.
+    told_bytes: u64,
     /// Whether the journal tells of anything that is worth keeping.
     tells: bool,
     bytes_since_checkpoint: u64,
@@ -114,18 +130,15 @@ impl JournalWriter {
         }
         journal::put_begin(&mut buffer, begin);
         let tells = valid_bytes > 0;
-        Ok(JournalWriter { file, buffer, tells, bytes_since_checkpoint: 0, checkpointed: Instant::now() })
+        let checkpointed = Instant::now();
+        Ok(JournalWriter { file, buffer, told_bytes: 0, tells, bytes_since_checkpoint: 0, checkpointed })
     }
 
     pub fn content(&mut self, stored: &StoredEntry) -> io::Result<()> {
-        self.bytes_since_checkpoint += stored.content.as_ref().map_or(0, |content| content.sums.size);
+        let size = stored.content.as_ref().map_or(0, |content| content.sums.size);
+        self.bytes_since_checkpoint += size;
+        self.told_bytes += size;
         journal::put_content(&mut self.buffer, stored);
-        // A record that stands for much is not left to be lost with the process.
-        let large = stored.content.as_ref().is_some_and(|content| content.sums.size >= LARGE_FILE_BYTES);
-        if large {
-            self.tells = true;
-            return self.write();
-        }
         self.write_when_full()
     }
 
@@ -190,12 +203,14 @@ impl JournalWriter {
 
     fn write_when_full(&mut self) -> io::Result<()> {
         self.tells = true;
-        if self.buffer.len() >= JOURNAL_BUFFER_BYTES { self.write() } else { Ok(()) }
+        let is_full = self.buffer.len() >= JOURNAL_BUFFER_BYTES || self.told_bytes >= TOLD_BYTES;
+        if is_full { self.write() } else { Ok(()) }
     }
 
     fn write(&mut self) -> io::Result<()> {
         self.file.write(&self.buffer)?;
         self.buffer.clear();
+        self.told_bytes = 0;
         Ok(())
     }
 }

@@ -220,6 +220,13 @@ impl Staging {
         removed.at("remove a file below", &self.path)
     }
 
+    /// Removes all contents, as if none had been staged.
+    pub fn clear_files(&mut self) -> Result<(), StoreError> {
+        (self.files, self.many_contents) = (None, false);
+        self.few_contents.clear();
+        remove_tree(&self.disk, self.folder.as_fd(), FILES).at("empty", &self.path)
+    }
+
     /// Writes a finished range under its name.
     pub fn write_range(&mut self, name: &[u8; HASH_BYTES], bytes: &[u8]) -> Result<(), StoreError> {
         self.write_range_file(hex(name).as_bytes(), bytes).at("write a range below", &self.path)

@@ -3,21 +3,26 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, DamagedHead, OpenUpload, locked};
+use super::client_removal;
 use super::clients::{ClientRecord, Clients};
 use super::comparison::{Base, read_index};
 use super::content::{ContentProblem, ContentReader};
 use super::entries::Entries;
 use super::error::{At, StoreError};
 use super::head::Head;
-use super::layout::{Layout, read_small_file};
+use super::journal::Begin;
+use super::layout::{Layout, names_in, read_small_file};
 use super::lock::StoreLock;
 use super::range::{Location, StoredEntry};
 use super::recovery::{self, RecoveryReport};
+use super::resume;
+use super::summary::{self, ClientSummary};
 use super::tokens::{self, TOKEN_BYTES};
 use super::upload::{Begun, Upload, UploadRequest};
 use crate::base::durable::{Disk, FILE_MODE};
@@ -26,6 +31,7 @@ use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, UserName, random_array};
 use crate::base::limits::{LABEL_BYTES_MAX, PATHS_BYTES_MAX, ROOTS_MAX, TAGS_MAX};
 use crate::base::path::EntryPath;
+use crate::base::time::{Clock, Timestamp};
 use std::os::fd::AsFd;
 
 const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -33,7 +39,7 @@ const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// An open data folder.
 #[derive(Debug)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     clients: Mutex<Clients>,
     states: Mutex<HashMap<ClientId, Arc<ClientState>>>,
     recovery: RecoveryReport,
@@ -48,6 +54,8 @@ pub(super) struct Shared {
     pub can_flush_all: bool,
     /// Random for each opening: tells this process's journals from others'.
     pub run: [u8; 16],
+    pub clock: Clock,
+    pub sweeps_stopped: AtomicBool,
     _lock: StoreLock,
 }
 
@@ -82,11 +90,21 @@ impl Store {
     pub fn open(data: &Path, disk: Disk) -> Result<Store, StoreError> {
         let layout = Layout::create(data, &disk)?;
         let lock = StoreLock::acquire(&layout)?;
+        let removals = client_removal::complete_all(&disk, &layout)?;
         let mut recovery = recovery::recover(&disk, &layout)?;
+        recovery.lines.extend(removals);
         let clients = Clients::load(&layout.clients(), &mut recovery.lines)?;
         let can_flush_all = reports_failed_writes(data);
         Ok(Store {
-            shared: Arc::new(Shared { layout, disk, can_flush_all, run: random_array(), _lock: lock }),
+            shared: Arc::new(Shared {
+                layout,
+                disk,
+                can_flush_all,
+                run: random_array(),
+                clock: Clock::default(),
+                sweeps_stopped: AtomicBool::new(false),
+                _lock: lock,
+            }),
             clients: Mutex::new(clients),
             states: Mutex::default(),
             recovery,
@@ -109,6 +127,16 @@ impl Store {
         use std::os::unix::fs::MetadataExt;
         let metadata = std::fs::metadata(self.path()).at("look at", self.path())?;
         Ok((metadata.dev(), metadata.ino()))
+    }
+
+    /// The server's clock.
+    pub fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    /// Has sweeps end at the next good place, as they do when they are cut short: for the end of a server.
+    pub fn stop_sweeps(&self) {
+        self.shared.sweeps_stopped.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     pub fn space(&self) -> Result<Space, StoreError> {
@@ -155,6 +183,19 @@ impl Store {
         locked(&self.clients).all()
     }
 
+    /// The clients that have a snapshot whose id begins so; no head is read for it.
+    pub fn clients_with_snapshot(&self, beginning: &str) -> Result<Vec<Arc<ClientRecord>>, StoreError> {
+        let mut found = Vec::new();
+        for client in self.clients() {
+            let names = names_in(&self.shared.layout.snapshots(&client.folder))?;
+            let fits = |name: &String| name.starts_with(beginning) && name.ends_with(".json");
+            if !beginning.is_empty() && names.iter().any(fits) {
+                found.push(client);
+            }
+        }
+        Ok(found)
+    }
+
     /// An id for a client that is about to be registered under `name`.
     pub fn fresh_client_id(&self, name: &UserName) -> ClientId {
         locked(&self.clients).fresh_id(name)
@@ -174,12 +215,108 @@ impl Store {
     ) -> Result<Arc<ClientRecord>, StoreError> {
         let Shared { layout, disk, .. } = &*self.shared;
         let mut clients = locked(&self.clients);
-        let record = clients.register(disk, &layout.clients(), id, name, public_key_der)?;
+        let record = clients.register(disk, &layout.clients(), id, name, public_key_der, false)?;
         if consume_token {
             // After the name: a crash between leaves a token that is good for a name already taken.
             tokens::consume(disk, &layout.tokens(), name)?;
         }
         Ok(record)
+    }
+
+    /// Gives a client that was reset its new key, and uses up the token of its name; durable when this returns.
+    ///
+    /// # Errors
+    /// `NameTaken` where it has a key already, `NotFound` where the operator has removed it meanwhile.
+    pub fn renew_key(&self, id: ClientId, public_key_der: &[u8]) -> Result<Arc<ClientRecord>, StoreError> {
+        let Shared { layout, disk, .. } = &*self.shared;
+        let mut clients = locked(&self.clients);
+        let record = clients.renew(disk, &layout.clients(), id, public_key_der)?;
+        tokens::consume(disk, &layout.tokens(), &record.name)?;
+        Ok(record)
+    }
+
+    /// Forgets a client's key: with a token, its name can be registered again, and has all its snapshots.
+    pub fn reset_client(&self, id: ClientId) -> Result<Arc<ClientRecord>, StoreError> {
+        locked(&self.clients).reset(&self.shared.disk, &self.shared.layout.clients(), id)
+    }
+
+    /// Gives a client another name. It is let in under its old one too, as long as nobody else has that.
+    ///
+    /// # Errors
+    /// `NameTaken` where another client is called so.
+    pub fn rename_client(&self, id: ClientId, name: &UserName) -> Result<Arc<ClientRecord>, StoreError> {
+        locked(&self.clients).rename(&self.shared.disk, &self.shared.layout.clients(), id, name)
+    }
+
+    /// Sets how many bytes a client's snapshots may take in all; uploads under way see it at once.
+    pub fn set_quota(&self, id: ClientId, quota: Option<u64>) -> Result<Arc<ClientRecord>, StoreError> {
+        let record =
+            locked(&self.clients).set_quota(&self.shared.disk, &self.shared.layout.clients(), id, quota)?;
+        self.state(id)?.quota.set(quota);
+        Ok(record)
+    }
+
+    /// Removes a client from the list of clients, for good: nobody can begin anything with it any more. The
+    /// caller sees to it that it has no session, and calls [`Store::remove_data`] next.
+    pub fn remove_client(&self, id: ClientId) -> Result<Arc<ClientRecord>, StoreError> {
+        let mut clients = locked(&self.clients);
+        let what = || StoreError::NotFound { what: format!("client {id} is no longer here") };
+        let record = clients.get(id).ok_or_else(what)?;
+        client_removal::decide(&self.shared.disk, &self.shared.layout, &record)?;
+        clients.forget(id);
+        locked(&self.states).remove(&id);
+        Ok(record)
+    }
+
+    /// Removes everything that a client which is off the list had stored. After a stop in the midst of it the next
+    /// start completes it.
+    pub fn remove_data(&self, record: &ClientRecord) -> Result<(), StoreError> {
+        client_removal::complete(&self.shared.disk, &self.shared.layout, record)
+    }
+
+    /// A client's snapshots in a few numbers; reads no heads where nothing changed since they were read last.
+    pub fn summary(&self, client: ClientId) -> Result<ClientSummary, StoreError> {
+        let state = self.state(client)?;
+        match state.loaded_summary() {
+            Some(summary) => Ok(summary),
+            None => summary::read(&self.shared.disk, &self.shared.layout, client, &state.record.folder),
+        }
+    }
+
+    /// Registers a name with a key in the legacy dialect, which uses up the opening of the name, if there is one.
+    ///
+    /// # Errors
+    /// `NameTaken` where the name belongs to anybody.
+    pub fn register_legacy(
+        &self,
+        id: ClientId,
+        name: &UserName,
+        public_key_der: &[u8],
+    ) -> Result<Arc<ClientRecord>, StoreError> {
+        let Shared { layout, disk, .. } = &*self.shared;
+        let mut clients = locked(&self.clients);
+        if clients.named(name).is_some() {
+            return Err(StoreError::NameTaken { name: name.to_string() });
+        }
+        let record = clients.register(disk, &layout.clients(), id, name, public_key_der, true)?;
+        tokens::consume_opening(disk, &layout.tokens(), name)?;
+        Ok(record)
+    }
+
+    /// Closes a client's name to the legacy dialect for good, durably: it has proved its key natively.
+    pub fn close_to_legacy(&self, id: ClientId) -> Result<(), StoreError> {
+        let Shared { layout, disk, .. } = &*self.shared;
+        locked(&self.clients).close_to_legacy(disk, &layout.clients(), id)
+    }
+
+    /// Opens `name` for one registration in the legacy dialect; gives until when.
+    pub fn open_to_legacy(&self, name: &UserName, lifetime: Duration) -> Result<Timestamp, StoreError> {
+        tokens::create_opening(&self.shared.disk, &self.shared.layout.tokens(), name, lifetime)
+    }
+
+    /// Whether the operator has opened `name` for a registration in the legacy dialect.
+    pub fn is_open_to_legacy(&self, name: &UserName) -> Result<bool, StoreError> {
+        tokens::has_opening(&self.shared.layout.tokens(), name)
     }
 
     /// Makes an enrolment token for `name`, in the place of an earlier one.
@@ -210,8 +347,8 @@ impl Store {
         root: Option<&EntryPath>,
     ) -> Result<Arc<Head>, StoreError> {
         let state = self.state(client)?;
-        let name = state.record.name.as_str();
-        state.with_catalog(&self.shared.layout, |catalog| catalog.find(selector, root, name))?
+        let name = self.client(client).map_or_else(String::new, |record| record.name.to_string());
+        state.with_catalog(&self.shared.layout, |catalog| catalog.find(selector, root, &name))?
     }
 
     /// Begins an upload, or names the snapshot that it became earlier.
@@ -255,19 +392,26 @@ impl Store {
         Ok(Begun::Open(Box::new(Upload::open(self.shared.clone(), state.clone(), request, base, ticket)?)))
     }
 
-    fn choose_base(&self, state: &ClientState, request: &UploadRequest) -> Result<Option<Base>, StoreError> {
+    /// An upload that was cut off goes on with the snapshot that it was compared with, if that is there.
+    fn choose_base(&self, state: &Arc<ClientState>, request: &UploadRequest) -> Result<Option<Base>, StoreError> {
         let layout = &self.shared.layout;
-        let head = match request.parent {
+        let upload = layout.incoming(&state.record.folder).join(request.upload.to_string());
+        let begun = resume::begin_of(&upload)?.filter(|begin| begin.roots == resume::roots_hash(&request.roots));
+        let chosen = match (request.parent, begun) {
             _ if request.full => None,
-            None => state.with_catalog(layout, |catalog| catalog.base_for(&request.roots))?,
-            Some(id) => {
-                let found = state.with_catalog(layout, |catalog| catalog.get(id))?;
+            (None, Some(Begin { base: None, .. })) => None,
+            (None, Some(Begin { base: Some(id), .. })) => {
+                state.pin(layout, |catalog| catalog.get(id).or_else(|| catalog.base_for(&request.roots)))?
+            }
+            (None, None) => state.pin(layout, |catalog| catalog.base_for(&request.roots))?,
+            (Some(id), _) => {
+                let found = state.pin(layout, |catalog| catalog.get(id))?;
                 let what = || format!("there is no snapshot {id} to compare with: leave the parent out");
                 Some(found.ok_or_else(|| StoreError::NotFound { what: what() })?)
             }
         };
-        let Some(head) = head else { return Ok(None) };
-        match Base::open(layout, &state.record.folder, head) {
+        let Some((head, pin)) = chosen else { return Ok(None) };
+        match Base::open(layout, &state.record.folder, head, pin) {
             Ok(base) => Ok(Some(base)),
             Err(error) => {
                 log::warn!("everything is sent again: {error}");
@@ -284,14 +428,7 @@ impl Store {
             return Ok(());
         }
         let Shared { layout, disk, .. } = &*self.shared;
-        let parents = [
-            layout.received_of_all(),
-            layout.deltas_of_all(),
-            layout.ranges_of_all(),
-            layout.snapshots_of_all(),
-            layout.incoming_of_all(),
-        ];
-        for parent in parents {
+        for parent in layout.client_parents() {
             let folder = open_folder(&parent).at("open", &parent)?;
             let name = state.record.folder.as_str();
             disk.make_folder_if_missing(folder.as_fd(), name.as_bytes()).at("create", &parent.join(name))?;
@@ -301,12 +438,18 @@ impl Store {
         Ok(())
     }
 
-    /// A snapshot's entries at and below the paths of `filter`, or all of them, in path order.
+    /// A snapshot's entries at and below the paths of `filter`, or all of them, in path order. As long as they are
+    /// there, the snapshot is not dropped.
+    ///
+    /// # Errors
+    /// `Dropped` where that has happened already.
     pub fn entries(&self, head: &Head, filter: &[EntryPath]) -> Result<Entries, StoreError> {
         let state = self.state(head.client)?;
         let (layout, folder) = (&self.shared.layout, &state.record.folder);
+        let pinned = state.pin(layout, |catalog| catalog.get(head.id))?;
+        let (_, pin) = pinned.ok_or(StoreError::Dropped { snapshot: head.id })?;
         let records = read_index(layout, folder, head)?;
-        Ok(Entries::new(layout.ranges(folder), records, filter))
+        Ok(Entries::new(layout.ranges(folder), records, filter, pin))
     }
 
     /// Opens the content of an entry.
@@ -343,7 +486,7 @@ impl Store {
         Arc::get_mut(&mut self.shared).expect("no upload is open").can_flush_all = can_flush_all;
     }
 
-    fn state(&self, client: ClientId) -> Result<Arc<ClientState>, StoreError> {
+    pub(super) fn state(&self, client: ClientId) -> Result<Arc<ClientState>, StoreError> {
         let what = || format!("no client {client} is registered here: register it with \"cyberbackup backup\"");
         let record = self.client(client).ok_or_else(|| StoreError::NotFound { what: what() })?;
         let mut states = locked(&self.states);

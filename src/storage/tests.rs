@@ -1,10 +1,13 @@
 //! The store as a whole: a small client drives uploads of a model tree, and the tests look at what is there
 //! afterwards, on the disk and through the reading side.
 
+mod clients;
 mod crash;
 mod delta;
 mod flushes;
 mod partial;
+mod prune;
+mod put_file;
 mod resume;
 
 use std::collections::BTreeMap;
@@ -16,7 +19,7 @@ use super::comparison::ChangeRule;
 use super::*;
 use crate::base::durable::{Disk, OperationKind};
 use crate::base::entry::{Entry, EntryKind, RangeCutter};
-use crate::base::ids::{ClientId, UploadId};
+use crate::base::ids::{ClientId, SnapshotId, UploadId};
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
 use crate::crypto::{ContentSums, blake3_hash as hash};
@@ -182,7 +185,7 @@ fn check_snapshot(store: &Store, head: &Head, model: &Model) {
         store.verify_content(head.client, stored).unwrap();
         let mut bytes = Vec::new();
         store.open_content(head.client, stored).unwrap().read_to_end(&mut bytes).unwrap();
-        assert_eq!(bytes, model.files[&stored.entry.path].0);
+        assert!(bytes == model.files[&stored.entry.path].0, "{} differs", stored.entry.path.display());
     }
     assert_eq!(head.totals.entries, entries.len() as u64);
 }
@@ -374,6 +377,29 @@ fn a_newer_session_of_an_upload_ends_the_older() {
     let head = newer.commit(model.counts()).unwrap();
     check_snapshot(&store, &head, &model);
     assert_eq!(files_below(&folder.path().join("incoming")), 0);
+}
+
+#[test]
+fn an_older_session_that_gets_on_is_not_ended_before_it_has_worked_off_what_came() {
+    let Fixture { store, client, folder: _folder } = fixture();
+    let model = Model::with(&[("root/a", "one")]);
+    let upload = UploadId::random();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let ended = std::sync::Arc::new(ended);
+    let end_older = {
+        let ended = ended.clone();
+        move || ended.store(true, std::sync::atomic::Ordering::SeqCst)
+    };
+    let Begun::Open(mut older) = store.begin_upload(client, request(upload), end_older).unwrap() else { panic!() };
+    let mut newer = std::thread::scope(|scope| {
+        let newer = scope.spawn(|| store.begin_upload(client, request(upload), || {}).unwrap());
+        send(&mut older, &model).unwrap();
+        drop(older);
+        let Begun::Open(newer) = newer.join().unwrap() else { panic!() };
+        newer
+    });
+    assert!(!ended.load(std::sync::atomic::Ordering::SeqCst), "it let go by itself");
+    assert_eq!(send(&mut newer, &model).unwrap().contents, 0, "what it took in is there");
 }
 
 fn out_of_place<T: std::fmt::Debug>(result: Result<T, StoreError>) {

@@ -1,5 +1,6 @@
 //! Enrolment tokens: 128 random bits bound to one user name, good once and for a while. The file's name is
-//! made from a hash of the user name, which may hold anything.
+//! made from a hash of the user name, which may hold anything. Beside them, openings: names that may register once
+//! in the legacy dialect, which knows no tokens.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -27,8 +28,29 @@ struct TokenFile {
     expires: Moment,
 }
 
+#[derive(Serialize, Deserialize)]
+struct OpeningFile {
+    version: u64,
+    name: UserName,
+    expires: Moment,
+}
+
 fn file_name(name: &UserName) -> String {
-    format!("{}.json", hex(&hash(name.as_str().as_bytes())[..16]))
+    format!("{}.json", name_hash(name))
+}
+
+fn opening_file_name(name: &UserName) -> String {
+    format!("{}.legacy.json", name_hash(name))
+}
+
+fn name_hash(name: &UserName) -> String {
+    hex(&hash(name.as_str().as_bytes())[..16])
+}
+
+fn after(lifetime: Duration) -> Timestamp {
+    let mut time = Timestamp::now();
+    time.seconds = time.seconds.saturating_add_unsigned(lifetime.as_secs());
+    time
 }
 
 /// Makes a token for `name`, in the place of an earlier one.
@@ -39,23 +61,56 @@ pub fn create(
     lifetime: Duration,
 ) -> Result<[u8; TOKEN_BYTES], StoreError> {
     let token: [u8; TOKEN_BYTES] = random_array();
-    let mut expires = Timestamp::now();
-    expires.seconds = expires.seconds.saturating_add_unsigned(lifetime.as_secs());
-    let file = TokenFile { version: 1, name: name.clone(), token: hex(&token), expires: expires.into() };
-    let bytes = serde_json::to_vec_pretty(&file).expect("strings and numbers always serialise");
-    let handle = open_folder(folder).at("open", folder)?;
-    let path = folder.join(file_name(name));
-    disk.replace_file(handle.as_fd(), file_name(name).as_bytes(), &bytes, FILE_MODE).at("write", &path)?;
+    let expires = after(lifetime).into();
+    let file = TokenFile { version: 1, name: name.clone(), token: hex(&token), expires };
+    write(disk, folder, &file_name(name), &file)?;
     Ok(token)
+}
+
+fn write(disk: &Disk, folder: &Path, file_name: &str, file: &impl Serialize) -> Result<(), StoreError> {
+    let bytes = serde_json::to_vec_pretty(file).expect("strings and numbers always serialise");
+    let handle = open_folder(folder).at("open", folder)?;
+    let path = folder.join(file_name);
+    disk.replace_file(handle.as_fd(), file_name.as_bytes(), &bytes, FILE_MODE).at("write", &path)
+}
+
+/// Opens `name` for one legacy registration, in the place of an earlier opening; gives until when.
+pub fn create_opening(
+    disk: &Disk,
+    folder: &Path,
+    name: &UserName,
+    lifetime: Duration,
+) -> Result<Timestamp, StoreError> {
+    let expires = after(lifetime);
+    let file = OpeningFile { version: 1, name: name.clone(), expires: expires.into() };
+    write(disk, folder, &opening_file_name(name), &file)?;
+    Ok(expires)
+}
+
+/// Whether `name` is open for a legacy registration.
+pub fn has_opening(folder: &Path, name: &UserName) -> Result<bool, StoreError> {
+    let path = folder.join(opening_file_name(name));
+    let Some(bytes) = read(&path)? else { return Ok(false) };
+    let file: OpeningFile = serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(&path, error))?;
+    Ok(file.name == *name && Timestamp::from(file.expires) > Timestamp::now())
+}
+
+/// Removes the opening of `name`, if there is one.
+pub fn consume_opening(disk: &Disk, folder: &Path, name: &UserName) -> Result<(), StoreError> {
+    remove(disk, folder, &opening_file_name(name))
+}
+
+fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    match read_small_file(path, TOKEN_FILE_BYTES_MAX) {
+        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        bytes => bytes.map(Some),
+    }
 }
 
 /// The token of `name`, if there is one and its time is not over.
 pub fn find(folder: &Path, name: &UserName) -> Result<Option<[u8; TOKEN_BYTES]>, StoreError> {
     let path = folder.join(file_name(name));
-    let bytes = match read_small_file(&path, TOKEN_FILE_BYTES_MAX) {
-        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        bytes => bytes?,
-    };
+    let Some(bytes) = read(&path)? else { return Ok(None) };
     let file: TokenFile = serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(&path, error))?;
     let token = unhex(&file.token).ok_or_else(|| StoreError::damaged(&path, "its token is not 32 hex digits"))?;
     let is_good = file.name == *name && Timestamp::from(file.expires) > Timestamp::now();
@@ -64,7 +119,10 @@ pub fn find(folder: &Path, name: &UserName) -> Result<Option<[u8; TOKEN_BYTES]>,
 
 /// Removes the token of `name`, if there is one.
 pub fn consume(disk: &Disk, folder: &Path, name: &UserName) -> Result<(), StoreError> {
-    let file_name = file_name(name);
+    remove(disk, folder, &file_name(name))
+}
+
+fn remove(disk: &Disk, folder: &Path, file_name: &str) -> Result<(), StoreError> {
     let handle = open_folder(folder).at("open", folder)?;
     let removed = exists(handle.as_fd(), file_name.as_bytes()).and_then(|there| match there {
         false => Ok(()),
@@ -93,5 +151,20 @@ mod tests {
         assert_eq!(find(folder.path(), &name).unwrap(), None);
         create(&disk, folder.path(), &name, Duration::ZERO).unwrap();
         assert_eq!(find(folder.path(), &name).unwrap(), None);
+    }
+
+    #[test]
+    fn an_opening_is_no_token_and_a_token_no_opening() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::real();
+        let [ada, bob] = ["ada", "bob"].map(|name| name.parse::<UserName>().unwrap());
+        create_opening(&disk, folder.path(), &ada, Duration::from_secs(60)).unwrap();
+        create(&disk, folder.path(), &bob, Duration::from_secs(60)).unwrap();
+        assert!(has_opening(folder.path(), &ada).unwrap() && !has_opening(folder.path(), &bob).unwrap());
+        assert_eq!(find(folder.path(), &ada).unwrap(), None);
+        consume_opening(&disk, folder.path(), &ada).unwrap();
+        assert!(!has_opening(folder.path(), &ada).unwrap());
+        create_opening(&disk, folder.path(), &ada, Duration::ZERO).unwrap();
+        assert!(!has_opening(folder.path(), &ada).unwrap());
     }
 }

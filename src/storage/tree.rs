@@ -73,6 +73,14 @@ pub fn sweep_files(disk: &Disk, root: OwnedFd, keeps: &dyn Fn(&[u8]) -> bool) ->
     })
 }
 
+/// Gives each file at and below `root`: its folder and its name.
+pub fn each_file(root: OwnedFd, each: &mut dyn FnMut(BorrowedFd<'_>, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    walk(root, &mut |step| match step {
+        Step::File { folder, name, .. } => each(folder, name),
+        _ => Ok(()),
+    })
+}
+
 /// A folder on the way down, and which of its subfolders are still to be entered.
 struct Level {
     name: Vec<u8>,

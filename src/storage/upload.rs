@@ -7,7 +7,6 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::blocks_format::Source;
 use super::blocks_reader::ClientFiles;
@@ -117,11 +116,16 @@ pub struct Upload {
     pub(super) journal: JournalWriter,
     pub(super) new_bytes: u64,
     pub(super) range_bytes: u64,
+    /// What the client's snapshots took when this began; and what arrived since, beside the deltas.
+    stored_before: u64,
+    arrived_bytes: u64,
     pub(super) committed: bool,
     /// Whether a commit was begun: what is left then is taken back and not kept.
     pub(super) committing: bool,
     /// The client wants nothing of it kept.
     pub(super) abandoned: bool,
+    /// Nobody has proved to be the client: the head says so.
+    pub(super) unauthenticated: bool,
 }
 
 /// One range by its number.
@@ -144,6 +148,10 @@ pub(super) enum SlotState {
 }
 
 impl Slot {
+    pub(super) fn new(wire_hash: [u8; HASH_BYTES], state: SlotState) -> Slot {
+        Slot { wire_hash, state }
+    }
+
     fn bounds(&self) -> Option<(&EntryPath, &EntryPath)> {
         match &self.state {
             SlotState::Offered => None,
@@ -191,9 +199,17 @@ impl Upload {
         let incoming = shared.layout.incoming(&state.record.folder);
         let mut staging = Staging::open(&shared.disk, &incoming, request.upload)?;
         let files = ClientFiles::new(&shared.layout, &state.record.folder);
-        let Opened { snapshot, left, journal, large } =
-            resume::open(&mut staging, &shared.run, &request.roots, files)?;
+        let Opened { snapshot, left, journal, large } = resume::open(
+            &mut staging,
+            &shared.run,
+            &request.roots,
+            base.as_ref().map(|base| base.head().id),
+            files,
+        )?;
+        let stored_before = state.with_catalog(&shared.layout, |catalog| catalog.stored_bytes())?;
         Ok(Upload {
+            stored_before,
+            arrived_bytes: 0,
             large,
             open_held: None,
             open_partial: None,
@@ -217,6 +233,7 @@ impl Upload {
             committed: false,
             committing: false,
             abandoned: false,
+            unauthenticated: false,
         })
     }
 
@@ -253,6 +270,7 @@ impl Upload {
             self.count_index_bytes(record.encoded_bytes())?;
             self.new_bytes += new_bytes;
             self.range_bytes += u64::from(record.file_bytes);
+            self.arrived_bytes += new_bytes + u64::from(record.file_bytes);
             self.slots.push(Slot { wire_hash, state: SlotState::Finished(record) });
             self.pass_known_slots();
             return Ok(RangeAnswer::Held);
@@ -360,7 +378,10 @@ impl Upload {
         let left = left.filter(|stored| rule.is_unchanged(stored, entry) || !stored.is_large());
         if let Some(stored) = left {
             return match (rule.is_unchanged(&stored, entry), stored.content) {
-                (true, Some(content)) => Fate::Stored { flags: 0, content },
+                (true, Some(content)) => {
+                    self.count_left(&content);
+                    Fate::Stored { flags: 0, content }
+                }
                 (_, held) => Fate::Awaited { held: held.map(Box::new), partial: None, tries: 0 },
             };
         }
@@ -372,6 +393,14 @@ impl Upload {
         };
         let partial = self.left.as_mut().and_then(|left| left.partial(&entry.path));
         Fate::Awaited { held, partial: partial.map(Arc::new), tries: 0 }
+    }
+
+    /// An earlier session's content takes its room too; what lies in the delta is counted with that.
+    fn count_left(&mut self, content: &StoredContent) {
+        let is_mapped = matches!(content.location, Location::Mapped { .. });
+        if content.snapshot() == self.snapshot && !is_mapped {
+            self.arrived_bytes = self.arrived_bytes.saturating_add(content.sums.size);
+        }
     }
 
     /// Begins the content of an entry. Contents come in the order of (range, entry), except those that are
@@ -396,6 +425,7 @@ impl Upload {
     /// Appends to the content that was begun.
     pub fn write_content(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let Some(writing) = &mut self.writing else { return Err(no_content_begun()) };
+        self.ticket.goes_on();
         if writing.is_spoiled {
             return Ok(());
         }
@@ -403,7 +433,16 @@ impl Upload {
         if writing.writer.is_note_due() {
             self.note_under_way()?;
         }
-        Ok(())
+        self.check_quota()
+    }
+
+    /// Whether what is here and what is arriving fits the client's quota.
+    fn check_quota(&self) -> Result<(), StoreError> {
+        let plain = self.writing.as_ref().filter(|writing| !writing.writer.is_delta());
+        let under_way = plain.map_or(0, |writing| writing.writer.stored_bytes());
+        let large = self.large.delta_bytes() + self.large.blocks_bytes();
+        let arrived = self.arrived_bytes + large + under_way;
+        self.state.quota.check(self.stored_before.saturating_add(arrived))
     }
 
     /// Ends the content with what the client knows of it; `flags` are [`RECHECK`] and [`CHANGED_WHILE_READ`].
@@ -437,6 +476,7 @@ impl Upload {
         }
         self.journal.content(&stored).at("write the journal below", self.staging.as_ref().expect("open").path())?;
         if !is_delta {
+            self.arrived_bytes += stored_bytes;
             self.pending_range(range)?.note_holes(sums.size - stored_bytes);
         }
         self.settle(range, entry, Fate::Stored { flags, content })?;
@@ -481,6 +521,7 @@ impl Upload {
         self.check_turn(range, entry)?;
         let held = self.pending_range(range)?.held(entry).cloned();
         let content = held.ok_or_else(|| StoreError::out_of_place("no content is held for this path"))?;
+        self.count_left(&content);
         self.settle(range, entry, Fate::Stored { flags, content })
     }
 
@@ -538,12 +579,13 @@ impl Upload {
         journaled.at("write the journal below", self.staging.as_ref().expect("open").path())?;
         self.new_bytes += finished.new_bytes;
         self.range_bytes += finished.bytes.len() as u64;
+        self.arrived_bytes += finished.bytes.len() as u64;
         self.slots[number as usize].state = SlotState::Finished(finished.record);
         self.pending.remove(place);
         Ok(())
     }
 
-    fn count_index_bytes(&mut self, bytes: u64) -> Result<(), StoreError> {
+    pub(super) fn count_index_bytes(&mut self, bytes: u64) -> Result<(), StoreError> {
         self.index_bytes += bytes;
         match self.index_bytes > INDEX_BYTES_MAX - 1_024 || self.slots.len() >= u32::MAX as usize {
             true => Err(StoreError::out_of_place("the index of the snapshot would become too large")),
@@ -593,9 +635,9 @@ impl Upload {
     }
 
     pub(super) fn check_live(&self) -> Result<(), StoreError> {
-        match self.ticket.superseded.load(Ordering::Relaxed) {
-            true => Err(StoreError::Superseded { upload: self.request.upload }),
-            false => Ok(()),
+        match self.ticket.goes_on() {
+            true => Ok(()),
+            false => Err(StoreError::Superseded { upload: self.request.upload }),
         }
     }
 }

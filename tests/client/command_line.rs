@@ -2,8 +2,8 @@
 
 use crate::support::{Run, TestClient, TestServer, Workplace};
 
-const COMMANDS: [&str; 10] =
-    ["server", "backup", "restore", "snapshots", "ls", "cat", "verify", "stats", "enroll", "clients"];
+const COMMANDS: [&str; 11] =
+    ["server", "backup", "restore", "snapshots", "ls", "cat", "verify", "stats", "enroll", "clients", "export"];
 
 #[test]
 fn every_command_has_help_in_three_ways() {
@@ -83,7 +83,10 @@ fn wrong_usage_says_what_to_do() {
         (&["enroll"], "\"enroll\" takes one name: cyberbackup enroll NAME"),
         (&["enroll", "ada", "--count", "0"], "--count 0: the value must be between 1 and 10000"),
         (&["enroll", "ada", "--data", "nowhere"], "nowhere holds no server's data: name the server's data folder"),
-        (&["clients", "ada"], "ada: \"clients\" takes no names"),
+        (&["clients", "ada"], "\"clients\" alone lists them"),
+        (&["clients", "remove", "ada"], "this removes ada and all its snapshots for good: say so with --yes"),
+        (&["clients", "quota", "ada", "much"], "a size is a whole number and a unit"),
+        (&["export", "latest"], "where to export to is not said"),
         (&["clients", "--data", "nowhere"], "nowhere holds no server's data"),
         (&["server", "path"], "path: \"server\" takes no paths; its data folder is --data"),
         (&["server", "--port", "70000"], "--port 70000: the value must be between 0 and 65535"),
@@ -94,7 +97,7 @@ fn wrong_usage_says_what_to_do() {
         (&["server", "--log-file", "no/such/log"], "--log-file no/such/log: "),
     ];
     for (words, problem) in cases {
-        let takes_server = !matches!(words[0], "enroll" | "clients" | "server");
+        let takes_server = !matches!(words[0], "enroll" | "clients" | "export" | "server");
         let names_one = words.contains(&"--server") || problem.starts_with("no server");
         let given = if takes_server && !names_one { &local[..] } else { &[] };
         // The case's own words come last, so that its values count.

@@ -91,9 +91,6 @@ fn what_is_no_request_gets_1607_and_a_close() {
         ));
     }
     for code in 1_025..=1_031 {
-        for version in [2, 3] {
-            requests.push((format!("legacy {code}, version {version}"), header(version, code, 255)));
-        }
         requests.push((format!("legacy {code}, version 9"), header(9, code, 255)));
     }
     for (name, bytes) in &requests {

@@ -1,9 +1,11 @@
 //! The server as strangers, crowds, attackers and its operator meet it.
 
-mod crowds;
+mod clients;
+pub mod crowds;
 mod ending;
-mod malformed;
-mod operator;
+mod export;
+pub mod malformed;
+pub mod operator;
 mod paths;
 pub mod rogue;
 mod sealed_nonsense;

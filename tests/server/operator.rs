@@ -6,13 +6,13 @@ use std::path::Path;
 use super::crowds::stats;
 use crate::support::{Run, TestClient, TestServer, Workplace, tree};
 
-fn operator(workplace: &Workplace, words: &[&str], data: &Path) -> Run {
+pub fn operator(workplace: &Workplace, words: &[&str], data: &Path) -> Run {
     let mut all: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
     all.extend(["--data".as_ref(), data.as_os_str()]);
     workplace.run(all)
 }
 
-fn token(workplace: &Workplace, name: &str, data: &Path) -> String {
+pub fn token(workplace: &Workplace, name: &str, data: &Path) -> String {
     operator(workplace, &["enroll", name], data).expect(0).out().trim().to_string()
 }
 

@@ -43,9 +43,16 @@ pub(in crate::client) fn is_large(entry: &Entry) -> bool {
 
 /// The name of the part of the file `name` in `folder`.
 pub(in crate::client) fn part_name(folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<String> {
-    let inode = FileFacts::of(&rustix::fs::fstat(folder)?).inode;
+    Ok(name_in(inode_of(folder)?, name))
+}
+
+fn inode_of(folder: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(FileFacts::of(&rustix::fs::fstat(folder)?).inode)
+}
+
+fn name_in(inode: u64, name: &[u8]) -> String {
     let hash = blake3_hash(&[&inode.to_le_bytes(), name].concat());
-    Ok(format!(".cb-{}.part", hex(&hash[..8])))
+    format!(".cb-{}.part", hex(&hash[..8]))
 }
 
 /// Opens a file for reading, if it is one; never through a link, never waiting for a pipe.
@@ -67,7 +74,7 @@ pub(in crate::client) fn may_stay(stat: &Stat, as_root: bool) -> bool {
 }
 
 /// Opens, or makes, a part and locks it; none where it cannot be had.
-fn open_locked(folder: BorrowedFd<'_>, name: &str) -> Option<File> {
+fn open_locked(folder: BorrowedFd<'_>, name: &str) -> Option<(File, Stat)> {
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     for _ in 0..PART_TRIES_MAX {
         let made = rustix::fs::openat(folder, name, flags | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR);
@@ -98,7 +105,7 @@ fn open_locked(folder: BorrowedFd<'_>, name: &str) -> Option<File> {
         // Whoever had it before may have given it its file's name meanwhile.
         let named = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
         if named.is_ok_and(|named| (named.st_dev, named.st_ino) == (stat.st_dev, stat.st_ino)) {
-            return Some(file);
+            return Some((file, stat));
         }
     }
     None
@@ -106,10 +113,14 @@ fn open_locked(folder: BorrowedFd<'_>, name: &str) -> Option<File> {
 
 impl RestoreTarget {
     /// Opens the part of a file in the current folder for a content that is written from its start.
-    pub(super) fn open_empty_part(&self, entry: &Entry) -> Option<(String, File)> {
-        let name = part_name(self.stack.top(), entry.path.name()).ok()?;
-        let file = open_locked(self.stack.top(), &name)?;
-        let is_empty = file.metadata().is_ok_and(|metadata| metadata.len() == 0) || file.set_len(0).is_ok();
+    pub(super) fn open_empty_part(&mut self, entry: &Entry) -> Option<(String, File)> {
+        let folder = self.stack.top();
+        // Asked once for all the files of a folder.
+        let inode = self.inode.map_or_else(|| inode_of(folder).ok(), Some)?;
+        self.inode = Some(inode);
+        let name = name_in(inode, entry.path.name());
+        let (file, stat) = open_locked(folder, &name)?;
+        let is_empty = stat.st_size == 0 || file.set_len(0).is_ok();
         is_empty.then_some((name, file))
     }
 
@@ -119,7 +130,7 @@ impl RestoreTarget {
         self.check_free(path, "a file")?;
         let folder = self.stack.top();
         let name = part_name(folder, path.name()).map_err(failed(path, "look at its folder"))?;
-        let Some(file) = open_locked(folder, &name) else { return Ok(None) };
+        let Some((file, _)) = open_locked(folder, &name) else { return Ok(None) };
         let standing = open_file(folder, path.name()).ok().flatten().map(|(file, _)| file);
         Ok(Some(Part { name, file, standing }))
     }

@@ -29,7 +29,7 @@ enum Piece {
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed ^ (mixed >> 27)
@@ -116,7 +116,7 @@ pub(super) fn send_pieces_from(
 }
 
 /// Sends what the store lacks, large contents as deltas where something large is held.
-fn send_deltas(upload: &mut Upload, model: &Model) -> Result<Pieces, StoreError> {
+pub(super) fn send_deltas(upload: &mut Upload, model: &Model) -> Result<Pieces, StoreError> {
     let mut sent = Pieces::default();
     for (number, bytes) in model.ranges().iter().enumerate() {
         let number = number as u32;
@@ -176,7 +176,7 @@ fn begin_needed(store: &Store, client: ClientId, model: &Model) -> Box<Upload> {
 }
 
 /// Changes a content in one of the ways in which files change.
-fn edit(bytes: &mut Vec<u8>, random: &mut Random) {
+pub(super) fn edit(bytes: &mut Vec<u8>, random: &mut Random) {
     let length = bytes.len() as u64;
     match random.below(8) {
         0 => {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The recorded operations since the last look, without writes and what the names do not tell.
+/// The recorded operations since the last look, without writes, caches and what the names do not tell.
 pub(super) fn record(disk: &Disk) -> Vec<String> {
     let told = |name: &str| match name.len() {
         64 => "<range>".to_string(),
@@ -12,6 +12,7 @@ pub(super) fn record(disk: &Disk) -> Vec<String> {
         _ => name.to_string(),
     };
     let mut record = disk.take_record();
+    record.retain(|operation| !operation.name.ends_with(".summary"));
     record.retain(|operation| {
         matches!(
             operation.kind,

@@ -1,0 +1,98 @@
+//! The operator's commands about clients: the list, and what is changed about one of them.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::Desk;
+use crate::base::amount::Size;
+use crate::base::ids::UserName;
+use crate::base::time::Timestamp;
+use crate::crypto::PublicKey;
+use crate::storage::{ClientRecord, GROWTH_DAYS, StoreError};
+
+/// One row for each client; with `stale`, only for those that have stored nothing for so long.
+pub fn rows(desk: &Desk, stale: Option<Duration>) -> Result<Vec<Value>, StoreError> {
+    let now = Timestamp::now();
+    let oldest = stale.map(|stale| now.seconds.saturating_sub_unsigned(stale.as_secs()));
+    let mut rows = Vec::new();
+    for client in desk.store.clients() {
+        let summary = desk.store.summary(client.id)?;
+        let last = summary.last.as_ref();
+        // One that has never stored anything counts from the day it came.
+        let active = last.map_or(client.registered, |last| last.committed());
+        if oldest.is_some_and(|oldest| active.seconds >= oldest) {
+            continue;
+        }
+        rows.push(json!({
+            "name": client.name,
+            "id": client.id,
+            "registered": client.registered.to_string(),
+            "last_success": last.map(|last| last.committed().to_string()),
+            "last_snapshot": last.map(|last| last.id),
+            "snapshots": summary.snapshots,
+            "damaged_snapshots": summary.damaged_snapshots,
+            "latest_files": last.map_or(0, |last| last.files),
+            "latest_bytes": last.map_or(0, |last| last.bytes),
+            "stored_bytes": summary.stored_bytes,
+            "growth_bytes": summary.growth(now),
+            "growth_days": GROWTH_DAYS,
+            "quota_bytes": client.quota,
+            "fingerprint": fingerprint(&client),
+            "legacy": client.legacy,
+        }));
+    }
+    Ok(rows)
+}
+
+/// None for a client that was reset and waits for its new key.
+fn fingerprint(client: &ClientRecord) -> Option<String> {
+    let key = (!client.is_reset()).then(|| PublicKey::from_spki_der(&client.public_key))?;
+    Some(key.map_or_else(|_| "unreadable".to_string(), |key| key.fingerprint().to_string()))
+}
+
+/// Forgets the client's key, and ends the sessions that it was proved in.
+pub fn reset(desk: &Desk, name: &UserName) -> Result<Vec<Value>, StoreError> {
+    let client = find(desk, name)?;
+    desk.store.reset_client(client.id)?;
+    desk.sessions.end(client.id);
+    done(name, "reset")
+}
+
+/// Removes the client with all that it stored.
+///
+/// # Errors
+/// `InUse` while it has a session.
+pub fn remove(desk: &Desk, name: &UserName) -> Result<Vec<Value>, StoreError> {
+    let client = find(desk, name)?;
+    let stored = desk.store.summary(client.id).map(|summary| summary.stored_bytes).unwrap_or_default();
+    let removed = desk.sessions.while_absent(client.id, || desk.store.remove_client(client.id));
+    let record = removed.map_err(|sessions| StoreError::InUse { name: name.to_string(), sessions })??;
+    desk.store.remove_data(&record)?;
+    Ok(vec![json!({ "name": name, "done": "removed", "stored_bytes": stored })])
+}
+
+pub fn set_quota(desk: &Desk, name: &UserName, quota: Option<u64>) -> Result<Vec<Value>, StoreError> {
+    let client = find(desk, name)?;
+    let record = desk.store.set_quota(client.id, quota)?;
+    let stored = desk.store.summary(client.id)?.stored_bytes;
+    if let Some(quota) = quota.filter(|quota| *quota < stored) {
+        log::warn!("{name} has stored {} of a quota of {}", Size(stored), Size(quota));
+    }
+    Ok(vec![json!({ "name": name, "done": "quota", "quota_bytes": record.quota, "stored_bytes": stored })])
+}
+
+pub fn rename(desk: &Desk, name: &UserName, new: &UserName) -> Result<Vec<Value>, StoreError> {
+    let client = find(desk, name)?;
+    desk.store.rename_client(client.id, new)?;
+    Ok(vec![json!({ "name": new, "done": "renamed", "former_name": name })])
+}
+
+fn done(name: &UserName, what: &str) -> Result<Vec<Value>, StoreError> {
+    Ok(vec![json!({ "name": name, "done": what })])
+}
+
+pub(super) fn find(desk: &Desk, name: &UserName) -> Result<std::sync::Arc<ClientRecord>, StoreError> {
+    let what = || format!("no client is named {name}: \"cyberbackup clients\" lists them");
+    desk.store.client_named(name).ok_or_else(|| StoreError::NotFound { what: what() })
+}

@@ -1,0 +1,342 @@
+//! Retention, for the operator and by the clock: rules applied to the clients' snapshots, and the reasons told. What
+//! is dropped and how is the store's.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::error::ServerError;
+use crate::base::ids::{SnapshotId, UserName};
+use crate::base::shutdown::Shutdown;
+use crate::base::time::Timestamp;
+use crate::storage::{ClientRecord, Head, InUse, Reason, Rules, Store, StoreError, Swept, decide};
+
+const POLICY_VERSION: u64 = 1;
+/// How often the clock is looked at: it may be set, and the machine may sleep.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(30);
+const SECONDS_PER_DAY: i64 = 86_400;
+
+/// What to prune.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PruneRequest {
+    /// All clients for none.
+    pub client: Option<UserName>,
+    pub rules: Option<Rules>,
+    /// Beginnings of ids of snapshots to drop, whatever the rules say.
+    pub snapshots: Vec<String>,
+    pub dry_run: bool,
+}
+
+/// Prunes, and gives a row for each snapshot that was looked at (with `dry_run`) or dropped, and one for each client.
+pub fn prune(store: &Store, request: &PruneRequest) -> Result<Vec<Value>, StoreError> {
+    let clients = clients(store, request.client.as_ref())?;
+    let mut named: BTreeMap<String, Vec<SnapshotId>> = BTreeMap::new();
+    for selector in &request.snapshots {
+        let (client, head) = find(store, &clients, selector)?;
+        named.entry(client.name.to_string()).or_default().push(head.id);
+    }
+    let mut rows = Vec::new();
+    for client in &clients {
+        let named = named.get(client.name.as_str()).map_or(&[][..], Vec::as_slice);
+        if request.rules.is_some() || !named.is_empty() {
+            prune_client(store, client, request, named, &mut rows)?;
+        }
+    }
+    Ok(rows)
+}
+
+fn clients(store: &Store, name: Option<&UserName>) -> Result<Vec<std::sync::Arc<ClientRecord>>, StoreError> {
+    let Some(name) = name else { return Ok(store.clients()) };
+    let what = || format!("there is no client {name}: \"cyberbackup clients\" lists them");
+    Ok(vec![store.client_named(name).ok_or_else(|| StoreError::NotFound { what: what() })?])
+}
+
+/// The one snapshot of these clients that a beginning of an id means.
+fn find<'a>(
+    store: &Store,
+    clients: &'a [std::sync::Arc<ClientRecord>],
+    selector: &str,
+) -> Result<(&'a ClientRecord, std::sync::Arc<Head>), StoreError> {
+    let mut found = Vec::new();
+    let mut failed = None;
+    for client in clients {
+        match store.find_snapshot(client.id, selector, None) {
+            // The newest is whose, among several clients?
+            Ok(_) if selector == "latest" && clients.len() > 1 => {}
+            Ok(head) => found.push((&**client, head)),
+            Err(error @ StoreError::NotFound { .. }) => failed = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match (found.pop(), found.pop(), failed) {
+        (Some(one), None, _) => Ok(one),
+        (Some((_, first)), Some((_, second)), _) => Err(StoreError::Ambiguous {
+            selector: selector.to_string(),
+            matches: vec![second.id.to_string(), first.id.to_string()],
+        }),
+        (None, _, Some(error)) if clients.len() == 1 => Err(error),
+        _ => Err(StoreError::NotFound {
+            what: format!("no client has a snapshot that begins with \"{}\"", selector.escape_debug()),
+        }),
+    }
+}
+
+fn prune_client(
+    store: &Store,
+    client: &ClientRecord,
+    request: &PruneRequest,
+    named: &[SnapshotId],
+    rows: &mut Vec<Value>,
+) -> Result<(), StoreError> {
+    let heads = store.snapshots(client.id)?;
+    let held = store.held_snapshots(client.id)?;
+    let (decisions, clock_is_behind) = match &request.rules {
+        Some(rules) => decide(&heads, &held, store.clock().now(), rules),
+        None => (Vec::new(), false),
+    };
+    if clock_is_behind {
+        log::warn!("{}: the clock is behind the newest snapshot: rules drop nothing", client.name);
+    }
+    let mut reasons: BTreeMap<SnapshotId, Vec<String>> = decisions
+        .into_iter()
+        .map(|decision| (decision.head.id, decision.reasons.iter().map(Reason::to_string).collect()))
+        .chain(named.iter().map(|id| (*id, Vec::new())))
+        .collect();
+    let mut going: Vec<SnapshotId> =
+        heads.iter().map(|head| head.id).filter(|id| reasons.get(id).is_some_and(Vec::is_empty)).collect();
+    let kept = match request.dry_run {
+        true => store.snapshots_in_use(client.id, &going)?,
+        false => store.drop_snapshots(client.id, &going)?.kept,
+    };
+    for (id, in_use) in kept {
+        reasons.entry(id).or_default().push(in_use_text(in_use));
+    }
+    let wanted = std::mem::take(&mut going);
+    going = wanted.iter().copied().filter(|id| reasons[id].is_empty()).collect();
+    for head in &heads {
+        // In a run that drops, only what was to be dropped is told of.
+        if let Some(reasons) = reasons.get(&head.id).filter(|_| request.dry_run || wanted.contains(&head.id)) {
+            rows.push(snapshot_row(client, head, reasons, named.contains(&head.id)));
+        }
+    }
+    let swept = match request.dry_run {
+        true => store.would_free(client.id, &going),
+        false => store.sweep(client.id),
+    };
+    let mut row = json!({
+        "row": "client", "client": client.name, "dropped": going.len(), "kept": heads.len() - going.len(),
+        "clock_is_behind": clock_is_behind, "dry_run": request.dry_run,
+    });
+    add_swept(&mut row, swept)?;
+    rows.push(row);
+    Ok(())
+}
+
+/// Damage keeps a client's space from being given back; the other clients' turn comes all the same.
+fn add_swept(row: &mut Value, swept: Result<Swept, StoreError>) -> Result<(), StoreError> {
+    match swept {
+        Ok(swept) => {
+            row["freed_bytes"] = swept.bytes.into();
+            row["contents"] = swept.contents.into();
+            row["ranges"] = swept.ranges.into();
+        }
+        Err(error) if error.is_damage() => row["damage"] = error.to_string().into(),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+fn snapshot_row(client: &ClientRecord, head: &Head, reasons: &[String], is_named: bool) -> Value {
+    let why = if is_named { "named" } else { "no rule keeps it" };
+    let roots: Vec<String> = head.roots.iter().map(|root| root.display()).collect();
+    json!({
+        "row": "snapshot", "client": client.name, "snapshot": head.id, "sequence": head.sequence,
+        "committed": head.committed.to_string(), "roots": roots, "keep": !reasons.is_empty(),
+        "reasons": if reasons.is_empty() { vec![why.to_string()] } else { reasons.to_vec() },
+    })
+}
+
+fn in_use_text(reason: InUse) -> String {
+    match reason {
+        InUse::Held => "held",
+        InUse::Busy => "being read or compared with: the next prune drops it",
+        InUse::Awaited => "an upload that was cut off is compared with it",
+    }
+    .to_string()
+}
+
+/// Holds a snapshot, or releases it.
+pub fn hold(
+    store: &Store,
+    client: Option<&UserName>,
+    snapshot: &str,
+    hold: bool,
+) -> Result<Vec<Value>, StoreError> {
+    let clients = clients(store, client)?;
+    let (client, head) = find(store, &clients, snapshot)?;
+    let changed = store.hold(client.id, head.id, hold)?;
+    Ok(vec![json!({ "client": client.name, "snapshot": head.id, "held": hold, "changed": changed })])
+}
+
+/// The rules for each client, as a file has them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    version: u64,
+    /// For clients that are not named; none prunes only those that are.
+    #[serde(default)]
+    default: Option<Rules>,
+    /// In the place of the default.
+    #[serde(default)]
+    clients: BTreeMap<UserName, Rules>,
+}
+
+impl Policy {
+    /// Reads a policy.
+    ///
+    /// # Errors
+    /// With the file, and the line or the client.
+    pub fn read(path: &Path) -> Result<Policy, String> {
+        let shown = path.display();
+        let bytes = std::fs::read(path).map_err(|error| format!("cannot read the policy {shown}: {error}"))?;
+        let policy: Policy = serde_json::from_slice(&bytes).map_err(|error| format!("{shown}: {error}"))?;
+        if policy.version != POLICY_VERSION {
+            return Err(format!("{shown}: \"version\" is {}, and must be {POLICY_VERSION}", policy.version));
+        }
+        if let Some(rules) = &policy.default {
+            rules.check().map_err(|problem| format!("{shown}: \"default\": {problem}"))?;
+        }
+        for (name, rules) in &policy.clients {
+            rules.check().map_err(|problem| format!("{shown}: client {name}: {problem}"))?;
+        }
+        Ok(policy)
+    }
+
+    pub fn rules_for(&self, client: &UserName) -> Option<&Rules> {
+        self.clients.get(client).or(self.default.as_ref())
+    }
+}
+
+/// When a server prunes by itself.
+#[derive(Debug, Clone)]
+pub struct DailyPrune {
+    /// Minutes after midnight, UTC.
+    pub minute_of_day: u32,
+    pub policy: std::path::PathBuf,
+}
+
+/// Prunes every day until `shutdown`. The clock is what counts, not the time that passed: after a sleep of the
+/// machine over the time, it is made up for once.
+pub(super) fn prune_daily(
+    store: &std::sync::Arc<Store>,
+    daily: DailyPrune,
+    shutdown: &Shutdown,
+) -> Result<JoinHandle<()>, ServerError> {
+    let (store, shutdown) = (store.clone(), shutdown.clone());
+    let watch = move || {
+        let mut due = next_due(Timestamp::now().seconds, daily.minute_of_day);
+        while !shutdown.wait(CLOCK_INTERVAL) {
+            let now = Timestamp::now().seconds;
+            if now >= due {
+                prune_all(&store, &daily.policy, &shutdown);
+                due = next_due(Timestamp::now().seconds, daily.minute_of_day);
+            } else if due - now > SECONDS_PER_DAY {
+                // The clock was set back.
+                due = next_due(now, daily.minute_of_day);
+            }
+        }
+    };
+    let started = thread::Builder::new().name("prune".to_string()).spawn(watch);
+    started.map_err(|source| ServerError::Io { doing: "start a thread", source })
+}
+
+/// The first moment after `now` at that minute of a day.
+fn next_due(now: i64, minute_of_day: u32) -> i64 {
+    let today = now.div_euclid(SECONDS_PER_DAY) * SECONDS_PER_DAY + i64::from(minute_of_day) * 60;
+    if today > now { today } else { today + SECONDS_PER_DAY }
+}
+
+/// The nightly run over all clients; what else belongs to a night follows here.
+fn prune_all(store: &Store, policy: &Path, shutdown: &Shutdown) {
+    let policy = match Policy::read(policy) {
+        Ok(policy) => policy,
+        Err(problem) => return log::error!("nothing is pruned: {problem}"),
+    };
+    for client in store.clients() {
+        let Some(rules) = policy.rules_for(&client.name) else { continue };
+        if shutdown.is_requested() {
+            return;
+        }
+        let request = PruneRequest {
+            client: Some(client.name.clone()),
+            rules: Some(rules.clone()),
+            snapshots: Vec::new(),
+            dry_run: false,
+        };
+        match prune(store, &request) {
+            Ok(rows) => rows.iter().filter(|row| row["row"] == "client").for_each(log_client),
+            Err(_) if shutdown.is_requested() => return,
+            Err(error) => log::error!("{}: the prune failed: {error}", client.name),
+        }
+    }
+}
+
+fn log_client(row: &Value) {
+    let client = row["client"].as_str().unwrap_or_default();
+    match row["damage"].as_str() {
+        Some(damage) => log::error!("{client}: no space was given back: {damage}"),
+        None => log::info!(
+            "{client}: pruned: {} snapshots dropped, {} kept, {} bytes free again",
+            row["dropped"],
+            row["kept"],
+            row["freed_bytes"]
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(text: &str) -> Result<Policy, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.json");
+        std::fs::write(&path, text).unwrap();
+        Policy::read(&path)
+    }
+
+    #[test]
+    fn a_policy_names_rules_for_all_and_for_some() {
+        let text = r#"{"version": 1, "default": {"keep_daily": 7, "keep_within": "3d"},
+                       "clients": {"ada": {"keep_yearly": 5, "keep_tag": ["release"]}}}"#;
+        let policy = policy(text).unwrap();
+        assert_eq!(policy.rules_for(&"ada".parse().unwrap()).unwrap().keep_yearly, 5);
+        assert_eq!(policy.rules_for(&"bob".parse().unwrap()).unwrap().keep_daily, 7);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_policy_is_said_with_its_place() {
+        for (text, place) in [
+            ("{\"version\": 1,\n \"default\": {\"keep_dayly\": 7}}", "line 2"),
+            ("{\"version\": 1, \"default\": {\"keep_within\": \"7x\"}}", "7d"),
+            (r#"{"version": 2}"#, "version"),
+            (r#"{"version": 1, "clients": {"ada": {"keep_last": 3}}}"#, "client ada: --keep-last"),
+            (r#"{"version": 1, "default": {}}"#, "\"default\": no rule"),
+            ("", "line 1"),
+        ] {
+            let problem = policy(text).unwrap_err();
+            assert!(problem.contains("policy.json") && problem.contains(place), "{problem}");
+        }
+    }
+
+    #[test]
+    fn the_next_time_is_today_or_tomorrow() {
+        assert_eq!(next_due(0, 0), SECONDS_PER_DAY);
+        assert_eq!(next_due(59, 1), 60);
+        assert_eq!(next_due(60, 1), SECONDS_PER_DAY + 60);
+    }
+}

@@ -1,0 +1,240 @@
+//! Snapshots that were dropped. **One rename drops a snapshot**: its head `<id>.json` becomes `<id>.dropped`, and
+//! from then on the snapshot does not exist. What only it needed goes later, with a [sweep](super::sweep); its
+//! index stays until then and says that the sweep is still to come, so that one which was cut short is simply done
+//! again. What other snapshots need stays where it lies, explained by the dropped head, which is removed when
+//! nothing is left.
+//!
+//! A snapshot that is held, pinned by a reader or an upload, or the base of an upload that waits to be gone on with
+//! is not dropped.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::catalog::{Catalog, ClientState, locked, read_head_file};
+use super::error::{At, StoreError};
+use super::head::Head;
+use super::layout::{dropped_name, head_name, held_name, index_name, names_in, read_small_file};
+use super::resume;
+use super::store::Store;
+use crate::base::durable::FILE_MODE;
+use crate::base::folder::open_folder;
+use crate::base::ids::{ClientId, SnapshotId};
+
+/// How many snapshots are dropped while commits wait.
+const DROPPED_AT_ONCE_MAX: usize = 64;
+const TOTALS_VERSION: u64 = 1;
+const TOTALS_BYTES_MAX: u64 = 4 * 1024;
+pub const TOTALS_NAME: &str = "dropped.json";
+
+/// Why a snapshot that was to be dropped is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InUse {
+    /// The operator holds it.
+    Held,
+    /// It is being read, or an upload is compared with it.
+    Busy,
+    /// An upload that was cut off and waits to go on is compared with it.
+    Awaited,
+}
+
+/// What was dropped, and what was not.
+#[derive(Debug, Default)]
+pub struct Drops {
+    pub dropped: Vec<Arc<Head>>,
+    pub kept: Vec<(SnapshotId, InUse)>,
+}
+
+impl Store {
+    /// Drops snapshots of a client; each is gone, on the disk too, when this returns. Ids that are not there are
+    /// passed over. The space comes back with [`Store::sweep`].
+    pub fn drop_snapshots(&self, client: ClientId, ids: &[SnapshotId]) -> Result<Drops, StoreError> {
+        let state = self.state(client)?;
+        let _turn = locked(&state.pruning);
+        let mut drops = Drops::default();
+        for some in ids.chunks(DROPPED_AT_ONCE_MAX) {
+            self.drop_some(&state, some, &mut drops)?;
+        }
+        Ok(drops)
+    }
+
+    /// The catalog first: what is on its way out is no longer found, and nobody can pin it.
+    fn drop_some(&self, state: &ClientState, ids: &[SnapshotId], drops: &mut Drops) -> Result<(), StoreError> {
+        let layout = &self.shared.layout;
+        let _step = locked(&state.commit);
+        let awaited = self.awaited_bases(state)?;
+        let before = drops.dropped.len();
+        state.with_catalog(layout, |catalog| {
+            for id in ids {
+                match in_use(state, catalog, &awaited, *id) {
+                    Some(reason) => drops.kept.push((*id, reason)),
+                    None => drops.dropped.extend(catalog.remove(*id)),
+                }
+            }
+        })?;
+        let renamed = self.rename_heads(state, &drops.dropped[before..]);
+        if renamed.is_err() {
+            // Some may have got their new name: the disk knows.
+            state.forget_catalog();
+        }
+        renamed
+    }
+
+    fn rename_heads(&self, state: &ClientState, heads: &[Arc<Head>]) -> Result<(), StoreError> {
+        let path = self.shared.layout.snapshots(&state.record.folder);
+        if heads.is_empty() {
+            return Ok(());
+        }
+        let (disk, folder) = (&self.shared.disk, open_folder(&path).at("open", &path)?);
+        for head in heads {
+            let (name, new) = (head_name(head.id), dropped_name(head.id));
+            disk.rename(folder.as_fd(), name.as_bytes(), folder.as_fd(), new.as_bytes())
+                .at("drop", &path.join(name))?;
+        }
+        disk.flush_folder(folder.as_fd(), b"snapshots").at("flush", &path)?;
+        let bytes: u64 = heads.iter().map(|head| head.totals.stored_bytes).sum();
+        state.with_catalog(&self.shared.layout, |catalog| catalog.dropped.waiting_bytes += bytes)
+    }
+
+    /// Why these snapshots could not be dropped now; those that could are left out.
+    pub fn snapshots_in_use(
+        &self,
+        client: ClientId,
+        ids: &[SnapshotId],
+    ) -> Result<Vec<(SnapshotId, InUse)>, StoreError> {
+        let state = self.state(client)?;
+        let awaited = self.awaited_bases(&state)?;
+        state.with_catalog(&self.shared.layout, |catalog| {
+            ids.iter().filter_map(|id| Some((*id, in_use(&state, catalog, &awaited, *id)?))).collect()
+        })
+    }
+
+    /// What the client's unfinished uploads are compared with.
+    fn awaited_bases(&self, state: &ClientState) -> Result<BTreeSet<SnapshotId>, StoreError> {
+        let incoming = self.shared.layout.incoming(&state.record.folder);
+        let mut bases = BTreeSet::new();
+        for name in names_in(&incoming)? {
+            bases.extend(resume::begin_of(&incoming.join(name))?.and_then(|begin| begin.base));
+        }
+        Ok(bases)
+    }
+
+    /// Holds a snapshot, so that nothing drops it, or releases it; on the disk when this returns. False where it
+    /// was so before.
+    pub fn hold(&self, client: ClientId, id: SnapshotId, hold: bool) -> Result<bool, StoreError> {
+        let state = self.state(client)?;
+        let layout = &self.shared.layout;
+        let _step = locked(&state.commit);
+        let (found, was) =
+            state.with_catalog(layout, |catalog| (catalog.get(id).is_some(), catalog.held.contains(&id)))?;
+        if hold && !found {
+            return Err(StoreError::NotFound { what: format!("there is no snapshot {id} to hold") });
+        }
+        if was == hold {
+            return Ok(false);
+        }
+        let path = layout.snapshots(&state.record.folder);
+        let (disk, folder, name) = (&self.shared.disk, open_folder(&path).at("open", &path)?, held_name(id));
+        if hold {
+            let held = disk.replace_file(folder.as_fd(), name.as_bytes(), b"", FILE_MODE);
+            held.at("write", &path.join(&name))?;
+            state.with_catalog(layout, |catalog| catalog.held.insert(id))?;
+        } else {
+            disk.remove_file(folder.as_fd(), name.as_bytes()).at("remove", &path.join(&name))?;
+            disk.flush_folder(folder.as_fd(), b"snapshots").at("flush", &path)?;
+            state.with_catalog(layout, |catalog| catalog.held.remove(&id))?;
+        }
+        Ok(true)
+    }
+
+    /// The snapshots that are held.
+    pub fn held_snapshots(&self, client: ClientId) -> Result<BTreeSet<SnapshotId>, StoreError> {
+        self.state(client)?.with_catalog(&self.shared.layout, |catalog| catalog.held.clone())
+    }
+}
+
+fn in_use(state: &ClientState, catalog: &Catalog, awaited: &BTreeSet<SnapshotId>, id: SnapshotId) -> Option<InUse> {
+    match id {
+        _ if catalog.held.contains(&id) => Some(InUse::Held),
+        _ if state.is_pinned(id) => Some(InUse::Busy),
+        _ if awaited.contains(&id) => Some(InUse::Awaited),
+        _ => None,
+    }
+}
+
+/// What dropped snapshots take, all together.
+#[derive(Debug, Default)]
+pub struct DroppedTotals {
+    /// What the last sweep has left of their contents, for other snapshots.
+    pub left_bytes: u64,
+    /// What those took that wait for a sweep.
+    pub waiting_bytes: u64,
+    /// No sequence is given out twice.
+    pub newest_sequence: u64,
+    /// A sweep was cut short, so that nobody knows what is left: it is to be counted.
+    pub is_stale: bool,
+}
+
+impl DroppedTotals {
+    /// Puts them together from the record of the last sweep and the heads that wait for one.
+    pub fn load(folder: &Path, names: &[String]) -> Result<DroppedTotals, StoreError> {
+        let mut totals = DroppedTotals::default();
+        let mut any = false;
+        for head in dropped_heads(folder, names)? {
+            any = true;
+            totals.newest_sequence = totals.newest_sequence.max(head.sequence);
+            if names.binary_search(&index_name(head.id)).is_ok() {
+                totals.waiting_bytes = totals.waiting_bytes.saturating_add(head.totals.stored_bytes);
+                totals.is_stale = true;
+            }
+        }
+        match read_left(folder)? {
+            Some(bytes) => totals.left_bytes = bytes,
+            None => totals.is_stale |= any,
+        }
+        Ok(totals)
+    }
+}
+
+/// The dropped heads in a client's folder of snapshots. One that cannot be read still explains what is left of its
+/// snapshot, which then stays.
+pub fn dropped_heads(folder: &Path, names: &[String]) -> Result<Vec<Arc<Head>>, StoreError> {
+    let mut heads = Vec::new();
+    for id in names.iter().filter_map(|name| name.strip_suffix(".dropped")?.parse::<SnapshotId>().ok()) {
+        match read_head_file(folder.join(dropped_name(id)), id) {
+            Ok(head) => heads.push(Arc::new(head)),
+            Err(error @ (StoreError::Io { .. } | StoreError::DiskFull { .. })) => return Err(error),
+            Err(error) => log::error!("what is left of a dropped snapshot stays: {error}"),
+        }
+    }
+    heads.sort_by_key(|head| (head.sequence, head.id));
+    Ok(heads)
+}
+
+/// What the last sweep left of dropped snapshots, as it is kept on the disk.
+#[derive(Serialize, Deserialize)]
+struct TotalsFile {
+    version: u64,
+    left_bytes: u64,
+}
+
+pub fn encode_left(left_bytes: u64) -> Vec<u8> {
+    let file = TotalsFile { version: TOTALS_VERSION, left_bytes };
+    serde_json::to_vec_pretty(&file).expect("numbers always serialise")
+}
+
+/// None where there is no record, or none that can be read: it can be counted anew.
+fn read_left(folder: &Path) -> Result<Option<u64>, StoreError> {
+    match read_small_file(&folder.join(TOTALS_NAME), TOTALS_BYTES_MAX) {
+        Ok(bytes) => {
+            let file = serde_json::from_slice::<TotalsFile>(&bytes).ok();
+            Ok(file.filter(|file| file.version == TOTALS_VERSION).map(|file| file.left_bytes))
+        }
+        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

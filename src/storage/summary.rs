@@ -1,0 +1,204 @@
+//! What is known of all snapshots of a client together, for the operator's list. A thousand clients with a year
+//! of hourly snapshots are millions of heads: so the sums are kept beside each client's record, and the heads are
+//! read again only when the folder that they lie in has changed since.
+//!
+//! The file is a cache: it is believed where it names the folder's own time of change, never flushed, and made
+//! anew whenever it is not there. A folder that changed only just now may change again without showing it, the
+//! clock of a file system being coarse; its sums are kept only by a commit, which lets nobody else change it.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::catalog::Catalog;
+use super::error::{At, StoreError};
+use super::head::Head;
+use super::layout::{ClientFolder, Layout, read_small_file};
+use crate::base::durable::{Disk, exists};
+use crate::base::folder::open_folder;
+use crate::base::ids::{ClientId, SnapshotId};
+use crate::base::time::Timestamp;
+
+const SUMMARY_VERSION: u32 = 1;
+const SUMMARY_BYTES_MAX: u64 = 16 * 1024;
+/// How long a folder must have rested for its time of change to tell it apart from later ones.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
+const SECONDS_PER_DAY: i64 = 86_400;
+/// Over how many days growth is counted.
+pub const GROWTH_DAYS: i64 = 30;
+
+/// A client's snapshots in a few numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClientSummary {
+    pub snapshots: u64,
+    /// Snapshots whose heads could not be read when the heads were read last.
+    pub damaged_snapshots: u64,
+    /// What they take on the disk, with what is left of dropped ones: what a quota counts.
+    pub stored_bytes: u64,
+    /// Of the newest snapshot.
+    pub last: Option<LastSnapshot>,
+    /// Bytes stored on each of the newest days that have any: day since 1970, bytes; rising.
+    days: Vec<(i64, u64)>,
+}
+
+/// The newest snapshot of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastSnapshot {
+    pub id: SnapshotId,
+    committed_seconds: i64,
+    pub files: u64,
+    pub bytes: u64,
+}
+
+impl LastSnapshot {
+    /// When it was committed, to the second.
+    pub fn committed(&self) -> Timestamp {
+        Timestamp { seconds: self.committed_seconds, nanoseconds: 0 }
+    }
+}
+
+impl ClientSummary {
+    pub fn of(catalog: &Catalog) -> ClientSummary {
+        let mut summary = ClientSummary {
+            snapshots: catalog.heads().len() as u64,
+            damaged_snapshots: catalog.damaged().len() as u64,
+            stored_bytes: catalog.stored_bytes(),
+            last: catalog.heads().last().map(|head| last(head)),
+            ..ClientSummary::default()
+        };
+        let newest = catalog.heads().iter().map(|head| day(head.committed)).max().unwrap_or(0);
+        let mut days = std::collections::BTreeMap::new();
+        for head in catalog.heads() {
+            let stored = head.totals.stored_bytes;
+            if day(head.committed) > newest - GROWTH_DAYS {
+                *days.entry(day(head.committed)).or_insert(0u64) += stored;
+            }
+        }
+        summary.days = days.into_iter().collect();
+        summary
+    }
+
+    /// Bytes stored in the [`GROWTH_DAYS`] days up to `now`.
+    pub fn growth(&self, now: Timestamp) -> u64 {
+        let first = day(now) - GROWTH_DAYS;
+        self.days.iter().filter(|(day, _)| *day > first).map(|(_, bytes)| bytes).sum()
+    }
+}
+
+fn day(time: Timestamp) -> i64 {
+    time.seconds.div_euclid(SECONDS_PER_DAY)
+}
+
+fn last(head: &Head) -> LastSnapshot {
+    LastSnapshot {
+        id: head.id,
+        committed_seconds: head.committed.seconds,
+        files: head.totals.files,
+        bytes: head.totals.bytes,
+    }
+}
+
+/// The file: the sums, and which state of the folder they are of.
+#[derive(Serialize, Deserialize)]
+struct SummaryFile {
+    version: u32,
+    folder: FolderState,
+    summary: ClientSummary,
+}
+
+/// The folder of a client's heads as it was when they were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderState {
+    device: u64,
+    inode: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl FolderState {
+    /// None for a folder that is not there: the client has never stored anything.
+    pub fn of(path: &Path) -> Option<FolderState> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(FolderState {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            seconds: metadata.mtime(),
+            nanoseconds: metadata.mtime_nsec(),
+        })
+    }
+
+    /// Whether a change from now on would show.
+    fn is_settled(&self) -> bool {
+        let now = Timestamp::from(SystemTime::now()).seconds;
+        now.checked_sub(self.seconds).is_some_and(|age| age > SETTLED_AFTER.as_secs() as i64)
+    }
+}
+
+fn file_name(id: ClientId) -> String {
+    format!("{id}.summary")
+}
+
+fn path_of(layout: &Layout, id: ClientId) -> PathBuf {
+    layout.clients().join(file_name(id))
+}
+
+/// The sums of a client whose heads are not in memory: kept ones that are still right, else read and kept.
+pub fn read(
+    disk: &Disk,
+    layout: &Layout,
+    id: ClientId,
+    client: &ClientFolder,
+) -> Result<ClientSummary, StoreError> {
+    let snapshots = layout.snapshots(client);
+    let Some(state) = FolderState::of(&snapshots) else { return Ok(ClientSummary::default()) };
+    let kept = read_small_file(&path_of(layout, id), SUMMARY_BYTES_MAX).ok();
+    let kept = kept.and_then(|bytes| serde_json::from_slice::<SummaryFile>(&bytes).ok());
+    if let Some(kept) = kept.filter(|kept| kept.version == SUMMARY_VERSION && kept.folder == state) {
+        return Ok(kept.summary);
+    }
+    let summary = ClientSummary::of(&Catalog::load(&snapshots)?);
+    if state.is_settled() {
+        keep(disk, layout, id, state, &summary);
+    }
+    Ok(summary)
+}
+
+/// Keeps the sums of a client whose folder nobody else changes meanwhile.
+pub fn keep_after_change(
+    disk: &Disk,
+    layout: &Layout,
+    id: ClientId,
+    client: &ClientFolder,
+    summary: &ClientSummary,
+) {
+    if let Some(state) = FolderState::of(&layout.snapshots(client)) {
+        keep(disk, layout, id, state, summary);
+    }
+}
+
+/// What cannot be kept is read again.
+fn keep(disk: &Disk, layout: &Layout, id: ClientId, folder: FolderState, summary: &ClientSummary) {
+    let file = SummaryFile { version: SUMMARY_VERSION, folder, summary: summary.clone() };
+    let bytes = serde_json::to_vec(&file).expect("strings and numbers always serialise");
+    let clients = layout.clients();
+    let kept = open_folder(&clients)
+        .and_then(|folder| disk.replace_cache(folder.as_fd(), file_name(id).as_bytes(), &bytes));
+    if let Err(error) = kept {
+        log::debug!("cannot keep {}: {error}", path_of(layout, id).display());
+    }
+}
+
+/// Removes what is kept of a client.
+pub fn remove(disk: &Disk, layout: &Layout, id: ClientId) -> Result<(), StoreError> {
+    let clients = layout.clients();
+    let folder = open_folder(&clients).at("open", &clients)?;
+    let name = file_name(id);
+    let removed = exists(folder.as_fd(), name.as_bytes()).and_then(|there| match there {
+        true => disk.remove_file(folder.as_fd(), name.as_bytes()),
+        false => Ok(()),
+    });
+    removed.at("remove", &path_of(layout, id))
+}

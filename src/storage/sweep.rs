@@ -1,0 +1,414 @@
+//! What dropped snapshots alone needed is removed: contents, changed blocks, ranges, indexes. What others need
+//! stays where it lies.
+//!
+//! The argument. Whatever a snapshot refers to is its own, or its parent (the snapshot it was compared with) refers
+//! to it at the same path: an upload keeps its base through all its sessions. So
+//! - contents that a kept snapshot brought are never looked at;
+//! - contents that go are named by *dead* ranges: those that a dropped index names and no other one;
+//! - whether another snapshot needs such a content is told by the ranges over the same paths of those snapshots whose
+//!   parent has been dropped. One whose parent is kept needs nothing of a dropped snapshot that its parent does
+//!   not need as well; one without a parent needs nothing of others at all.
+//!
+//! What is read thus follows what was dropped. Uploads meanwhile are compared with snapshots that are kept and
+//! pinned, so a commit adds nobody who needs what is removed, except that it may bring a range again under the very
+//! name of a dead one: ranges are removed between commits, after a look at the new indexes.
+//!
+//! Everything is found anew from the dropped indexes and the dead ranges, so that those go last, after a flush: a sweep
+//! that was cut short is done again.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::blocks_reader::ClientFiles;
+use super::catalog::{ClientState, locked};
+use super::comparison::{read_index, read_range};
+use super::dropped::{TOTALS_NAME, dropped_heads, encode_left};
+use super::error::{At, StoreError};
+use super::head::Head;
+use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_headless_index};
+use super::layout::{blocks_name, dropped_name, index_name, names_in, read_small_file};
+use super::range::{HASH_BYTES, StoredEntry};
+use super::recovery::{open_if_there, sweep_temporary};
+use super::store::{Shared, Store};
+use super::sweep_contents::{ContentSweep, Spans, contents_bytes};
+use super::sweep_large::sweep_large;
+use crate::base::durable::{FILE_MODE, exists};
+use crate::base::folder::open_folder;
+use crate::base::ids::{ClientId, SnapshotId, hex};
+
+/// So many ranges of dropped snapshots are in memory; what comes on top of them waits for another round.
+const RANGES_SWEPT_MAX: usize = 65_536;
+/// How many ranges are removed while commits wait.
+const RANGES_AT_ONCE_MAX: usize = 256;
+/// About so many contents are remembered at a time.
+const CONTENTS_SWEPT_MAX: u64 = 1_000_000;
+
+/// What a sweep removed, or would remove.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    pub snapshots: u64,
+    pub contents: u64,
+    pub ranges: u64,
+    /// Bytes of all that.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// Removes what dropped snapshots of a client alone needed. Goes on with a sweep that was cut short.
+    ///
+    /// # Errors
+    /// `Damaged` where the index of a snapshot cannot be read: nobody knows what it needs, so nothing is removed.
+    pub fn sweep(&self, client: ClientId) -> Result<Swept, StoreError> {
+        let state = self.state(client)?;
+        let _turn = locked(&state.pruning);
+        Sweep::new(&self.shared, &state, &[])?.run()
+    }
+
+    /// What a sweep would remove if these snapshots were dropped as well.
+    pub fn would_free(&self, client: ClientId, ids: &[SnapshotId]) -> Result<Swept, StoreError> {
+        let state = self.state(client)?;
+        let _turn = locked(&state.pruning);
+        let heads = state.with_catalog(&self.shared.layout, |catalog| {
+            ids.iter().filter_map(|id| catalog.get(*id)).collect::<Vec<_>>()
+        })?;
+        let mut sweep = Sweep::new(&self.shared, &state, &heads)?;
+        sweep.is_real = false;
+        sweep.rounds()?;
+        Ok(sweep.swept)
+    }
+}
+
+/// Ranges by the names of their files.
+type NamedRanges = HashMap<[u8; HASH_BYTES], IndexRecord>;
+
+/// A snapshot that may need what a dropped one has.
+#[derive(Debug)]
+pub(super) struct Referrer {
+    id: SnapshotId,
+    /// None for a damaged one whose index is there.
+    head: Option<Arc<Head>>,
+}
+
+/// One sweep of one client.
+#[derive(Debug)]
+pub(super) struct Sweep<'a> {
+    pub shared: &'a Shared,
+    pub state: &'a ClientState,
+    pub files: ClientFiles,
+    /// Whether things are removed, and not only counted.
+    pub is_real: bool,
+    /// Every snapshot that is dropped, now or earlier: only what they brought can go.
+    pub dropped: HashSet<SnapshotId>,
+    /// Those of them that are still to be swept, by sequence.
+    waiting: VecDeque<Arc<Head>>,
+    pub swept: Swept,
+    /// Bytes of contents, deltas and blocks: of the snapshots that are being swept, and of those that went.
+    added_bytes: u64,
+    pub freed_bytes: u64,
+    /// Whether an earlier sweep was cut short.
+    is_stale: bool,
+}
+
+impl<'a> Sweep<'a> {
+    fn new(shared: &'a Shared, state: &'a ClientState, more: &[Arc<Head>]) -> Result<Sweep<'a>, StoreError> {
+        let (folder, names) = snapshot_names(shared, state)?;
+        let heads = dropped_heads(&folder, &names)?;
+        let dropped = heads.iter().chain(more).map(|head| head.id).collect();
+        let has_index = |head: &&Arc<Head>| names.binary_search(&index_name(head.id)).is_ok();
+        let mut waiting: Vec<Arc<Head>> = heads.iter().chain(more).filter(has_index).cloned().collect();
+        waiting.sort_by_key(|head| (head.sequence, head.id));
+        let files = ClientFiles::new(&shared.layout, &state.record.folder);
+        let waiting = waiting.into();
+        Ok(Sweep {
+            shared,
+            state,
+            files,
+            is_real: true,
+            dropped,
+            waiting,
+            swept: Swept::default(),
+            added_bytes: 0,
+            freed_bytes: 0,
+            is_stale: false,
+        })
+    }
+
+    fn run(mut self) -> Result<Swept, StoreError> {
+        let layout = &self.shared.layout;
+        let folder = layout.snapshots(&self.state.record.folder);
+        if open_if_there(&folder)?.is_none() {
+            return Ok(self.swept);
+        }
+        sweep_temporary(&self.shared.disk, &folder)?;
+        if !self.waiting.is_empty() {
+            // Until all is done and written down, what is left is unknown to whoever comes after a failure.
+            self.is_stale = self
+                .state
+                .with_catalog(layout, |catalog| std::mem::replace(&mut catalog.dropped.is_stale, true))?;
+        }
+        self.rounds()?;
+        self.remove_empty_heads()?;
+        Ok(self.swept)
+    }
+
+    /// Sweeps the waiting snapshots, as many at a time as have room; the others count as kept until it is their turn.
+    fn rounds(&mut self) -> Result<(), StoreError> {
+        while !self.waiting.is_empty() {
+            let (batch, named) = self.next_batch()?;
+            let referrers = self.referrers()?;
+            let dead = self.dead_ranges(named, &referrers)?;
+            let kept: HashSet<SnapshotId> = referrers.iter().map(|referrer| referrer.id).collect();
+            let stubs: Vec<&Referrer> = referrers.iter().filter(|referrer| referrer.is_stub(&kept)).collect();
+            self.sweep_contents(&dead, &stubs)?;
+            self.remove_ranges(&dead, &kept)?;
+            self.finish(&batch)?;
+        }
+        Ok(())
+    }
+
+    /// The next snapshots to sweep, and the ranges that they name.
+    fn next_batch(&mut self) -> Result<(Vec<Arc<Head>>, NamedRanges), StoreError> {
+        let (mut batch, mut named) = (Vec::new(), HashMap::new());
+        while batch.is_empty() || named.len() < RANGES_SWEPT_MAX {
+            let Some(head) = self.waiting.pop_front() else { break };
+            match read_index(&self.shared.layout, &self.state.record.folder, &head) {
+                Ok(records) => named.extend(records.into_iter().map(|record| (record.file, record))),
+                Err(error) if error.is_damage() => log::warn!("what a dropped snapshot had may stay: {error}"),
+                Err(error) => return Err(error),
+            }
+            let blocks = self.shared.layout.ranges(&self.state.record.folder).join(blocks_name(head.id));
+            self.added_bytes += head.totals.new_bytes + blocks.metadata().map_or(0, |metadata| metadata.len());
+            batch.push(head);
+        }
+        Ok((batch, named))
+    }
+
+    /// Everybody who may need something: the snapshots that are kept, those of a later round, and damaged ones
+    /// whose index is there.
+    fn referrers(&self) -> Result<Vec<Referrer>, StoreError> {
+        let layout = &self.shared.layout;
+        let (heads, damaged) = self.state.with_catalog(layout, |catalog| {
+            (catalog.heads().to_vec(), catalog.damaged().iter().map(|damaged| damaged.id).collect::<Vec<_>>())
+        })?;
+        let kept = heads.into_iter().filter(|head| !self.dropped.contains(&head.id));
+        let known = kept.chain(self.waiting.iter().cloned());
+        let mut referrers: Vec<Referrer> = known.map(|head| Referrer { id: head.id, head: Some(head) }).collect();
+        for id in damaged {
+            if layout.index(&self.state.record.folder, id).exists() {
+                referrers.push(Referrer { id, head: None });
+            }
+        }
+        Ok(referrers)
+    }
+
+    pub fn records(&self, referrer: &Referrer) -> Result<Vec<IndexRecord>, StoreError> {
+        let (layout, client) = (&self.shared.layout, &self.state.record.folder);
+        if let Some(head) = &referrer.head {
+            return read_index(layout, client, head);
+        }
+        let path = layout.index(client, referrer.id);
+        let bytes = read_small_file(&path, INDEX_BYTES_MAX).map_err(StoreError::of_named_file)?;
+        decode_headless_index(&bytes, referrer.id).map_err(|error| StoreError::damaged(&path, error))
+    }
+
+    /// The named ranges that no other index names, by first path.
+    fn dead_ranges(&self, mut named: NamedRanges, referrers: &[Referrer]) -> Result<Vec<IndexRecord>, StoreError> {
+        for referrer in referrers {
+            for record in self.records(referrer)? {
+                named.remove(&record.file);
+            }
+        }
+        let mut dead: Vec<IndexRecord> = named.into_values().collect();
+        dead.sort_by(|left, right| (&left.first, &left.file).cmp(&(&right.first, &right.file)));
+        Ok(dead)
+    }
+
+    fn sweep_contents(&mut self, dead: &[IndexRecord], stubs: &[&Referrer]) -> Result<(), StoreError> {
+        let mut large = HashSet::new();
+        let mut rest = dead;
+        while !rest.is_empty() {
+            let (part, behind) = rest.split_at(part_of(rest));
+            rest = behind;
+            let mut contents = ContentSweep::of(self, part)?;
+            contents.spare_needed(self, &Spans::of(part), stubs)?;
+            contents.remove(self, part)?;
+            large.extend(contents.large);
+        }
+        sweep_large(self, large, stubs)
+    }
+
+    /// Removes the dead ranges, some at a time between two commits, but for those that a commit has brought again.
+    fn remove_ranges(&mut self, dead: &[IndexRecord], known: &HashSet<SnapshotId>) -> Result<(), StoreError> {
+        let (layout, disk, client) = (&self.shared.layout, &self.shared.disk, &self.state.record.folder);
+        let path = layout.ranges(client);
+        let Some(folder) = open_if_there(&path)? else { return Ok(()) };
+        for some in dead.chunks(RANGES_AT_ONCE_MAX) {
+            let _step = locked(&self.state.commit);
+            let mut going: HashMap<_, _> = some.iter().map(|record| (record.file, record.file_bytes)).collect();
+            let is_new = |head: &&Arc<Head>| !known.contains(&head.id) && !self.dropped.contains(&head.id);
+            let heads: Vec<Arc<Head>> = self
+                .state
+                .with_catalog(layout, |catalog| catalog.heads().iter().filter(is_new).cloned().collect())?;
+            for head in heads {
+                for record in read_index(layout, client, &head)? {
+                    going.remove(&record.file);
+                }
+            }
+            for (file, bytes) in going {
+                let name = hex(&file);
+                if !exists(folder.as_fd(), name.as_bytes()).at("look into", &path)? {
+                    continue;
+                }
+                self.swept.ranges += 1;
+                self.swept.bytes += u64::from(bytes);
+                if self.is_real {
+                    disk.remove_file(folder.as_fd(), name.as_bytes()).at("remove", &path.join(name))?;
+                }
+            }
+        }
+        if self.is_real && !dead.is_empty() {
+            disk.flush_folder(folder.as_fd(), b"ranges").at("flush", &path)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down what is left, then removes the indexes: from then on nothing is to be done again.
+    fn finish(&mut self, batch: &[Arc<Head>]) -> Result<(), StoreError> {
+        let (layout, disk) = (&self.shared.layout, &self.shared.disk);
+        let path = layout.snapshots(&self.state.record.folder);
+        let Some(folder) = open_if_there(&path)? else { return Ok(()) };
+        self.swept.snapshots += batch.len() as u64;
+        let indexes: Vec<String> = batch.iter().map(|head| index_name(head.id)).collect();
+        for name in &indexes {
+            self.swept.bytes += path.join(name).metadata().map_or(0, |metadata| metadata.len());
+        }
+        if !self.is_real {
+            return Ok(());
+        }
+        let is_last = self.waiting.is_empty();
+        let left = match self.is_stale {
+            true if is_last => Some(self.count_left()?),
+            true => None,
+            false => {
+                let before = self.state.with_catalog(layout, |catalog| catalog.dropped.left_bytes)?;
+                let (added, freed) = (std::mem::take(&mut self.added_bytes), std::mem::take(&mut self.freed_bytes));
+                Some(before.saturating_add(added).saturating_sub(freed))
+            }
+        };
+        if let Some(left) = left {
+            disk.replace_file(folder.as_fd(), TOTALS_NAME.as_bytes(), &encode_left(left), FILE_MODE)
+                .at("write", &path.join(TOTALS_NAME))?;
+            self.state.with_catalog(layout, |catalog| catalog.dropped.left_bytes = left)?;
+        }
+        for name in &indexes {
+            disk.remove_file(folder.as_fd(), name.as_bytes()).at("remove", &path.join(name))?;
+        }
+        disk.flush_folder(folder.as_fd(), b"snapshots").at("flush", &path)?;
+        let stored: u64 = batch.iter().map(|head| head.totals.stored_bytes).sum();
+        self.state.with_catalog(layout, |catalog| {
+            let dropped = &mut catalog.dropped;
+            dropped.waiting_bytes = dropped.waiting_bytes.saturating_sub(stored);
+            dropped.is_stale &= !is_last;
+        })
+    }
+
+    fn count_left(&self) -> Result<u64, StoreError> {
+        let mut left = 0;
+        for id in &self.dropped {
+            left += contents_bytes(self, *id)?;
+        }
+        Ok(left)
+    }
+
+    /// Removes the heads of dropped snapshots of which nothing is left; but the newest says which sequences were
+    /// given out.
+    fn remove_empty_heads(&mut self) -> Result<(), StoreError> {
+        let (layout, disk, client) = (&self.shared.layout, &self.shared.disk, &self.state.record.folder);
+        let (path, names) = snapshot_names(self.shared, self.state)?;
+        let Some(folder) = open_if_there(&path)? else { return Ok(()) };
+        let newest =
+            self.state.with_catalog(layout, |catalog| catalog.heads().last().map_or(0, |head| head.sequence))?;
+        let mut removed = false;
+        for head in dropped_heads(&path, &names)? {
+            let is_swept = names.binary_search(&index_name(head.id)).is_err();
+            if head.sequence > newest || !is_swept || self.has_remains(head.id)? {
+                continue;
+            }
+            let name = dropped_name(head.id);
+            disk.remove_file(folder.as_fd(), name.as_bytes()).at("remove", &path.join(&name))?;
+            removed = true;
+        }
+        if removed {
+            disk.flush_folder(folder.as_fd(), b"snapshots").at("flush", &layout.snapshots(client))?;
+        }
+        Ok(())
+    }
+
+    fn has_remains(&self, id: SnapshotId) -> Result<bool, StoreError> {
+        let (layout, client) = (&self.shared.layout, &self.state.record.folder);
+        let places = [
+            layout.received(client).join(id.as_str()),
+            layout.deltas(client).join(id.as_str()),
+            layout.ranges(client).join(blocks_name(id)),
+        ];
+        for place in places {
+            match place.symlink_metadata() {
+                Ok(_) => return Ok(true),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).at("look at", &place),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads a range, unless sweeps are to stop.
+    pub fn read_range(&self, record: &IndexRecord) -> Result<Vec<StoredEntry>, StoreError> {
+        let folder = self.shared.layout.ranges(&self.state.record.folder);
+        if self.shared.sweeps_stopped.load(Ordering::Relaxed) {
+            return Err(std::io::Error::from(std::io::ErrorKind::Interrupted)).at("go on sweeping", &folder);
+        }
+        read_range(&folder, record)
+    }
+
+    /// Waits until all that was removed so far has reached the disk, where one flush serves for all.
+    pub fn flush_removals(&self) -> Result<(), StoreError> {
+        let data = self.shared.layout.data();
+        if !self.is_real || !self.shared.can_flush_all {
+            return Ok(());
+        }
+        let anchor = open_folder(data).at("open", data)?;
+        self.shared.disk.flush_all(anchor.as_fd()).at("flush", data)
+    }
+}
+
+impl Referrer {
+    /// Whether it may need something of a dropped snapshot that no other kept one needs.
+    fn is_stub(&self, kept: &HashSet<SnapshotId>) -> bool {
+        match &self.head {
+            Some(head) => head.parent.is_some_and(|parent| !kept.contains(&parent)),
+            None => true,
+        }
+    }
+}
+
+/// How many of the ranges, sorted by first path, are swept together: no path is in this part and in a later one.
+fn part_of(dead: &[IndexRecord]) -> usize {
+    let (mut entries, mut end) = (0, &dead[0].last);
+    for (place, record) in dead.iter().enumerate() {
+        if entries >= CONTENTS_SWEPT_MAX && *end < record.first {
+            return place;
+        }
+        entries += u64::from(record.entries);
+        end = end.max(&record.last);
+    }
+    dead.len()
+}
+
+fn snapshot_names(shared: &Shared, state: &ClientState) -> Result<(PathBuf, Vec<String>), StoreError> {
+    let folder = shared.layout.snapshots(&state.record.folder);
+    let names = names_in(&folder)?;
+    Ok((folder, names))
+}
