@@ -12,6 +12,7 @@ const TYPING = 250;
 let lines = [];
 let file = "";
 let isShown = false;
+let drawing = 0;
 const parts = {};
 
 export function setUp() {
@@ -32,7 +33,7 @@ export function setUp() {
   on("log", (line) => {
     if (!isShown || !fits(line)) return;
     lines.push(line);
-    draw();
+    drawSoon();
   });
 }
 
@@ -56,6 +57,14 @@ async function load() {
   } catch (error) {
     parts.body.replaceChildren(failed(error, load));
   }
+}
+
+/** Once for each picture, however many lines come. */
+function drawSoon() {
+  drawing ||= requestAnimationFrame(() => {
+    drawing = 0;
+    draw();
+  });
 }
 
 function draw() {

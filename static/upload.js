@@ -29,22 +29,19 @@ class Upload {
   }
 
   async run() {
-    let after = null;
     for (let failures = 0; failures < FAILURES_MAX; ) {
       try {
-        const { job } = await get(`/api/jobs/${this.id}?wait=${WAIT_SECONDS}${after === null ? "" : `&after=${after}`}`);
+        const { job } = await get(`/api/jobs/${this.id}?wait=${WAIT_SECONDS}`);
         if (["completed", "failed", "cancelled"].includes(job.state)) return this.end(job);
         const wanted = job.upload.wanted;
         if (job.state !== "running" || wanted === null) {
-          after = null;
-          await pause(job.state === "running" ? 50 : REST_LOOK / 4);
+          await pause(job.state === "running" ? REST_LOOK / 4 : REST_LOOK);
           continue;
         }
         if (!this.fits(wanted, job.upload.wanted_path)) throw new Error("These are not the files of that upload.");
-        after = await this.sendFrom(wanted);
+        await this.sendFrom(wanted);
         failures = 0;
       } catch (error) {
-        after = null;
         if (error.aborted || error.status === 409) continue;
         failures += 1;
         tell("upload_problem", { id: this.id, message: error.message });
@@ -58,14 +55,10 @@ class Upload {
     return this.files[index] !== undefined && (path === null || this.files[index].path === path);
   }
 
-  /** Sends what is wanted and what is wanted next, as long as the answers say; gives the last number. */
+  /** Sends what is wanted and what is wanted next, as long as the answers say. */
   async sendFrom(wanted) {
     let index = wanted;
-    for (;;) {
-      const answer = await this.send(index);
-      if (answer.wanted === null || answer.wanted === index) return index;
-      index = answer.wanted;
-    }
+    while (index !== null) index = (await this.send(index)).wanted;
   }
 
   async send(index) {
