@@ -13,6 +13,7 @@ mod demo_scenarios;
 mod encryption;
 mod hooks;
 mod legacy;
+mod page;
 mod progress_reporting;
 mod prune;
 mod random_changes;

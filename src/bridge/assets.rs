@@ -17,7 +17,31 @@ macro_rules! assets {
     };
 }
 
-assets!["index.html", "app.js", "style.css", "icon.svg"];
+assets![
+    "api.js",
+    "app.js",
+    "base.css",
+    "chart.js",
+    "connection.js",
+    "dialogs.js",
+    "dom.js",
+    "format.js",
+    "history.js",
+    "hosts.js",
+    "icon.svg",
+    "index.html",
+    "job.js",
+    "live.js",
+    "log.js",
+    "parts.css",
+    "pick.js",
+    "rows.js",
+    "settings.js",
+    "source.js",
+    "statistics.js",
+    "tree.js",
+    "upload.js",
+];
 
 const OPENAPI: &str = include_str!("openapi.json");
 

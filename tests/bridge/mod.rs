@@ -59,8 +59,14 @@ impl Gui {
     }
 
     pub fn start_with(workplace: &Workplace, server: &str, flags: &[&str]) -> Gui {
+        Gui::start_on(0, workplace, server, flags)
+    }
+
+    /// On this port, as where a page expects it again.
+    pub fn start_on(port: u16, workplace: &Workplace, server: &str, flags: &[&str]) -> Gui {
+        let port = port.to_string();
         let words =
-            ["gui", "--port", "0", "--server", server, "--user", "ada", "--state", "state", "--rsa-bits", "2048"];
+            ["gui", "--port", &port, "--server", server, "--user", "ada", "--state", "state", "--rsa-bits", "2048"];
         let mut command = workplace.command(words.iter().chain(flags));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("gui starts");
         let mut line = String::new();
