@@ -19,6 +19,7 @@ mod prune;
 mod random_changes;
 mod restore_resume;
 mod resume;
+mod rotation;
 mod scale;
 mod server;
 mod support;

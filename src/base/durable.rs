@@ -274,6 +274,15 @@ pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     Disk::real().replace_file(folder.as_fd(), name.as_bytes(), bytes, mode)
 }
 
+/// Gives a file another name in its folder, in the place of what has that name; durable when this returns.
+pub fn rename_file(path: &Path, new_name: &str) -> io::Result<()> {
+    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?.as_bytes();
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (folder, disk) = (open_folder(parent)?, Disk::real());
+    disk.rename(folder.as_fd(), name, folder.as_fd(), new_name.as_bytes())?;
+    disk.flush_folder(folder.as_fd(), new_name.as_bytes())
+}
+
 /// Makes a file without a name in `folder`, 0600, for reading and writing. It is gone when it is closed, and
 /// with the process; where the system knows no such file, one is made and its name removed at once.
 pub fn create_unnamed_file(folder: &Path) -> io::Result<File> {

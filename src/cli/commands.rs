@@ -224,6 +224,14 @@ pub const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "rotate-key",
+        usage: "[FLAGS]",
+        summary: "exchange this client's key for a new one",
+        about: "Makes a new key (--rsa-bits), proves it to the server, and logs in with it. From then on the old one\n\
+                opens nothing. Cut off anywhere, the next command finishes it, or this can be run again.",
+        flags: &[CLIENT, COMMON],
+    },
+    Command {
         name: "enroll",
         usage: "NAME [--data DIR] [FLAGS]",
         summary: "make a token that lets NAME register (operator)",

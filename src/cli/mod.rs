@@ -12,6 +12,7 @@ mod operator;
 mod output;
 mod prune;
 mod result_hooks;
+mod rotate_key;
 mod run_backup;
 mod run_backup_legacy;
 mod run_gui;
@@ -130,6 +131,7 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "verify" => look::verify(arguments, output, &shutdown),
         "stats" => look::stats(arguments, output, &shutdown),
         "gui" => run_gui::run(arguments, output, &shutdown),
+        "rotate-key" => rotate_key::run(arguments, output, &shutdown),
         "enroll" => operator::enroll(arguments, output),
         "prune" => prune::prune(arguments, output),
         "hold" => prune::hold(arguments, output, true),

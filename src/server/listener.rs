@@ -381,13 +381,13 @@ fn begin_session<'a>(
     connection: &'a Connection,
 ) -> Result<Option<Session<'a>>, ChannelError> {
     let visit = shared.sessions.enter(admitted.client, Some(channel.closer()));
-    match admitted.register(&shared.store) {
+    match admitted.register(&shared.store, || shared.sessions.end_others(&visit)) {
         Ok(client) if client.id == admitted.client => {
             shared.statistics.count(Count::Session);
             channel.send_to_client(&ToClient::Welcome)?;
             channel.push()?;
             log::info!("{peer}: {} is here", client.name);
-            Ok(Some(Session { shared, client, channel, connection, _visit: visit }))
+            Ok(Some(Session { shared, client, channel, connection, offered_key: None, _visit: visit }))
         }
         other => {
             let answer = match other {

@@ -11,6 +11,7 @@ mod config;
 mod connections;
 mod error;
 mod events;
+mod key_rotation;
 mod legacy;
 mod listener;
 mod operator;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::connections::Connection;
 use super::events::EventKind;
+use super::key_rotation::OfferedKey;
 use super::listener::Shared;
 use super::sessions::Visit;
 use super::statistics::Count;
@@ -93,6 +94,8 @@ pub struct Session<'a> {
     pub client: Arc<ClientRecord>,
     pub channel: Channel,
     pub connection: &'a Connection,
+    /// The new key of the client that it has to prove.
+    pub offered_key: Option<OfferedKey>,
     /// Says that the client is being served.
     pub _visit: Visit,
 }
@@ -175,6 +178,19 @@ impl Session<'_> {
                 self.channel.send_to_client(&ToClient::Statistics(json))?;
                 Ok(self.channel.push()?)
             }
+            Command::NewKey(key) => {
+                let (offered, sealed) = OfferedKey::challenge(&key)?;
+                self.offered_key = Some(offered);
+                self.channel.send_to_client(&ToClient::KeyChallenge(&sealed))?;
+                Ok(self.channel.push()?)
+            }
+            Command::NewKeyProof(proof) => {
+                let offered = self.offered_key.take();
+                let offered = offered.ok_or_else(|| Failure::out_of_place("no new key was offered"))?;
+                offered.take(&self.shared.store, self.shared.fingerprint(), &self.client, &proof)?;
+                self.channel.send_to_client(&ToClient::KeyTaken)?;
+                Ok(self.channel.push()?)
+            }
             Command::Cancel => Ok(()),
             Command::OutOfPlace => Err(Failure::out_of_place("that message belongs inside an upload").into()),
         }
@@ -226,6 +242,8 @@ enum Command {
     Begin(Box<crate::protocol::message::Begin>),
     Stream(answers::Request),
     Statistics,
+    NewKey(Vec<u8>),
+    NewKeyProof([u8; 32]),
     /// Of an answer that has ended meanwhile.
     Cancel,
     OutOfPlace,
@@ -253,6 +271,8 @@ impl Command {
             ToServer::ReadBlocks(read) => Command::Stream(answers::Request::Blocks(read)),
             ToServer::Verify(selection) => Command::Stream(answers::Request::Verify(selection)),
             ToServer::Statistics => Command::Statistics,
+            ToServer::NewKey(key) => Command::NewKey(key.to_vec()),
+            ToServer::NewKeyProof(proof) => Command::NewKeyProof(proof),
             ToServer::Cancel => Command::Cancel,
             _ => Command::OutOfPlace,
         }

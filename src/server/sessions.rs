@@ -57,6 +57,17 @@ impl Sessions {
         }
     }
 
+    /// Closes the sessions of a client but this one.
+    pub fn end_others(&self, visit: &Visit) {
+        let table = self.table();
+        let visits = table.by_client.get(&visit.client).into_iter().flatten();
+        for (_, closer) in visits.filter(|(number, _)| *number != visit.number) {
+            if let Some(closer) = closer {
+                closer.close();
+            }
+        }
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

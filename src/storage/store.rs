@@ -235,6 +235,22 @@ impl Store {
         Ok(record)
     }
 
+    /// Notes the key that is to follow a client's `current` one; both are good until the first login with it.
+    /// Durable when this returns.
+    ///
+    /// # Errors
+    /// `NameTaken` where the client has another key by now than `current`.
+    pub fn begin_key_rotation(&self, id: ClientId, current: &[u8], next: &[u8]) -> Result<(), StoreError> {
+        let (disk, folder) = (&self.shared.disk, self.shared.layout.clients());
+        locked(&self.clients).begin_rotation(disk, &folder, id, current, next).map(drop)
+    }
+
+    /// Puts a client's next key in the place of its key, which is no longer good; durable when this returns.
+    pub fn finish_key_rotation(&self, id: ClientId, next: &[u8]) -> Result<Arc<ClientRecord>, StoreError> {
+        let (disk, folder) = (&self.shared.disk, self.shared.layout.clients());
+        locked(&self.clients).finish_rotation(disk, &folder, id, next)
+    }
+
     /// Forgets a client's key: with a token, its name can be registered again, and has all its snapshots.
     pub fn reset_client(&self, id: ClientId) -> Result<Arc<ClientRecord>, StoreError> {
         locked(&self.clients).reset(&self.shared.disk, &self.shared.layout.clients(), id)

@@ -39,6 +39,7 @@ pub fn rows(desk: &Desk, stale: Option<Duration>) -> Result<Vec<Value>, StoreErr
             "growth_days": GROWTH_DAYS,
             "quota_bytes": client.quota,
             "fingerprint": fingerprint(&client),
+            "next_fingerprint": client.next_key.as_deref().map(fingerprint_of),
             "legacy": client.legacy,
         }));
     }
@@ -47,8 +48,12 @@ pub fn rows(desk: &Desk, stale: Option<Duration>) -> Result<Vec<Value>, StoreErr
 
 /// None for a client that was reset and waits for its new key.
 fn fingerprint(client: &ClientRecord) -> Option<String> {
-    let key = (!client.is_reset()).then(|| PublicKey::from_spki_der(&client.public_key))?;
-    Some(key.map_or_else(|_| "unreadable".to_string(), |key| key.fingerprint().to_string()))
+    (!client.is_reset()).then(|| fingerprint_of(&client.public_key))
+}
+
+fn fingerprint_of(public_key: &[u8]) -> String {
+    let key = PublicKey::from_spki_der(public_key);
+    key.map_or_else(|_| "unreadable".to_string(), |key| key.fingerprint().to_string())
 }
 
 /// Forgets the client's key, and ends the sessions that it was proved in.
