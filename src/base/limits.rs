@@ -87,3 +87,8 @@ pub const FOLDER_HANDLES_MAX: usize = 32;
 pub const HOOK_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long it may go on once the server is to end.
 pub const HOOK_END_MAX: Duration = Duration::from_secs(2);
+
+/// Failures that a server keeps for its operator to look at.
+pub const FAILURES_KEPT_MAX: usize = 100;
+/// Clients that have figures of their own among a server's metrics.
+pub const METRIC_CLIENTS_MAX: usize = 1_000;

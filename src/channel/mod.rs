@@ -24,4 +24,4 @@ pub use handshake::{
 };
 pub use plain::PlainConnection;
 pub use sealed::{Activity, Channel, Message, SegmentCounts};
-pub use transport::{Closer, Transport};
+pub use transport::{Closer, Meter, Transport};

@@ -96,6 +96,8 @@ pub const COMMANDS: &[Command] = &[
                 valued("on-event", "CMD", "run CMD at failures, damage, silence, quotas, low space (no shell)"),
                 valued("low-space", "SIZE", "warn when less is left on the disk: 20G, or a share, 5%"),
                 valued("stale-after", "TIME", "warn of clients without a success for so long: 36h, 3d"),
+                valued("dashboard", "[ADDR:PORT]", "serve the operator's page and metrics (127.0.0.1:9091)"),
+                valued("dashboard-token", "TOKEN", "who has it may see the page; off loopback one is made anyway"),
                 valued("rekey-bytes", "BYTES", "data under one key before the keys advance (68719476736)"),
             ],
             COMMON,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::blocks;
 use super::session::{Ended, Failure};
+use super::sessions::Doing;
 use crate::base::ids::{ClientId, SnapshotId};
 use crate::base::limits::{CONTENT_CHUNK_BYTES, HOLE_BYTES_MAX, LARGE_FILE_BYTES};
 use crate::base::path::EntryPath;
@@ -29,6 +30,19 @@ pub enum Request {
     Blocks(ReadBlocks),
     File { selection: Selection, offset: u64, length: u64 },
     Verify(Selection),
+}
+
+impl Request {
+    /// What a session does that answers it.
+    pub fn doing(&self) -> Doing {
+        match self {
+            Request::Snapshots | Request::Entries { contents: false, .. } => Doing::Listing,
+            Request::Page { page: Page { wanted: None, .. }, .. } => Doing::Listing,
+            Request::Entries { .. } | Request::Page { .. } => Doing::Sending,
+            Request::Blocks(_) | Request::File { .. } => Doing::Sending,
+            Request::Verify(_) => Doing::Verifying,
+        }
+    }
 }
 
 /// A part of a selection: the first entries behind a path, and which of their contents are wanted.

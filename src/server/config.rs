@@ -65,6 +65,16 @@ pub enum LowSpace {
     Percent(u8),
 }
 
+impl LowSpace {
+    /// In bytes, on a disk of `total`.
+    pub fn bytes_of(self, total: u64) -> u64 {
+        match self {
+            LowSpace::Bytes(bytes) => bytes,
+            LowSpace::Percent(percent) => (u128::from(total) * u128::from(percent) / 100) as u64,
+        }
+    }
+}
+
 impl FromStr for LowSpace {
     type Err = String;
 

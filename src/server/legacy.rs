@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::connections::Connection;
 use super::listener::Shared;
 use super::semaphore::{Permit, Semaphore};
-use super::sessions::Visit;
+use super::sessions::{Doing, Guest, Live, Visit};
 use super::statistics::Count;
 use super::waiting_room::Seat;
 use crate::base::ids::ClientId;
@@ -91,20 +91,20 @@ pub fn serve(
     shared: &Arc<Shared>,
     line: PlainConnection,
     first: RequestHeader,
-    peer: SocketAddr,
     seat: Seat,
     connection: &Connection,
 ) -> Result<(), ChannelError> {
     if !shared.config.legacy {
-        log::warn!("{peer}: a legacy client (code {}): --legacy is off", first.code);
-        shared.statistics.count(Count::Failure);
+        let text = format!("a legacy client (code {}): --legacy is off", first.code);
+        log::warn!("{}: {text}", connection.peer());
+        shared.fail(connection, &text);
         line.end(&Response::GeneralError.encode());
         return Ok(());
     }
     let mut session = Session {
         shared,
         line,
-        peer,
+        peer: connection.peer(),
         connection,
         standing: Standing::Waiting(seat),
         who: Who::Nobody,
@@ -165,6 +165,7 @@ enum Who {
         /// For the operator: it is being served.
         #[allow(dead_code, reason = "held until it is dropped")]
         visit: Visit,
+        live: Arc<Live>,
     },
 }
 
@@ -175,6 +176,7 @@ impl Session<'_> {
             self.allow_message(header.payload_bytes);
             let answered = self.answer(&header);
             self.connection.set_working(self.files.are_under_way());
+            self.show_whether_idle();
             self.count_bytes();
             match answered {
                 Ok(None) => {}
@@ -226,8 +228,17 @@ impl Session<'_> {
     }
 
     fn note(&self, problem: &str) {
-        self.shared.statistics.count(Count::Failure);
+        self.shared.fail(self.connection, problem);
         log::warn!("{} (legacy): {problem}", self.peer);
+    }
+
+    /// Between two files of a run it is idle.
+    fn show_whether_idle(&self) {
+        if let Who::Client { live, .. } = &self.who
+            && !self.files.are_under_way()
+        {
+            live.set(Doing::Idle);
+        }
     }
 
     fn count_bytes(&mut self) {
@@ -327,7 +338,9 @@ impl Session<'_> {
     /// Takes the client for who it says it is, with a fresh key for its files, wrapped.
     fn let_in(&mut self, record: Arc<ClientRecord>) -> Result<[u8; 128], Problem> {
         self.enter()?;
-        let visit = self.shared.sessions.enter(record.id, Some(self.line.closer()));
+        let live = Live::new(&record.name, self.connection, true);
+        let guest = Guest { closer: self.line.closer(), live: live.clone() };
+        let visit = self.shared.sessions.enter(record.id, Some(guest));
         // Removed or reset in the same moment?
         if self.shared.store.client(record.id).is_none_or(|now| now.public_key != record.public_key) {
             return Err(ending(format!("{} is no client any more", record.name)));
@@ -343,7 +356,8 @@ impl Session<'_> {
         self.forget();
         log::info!("{}: {} is here, in the legacy dialect", self.peer, record.name);
         self.shared.statistics.count(Count::Session);
-        self.who = Who::Client { record, file_key, visit };
+        self.connection.set_client(&record.name);
+        self.who = Who::Client { record, file_key, visit, live };
         Ok(wrapped)
     }
 
@@ -399,7 +413,8 @@ impl Session<'_> {
         let name = packet.file.file_name().map_err(|error| ending(error.to_string()))?;
         let mut payload = Payload { line: &mut self.line, left: packet.content_bytes as usize, piece: Vec::new() };
         let taken = match &self.who {
-            Who::Client { record, file_key, .. } if record.id == header.client => {
+            Who::Client { record, file_key, live, .. } if record.id == header.client => {
+                live.set(Doing::Receiving);
                 self.connection.set_working(true);
                 self.files.take(&self.shared.store, record.id, file_key, &packet, &name, &mut payload)
             }

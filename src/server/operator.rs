@@ -38,6 +38,7 @@ mod clients;
 mod export;
 mod verify;
 
+pub(super) use clients::row as client_row;
 pub use export::{ExportRequest, export};
 pub use verify::{VerifyRequest, verify};
 
@@ -193,7 +194,9 @@ pub(super) struct Desk {
 
 fn execute(desk: &Desk, command: &OperatorCommand) -> Result<Vec<Value>, StoreError> {
     match command {
-        OperatorCommand::Clients { stale_seconds } => clients::rows(desk, stale_seconds.map(Duration::from_secs)),
+        OperatorCommand::Clients { stale_seconds } => {
+            clients::rows(&desk.store, stale_seconds.map(Duration::from_secs))
+        }
         OperatorCommand::ResetClient { name } => clients::reset(desk, name),
         OperatorCommand::RemoveClient { name } => clients::remove(desk, name),
         OperatorCommand::SetQuota { name, bytes } => clients::set_quota(desk, name, *bytes),

@@ -6,8 +6,7 @@ use super::connections::Connection;
 use super::events::EventKind;
 use super::key_rotation::OfferedKey;
 use super::listener::Shared;
-use super::sessions::Visit;
-use super::statistics::Count;
+use super::sessions::{Doing, Live, Visit};
 use super::{answers, upload};
 use crate::base::codec::DecodeError;
 use crate::channel::worker::{self, Gone, Outbox};
@@ -94,6 +93,7 @@ pub struct Session<'a> {
     pub client: Arc<ClientRecord>,
     pub channel: Channel,
     pub connection: &'a Connection,
+    pub live: Arc<Live>,
     /// The new key of the client that it has to prove.
     pub offered_key: Option<OfferedKey>,
     /// Says that the client is being served.
@@ -117,6 +117,7 @@ impl Session<'_> {
             self.connection.set_working(true);
             let result = self.obey(command);
             self.connection.set_working(false);
+            self.live.set(Doing::Idle);
             self.report_damage(counted);
             self.shared.statistics.add_segments(counted, self.channel.counts());
             counted = self.channel.counts();
@@ -144,7 +145,7 @@ impl Session<'_> {
 
     /// Tells the client why its session is over. `counted` are the segments that are in the statistics.
     fn fail(mut self, counted: SegmentCounts, failure: &Failure) -> Result<(), ChannelError> {
-        self.shared.statistics.count(Count::Failure);
+        self.shared.fail(self.connection, &failure.text);
         log::warn!("{}: {}", self.client.name, failure.text);
         if let Some(kind) = EventKind::of_failure(failure.code) {
             self.shared.events.tell(kind, Some(self.client.name.as_str()), &failure.text);
@@ -170,7 +171,7 @@ impl Session<'_> {
     fn obey(&mut self, command: Result<Command, DecodeError>) -> Result<(), End> {
         let command = command.map_err(|error| Failure::out_of_place(format!("a malformed request: {error}")))?;
         match command {
-            Command::Begin(begin) => upload::run(self.shared, &self.client, &mut self.channel, *begin),
+            Command::Begin(begin) => upload::run(self.shared, &self.client, &self.live, &mut self.channel, *begin),
             Command::Stream(request) => self.stream(request),
             Command::Statistics => {
                 let report = self.shared.report();
@@ -198,6 +199,7 @@ impl Session<'_> {
 
     fn stream(&mut self, request: answers::Request) -> Result<(), End> {
         let (store, client) = (&self.shared.store, self.client.id);
+        self.live.set(request.doing());
         let streamed = worker::answer(&mut self.channel, |outbox: &mut Outbox| {
             let rows = answers::stream(store, client, request, outbox);
             let damaged = outbox.damaged();
