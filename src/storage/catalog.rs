@@ -37,7 +37,11 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct ClientState {
     pub record: Arc<ClientRecord>,
-    pub pruning: Mutex<()>,
+    pruning: Mutex<()>,
+    /// Somebody waits until nothing is swept.
+    pub sweep_interrupted: AtomicBool,
+    /// Whoever still has this state finds nothing of the client any more.
+    pub removed: AtomicBool,
     pub commit: Mutex<()>,
     catalog: Mutex<Option<Catalog>>,
     uploads: Mutex<HashMap<UploadId, Arc<OpenUpload>>>,
@@ -71,6 +75,8 @@ impl ClientState {
             quota: Quota::new(record.quota),
             record,
             pruning: Mutex::default(),
+            sweep_interrupted: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
             commit: Mutex::default(),
             catalog: Mutex::default(),
             uploads: Mutex::default(),
@@ -78,6 +84,24 @@ impl ClientState {
             pins: Mutex::default(),
             folders_ready: Mutex::default(),
         }
+    }
+
+    /// A turn at dropping and sweeping.
+    ///
+    /// # Errors
+    /// `NotFound` where the client has been removed meanwhile.
+    pub fn prune_turn(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
+        let turn = locked(&self.pruning);
+        let what = || StoreError::NotFound { what: format!("client {} is no longer here", self.record.id) };
+        if self.removed.load(Ordering::SeqCst) { Err(what()) } else { Ok(turn) }
+    }
+
+    /// The same, before a sweep that is under way is through: it ends at the next good place.
+    pub fn interrupt_prune(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
+        self.sweep_interrupted.store(true, Ordering::SeqCst);
+        let turn = self.prune_turn();
+        self.sweep_interrupted.store(false, Ordering::SeqCst);
+        turn
     }
 
     /// Looks into the catalog, read first if it has not been.
