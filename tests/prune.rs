@@ -212,3 +212,68 @@ fn files_below(folder: &Path) -> usize {
     let Ok(items) = std::fs::read_dir(folder) else { return 0 };
     items.flatten().map(|item| if item.path().is_dir() { files_below(&item.path()) } else { 1 }).sum()
 }
+
+/// A source with three snapshots at a server that has been stopped, and a policy that keeps the last one.
+fn three_snapshots<'a>(workplace: &'a Workplace, client: &TestClient<'a>, source: &Path) -> PathBuf {
+    (0..3).for_each(|_| back_up(client, source, &[]));
+    assert_eq!(snapshot_ids(client).len(), 3);
+    workplace.write("policy.json", r#"{"version": 1, "default": {"keep_last": 1, "keep_within": "0"}}"#)
+}
+
+#[test]
+fn a_daily_prune_that_was_missed_while_no_server_ran_is_made_up_for_once() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let source = source(&workplace);
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    let policy = three_snapshots(&workplace, &client, &source);
+    assert_eq!(server.stop(), 0);
+    // What a run two days ago has left.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let record = workplace.join("data/daily.json");
+    std::fs::write(&record, format!("{{\"version\": 1, \"begun_seconds\": {}}}", now - 2 * 86_400)).unwrap();
+    let minute = (now / 60 + 720) % 1_440;
+    let time = format!("{:02}:{:02}", minute / 60, minute % 60);
+    let flags = ["--rsa-bits", "2048", "--prune-daily", &time, "--policy", policy.to_str().unwrap()];
+    let server = TestServer::start_with(&workplace, "data", &flags);
+    server.wait_for_log("2 snapshots dropped, 1 kept");
+    let begun = || {
+        let record: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+        record["begun_seconds"].as_u64().unwrap()
+    };
+    crate::support::wait_until(|| begun() >= now, "the record of the run");
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    back_up(&client, &source, &[]);
+    assert_eq!(server.stop(), 0);
+    let written = begun();
+    let server = TestServer::start_with(&workplace, "data", &flags);
+    // The thread that prunes looks at the clock before it waits; an operator's command comes after the start.
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    assert_eq!(snapshot_ids(&client).len(), 2);
+    assert_eq!(server.stop(), 0);
+    assert_eq!(begun(), written, "what was done is not done again");
+}
+
+#[test]
+#[ignore = "waits for a minute of the clock: run by tests/run --full"]
+fn a_daily_prune_comes_at_its_time() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let source = source(&workplace);
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    let policy = three_snapshots(&workplace, &client, &source);
+    assert_eq!(server.stop(), 0);
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    // The next minute, unless that begins while the server starts.
+    let due = (now() + 20).next_multiple_of(60);
+    let time = format!("{:02}:{:02}", due / 3_600 % 24, due / 60 % 60);
+    let flags = ["--rsa-bits", "2048", "--prune-daily", &time, "--policy", policy.to_str().unwrap()];
+    let server = TestServer::start_with(&workplace, "data", &flags);
+    let deadline = due + 90;
+    while !server.log().contains("2 snapshots dropped, 1 kept") {
+        assert!(now() < deadline, "{}", server.log());
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    assert!(now() >= due, "it came too early");
+    assert_eq!(server.stop(), 0);
+}

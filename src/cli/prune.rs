@@ -99,13 +99,18 @@ fn snapshot_text(row: &Value) -> String {
 
 fn client_text(row: &Value) -> String {
     let would = if row["dry_run"] == true { "would be " } else { "" };
-    let freed = match row["damage"].as_str() {
-        Some(damage) => format!("no space was given back: {damage}"),
-        None => format!("{} {would}free again", bytes_text(row["freed_bytes"].as_u64().unwrap_or(0))),
-    };
+    let freed = bytes_text(row["freed_bytes"].as_u64().unwrap_or(0));
+    let damage =
+        row["damage"].as_str().map(|damage| format!("; not all that might be, because of damage: {damage}"));
+    let damage = damage.unwrap_or_default();
     let clock =
         if row["clock_is_behind"] == true { "; the clock is behind the newest snapshot: set it right" } else { "" };
-    format!("{}: {} {would}dropped, {} kept, {freed}{clock}", shown(row, "client"), row["dropped"], row["kept"])
+    format!(
+        "{}: {} {would}dropped, {} kept, {freed} {would}free again{damage}{clock}",
+        shown(row, "client"),
+        row["dropped"],
+        row["kept"]
+    )
 }
 
 fn shown(row: &Value, key: &str) -> String {

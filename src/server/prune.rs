@@ -136,13 +136,16 @@ fn prune_client(
     Ok(())
 }
 
-/// Damage keeps a client's space from being given back; the other clients' turn comes all the same.
+/// Damage keeps some of a client's space from being given back; the other clients' turn comes all the same.
 fn add_swept(row: &mut Value, swept: Result<Swept, StoreError>) -> Result<(), StoreError> {
     match swept {
         Ok(swept) => {
             row["freed_bytes"] = swept.bytes.into();
             row["contents"] = swept.contents.into();
             row["ranges"] = swept.ranges.into();
+            if !swept.hindrances.is_empty() {
+                row["damage"] = swept.hindrances.join("; ").into();
+            }
         }
         Err(error) if error.is_damage() => row["damage"] = error.to_string().into(),
         Err(error) => return Err(error),
@@ -229,8 +232,34 @@ pub struct DailyPrune {
     pub policy: std::path::PathBuf,
 }
 
-/// Prunes every day until `shutdown`. The clock is what counts, not the time that passed: after a sleep of the
-/// machine over the time, it is made up for once.
+/// When the next daily prune is due, in seconds since 1970. The clock is what counts, not the time that passed.
+#[derive(Debug)]
+struct Schedule {
+    minute_of_day: u32,
+    due: i64,
+}
+
+impl Schedule {
+    /// One that was missed since the last is due at once, however many were. Without a last one, none was missed.
+    fn new(minute_of_day: u32, last: Option<Timestamp>, now: i64) -> Schedule {
+        let last = last.map_or(now, |last| last.seconds.min(now));
+        Schedule { minute_of_day, due: next_due(last, minute_of_day) }
+    }
+
+    fn is_due(&mut self, now: i64) -> bool {
+        if self.due - now > SECONDS_PER_DAY {
+            // The clock was set back.
+            self.done(now);
+        }
+        now >= self.due
+    }
+
+    fn done(&mut self, now: i64) {
+        self.due = next_due(now, self.minute_of_day);
+    }
+}
+
+/// Prunes every day until `shutdown`. One that was missed, since the machine slept or no server ran, is made up for.
 pub(super) fn prune_daily(
     store: &std::sync::Arc<Store>,
     daily: DailyPrune,
@@ -238,15 +267,20 @@ pub(super) fn prune_daily(
 ) -> Result<JoinHandle<()>, ServerError> {
     let (store, shutdown) = (store.clone(), shutdown.clone());
     let watch = move || {
-        let mut due = next_due(Timestamp::now().seconds, daily.minute_of_day);
-        while !shutdown.wait(CLOCK_INTERVAL) {
-            let now = Timestamp::now().seconds;
-            if now >= due {
-                prune_all(&store, &daily.policy, &shutdown);
-                due = next_due(Timestamp::now().seconds, daily.minute_of_day);
-            } else if due - now > SECONDS_PER_DAY {
-                // The clock was set back.
-                due = next_due(now, daily.minute_of_day);
+        let now = || store.clock().now();
+        let mut schedule = Schedule::new(daily.minute_of_day, store.last_daily_prune(), now().seconds);
+        loop {
+            let begun = now();
+            if schedule.is_due(begun.seconds) {
+                if prune_all(&store, &daily.policy, &shutdown)
+                    && let Err(error) = store.note_daily_prune(begun)
+                {
+                    log::error!("the next start will prune again: {error}");
+                }
+                schedule.done(now().seconds);
+            }
+            if shutdown.wait(CLOCK_INTERVAL) {
+                return;
             }
         }
     };
@@ -260,16 +294,19 @@ fn next_due(now: i64, minute_of_day: u32) -> i64 {
     if today > now { today } else { today + SECONDS_PER_DAY }
 }
 
-/// The nightly run over all clients; what else belongs to a night follows here.
-fn prune_all(store: &Store, policy: &Path, shutdown: &Shutdown) {
+/// The nightly run over all clients; what else belongs to a night follows here. False where it was cut short.
+fn prune_all(store: &Store, policy: &Path, shutdown: &Shutdown) -> bool {
     let policy = match Policy::read(policy) {
         Ok(policy) => policy,
-        Err(problem) => return log::error!("nothing is pruned: {problem}"),
+        Err(problem) => {
+            log::error!("nothing is pruned: {problem}");
+            return false;
+        }
     };
     for client in store.clients() {
         let Some(rules) = policy.rules_for(&client.name) else { continue };
         if shutdown.is_requested() {
-            return;
+            return false;
         }
         let request = PruneRequest {
             client: Some(client.name.clone()),
@@ -279,23 +316,24 @@ fn prune_all(store: &Store, policy: &Path, shutdown: &Shutdown) {
         };
         match prune(store, &request) {
             Ok(rows) => rows.iter().filter(|row| row["row"] == "client").for_each(log_client),
-            Err(_) if shutdown.is_requested() => return,
+            Err(_) if shutdown.is_requested() => return false,
             Err(error) => log::error!("{}: the prune failed: {error}", client.name),
         }
     }
+    true
 }
 
 fn log_client(row: &Value) {
     let client = row["client"].as_str().unwrap_or_default();
-    match row["damage"].as_str() {
-        Some(damage) => log::error!("{client}: no space was given back: {damage}"),
-        None => log::info!(
-            "{client}: pruned: {} snapshots dropped, {} kept, {} bytes free again",
-            row["dropped"],
-            row["kept"],
-            row["freed_bytes"]
-        ),
+    if let Some(damage) = row["damage"].as_str() {
+        log::error!("{client}: not all space was given back: {damage}");
     }
+    log::info!(
+        "{client}: pruned: {} snapshots dropped, {} kept, {} bytes free again",
+        row["dropped"],
+        row["kept"],
+        row["freed_bytes"].as_u64().unwrap_or(0)
+    );
 }
 
 #[cfg(test)]
@@ -331,6 +369,23 @@ mod tests {
             let problem = policy(text).unwrap_err();
             assert!(problem.contains("policy.json") && problem.contains(place), "{problem}");
         }
+    }
+
+    #[test]
+    fn what_was_missed_is_due_once_and_what_was_done_is_not() {
+        let at = |seconds| Some(Timestamp { seconds, nanoseconds: 0 });
+        let (noon, day) = (43_200, SECONDS_PER_DAY);
+        assert!(!Schedule::new(720, None, 5 * day + noon + 1).is_due(5 * day + noon + 1), "nothing was missed");
+        assert!(!Schedule::new(720, at(4 * day + noon), 5 * day).is_due(5 * day));
+        let mut schedule = Schedule::new(720, at(noon), 5 * day);
+        assert!(schedule.is_due(5 * day), "four were missed");
+        schedule.done(5 * day);
+        assert!(!schedule.is_due(5 * day + noon - 1) && schedule.is_due(5 * day + noon));
+        // The clock was wrong, and is put right.
+        let mut schedule = Schedule::new(720, at(900 * day), 5 * day);
+        assert!(!schedule.is_due(5 * day) && schedule.is_due(5 * day + noon));
+        let mut schedule = Schedule::new(720, None, 900 * day);
+        assert!(!schedule.is_due(5 * day) && schedule.is_due(5 * day + noon));
     }
 
     #[test]

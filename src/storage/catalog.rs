@@ -12,7 +12,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::clients::ClientRecord;
@@ -38,7 +38,11 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug)]
 pub struct ClientState {
     pub record: Arc<ClientRecord>,
-    pub pruning: Mutex<()>,
+    pruning: Mutex<()>,
+    /// Somebody waits until nothing is swept.
+    pub sweep_interrupted: AtomicBool,
+    /// Whoever still has this state finds nothing of the client any more.
+    pub removed: AtomicBool,
     pub commit: Mutex<()>,
     catalog: Mutex<Option<Catalog>>,
     uploads: Mutex<HashMap<UploadId, Arc<OpenUpload>>>,
@@ -94,6 +98,8 @@ impl ClientState {
             damage: Mutex::default(),
             record,
             pruning: Mutex::default(),
+            sweep_interrupted: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
             commit: Mutex::default(),
             catalog: Mutex::default(),
             uploads: Mutex::default(),
@@ -101,6 +107,34 @@ impl ClientState {
             pins: Mutex::default(),
             folders_ready: Mutex::default(),
         }
+    }
+
+    /// A turn at dropping and sweeping.
+    ///
+    /// # Errors
+    /// `NotFound` where the client has been removed meanwhile.
+    pub fn prune_turn(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
+        let turn = locked(&self.pruning);
+        let what = || StoreError::NotFound { what: format!("client {} is no longer here", self.record.id) };
+        if self.removed.load(Ordering::SeqCst) { Err(what()) } else { Ok(turn) }
+    }
+
+    /// The same where nobody has the turn.
+    pub fn try_prune_turn(&self) -> Option<MutexGuard<'_, ()>> {
+        let turn = match self.pruning.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        turn.filter(|_| !self.removed.load(Ordering::SeqCst))
+    }
+
+    /// The same, before a sweep that is under way is through: it ends at the next good place.
+    pub fn interrupt_prune(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
+        self.sweep_interrupted.store(true, Ordering::SeqCst);
+        let turn = self.prune_turn();
+        self.sweep_interrupted.store(false, Ordering::SeqCst);
+        turn
     }
 
     /// Looks into the catalog, read first if it has not been.

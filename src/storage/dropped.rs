@@ -54,7 +54,7 @@ impl Store {
     /// passed over. The space comes back with [`Store::sweep`].
     pub fn drop_snapshots(&self, client: ClientId, ids: &[SnapshotId]) -> Result<Drops, StoreError> {
         let state = self.state(client)?;
-        let _turn = locked(&state.pruning);
+        let _turn = state.prune_turn()?;
         let mut drops = Drops::default();
         for some in ids.chunks(DROPPED_AT_ONCE_MAX) {
             self.drop_some(&state, some, &mut drops)?;
@@ -81,6 +81,7 @@ impl Store {
             // Some may have got their new name: the disk knows.
             state.forget_catalog();
         }
+        self.keep_summary(state);
         renamed
     }
 
@@ -148,6 +149,7 @@ impl Store {
             disk.flush_folder(folder.as_fd(), b"snapshots").at("flush", &path)?;
             state.with_catalog(layout, |catalog| catalog.held.remove(&id))?;
         }
+        self.keep_summary(&state);
         Ok(true)
     }
 
@@ -180,59 +182,68 @@ pub struct DroppedTotals {
 }
 
 impl DroppedTotals {
-    /// Puts them together from the record of the last sweep and the heads that wait for one.
+    /// Puts them together from the record of the last sweep and the heads that wait for one. What was swept earlier is
+    /// not looked at, however many they are.
     pub fn load(folder: &Path, names: &[String]) -> Result<DroppedTotals, StoreError> {
+        let record = read_record(folder)?;
         let mut totals = DroppedTotals::default();
-        let mut any = false;
-        for head in dropped_heads(folder, names)? {
-            any = true;
+        for id in dropped_ids(names) {
+            let is_waiting = names.binary_search(&index_name(id)).is_ok();
+            if record.is_some() && !is_waiting {
+                continue;
+            }
+            totals.is_stale = true;
+            let Some(head) = read_dropped(folder, id)? else { continue };
             totals.newest_sequence = totals.newest_sequence.max(head.sequence);
-            if names.binary_search(&index_name(head.id)).is_ok() {
+            if is_waiting {
                 totals.waiting_bytes = totals.waiting_bytes.saturating_add(head.totals.stored_bytes);
-                totals.is_stale = true;
             }
         }
-        match read_left(folder)? {
-            Some(bytes) => totals.left_bytes = bytes,
-            None => totals.is_stale |= any,
+        if let Some(record) = record {
+            totals.left_bytes = record.left_bytes;
+            totals.newest_sequence = totals.newest_sequence.max(record.newest_sequence);
         }
         Ok(totals)
     }
 }
 
-/// The dropped heads in a client's folder of snapshots. One that cannot be read still explains what is left of its
-/// snapshot, which then stays.
-pub fn dropped_heads(folder: &Path, names: &[String]) -> Result<Vec<Arc<Head>>, StoreError> {
-    let mut heads = Vec::new();
-    for id in names.iter().filter_map(|name| name.strip_suffix(".dropped")?.parse::<SnapshotId>().ok()) {
-        match read_head_file(folder.join(dropped_name(id)), id) {
-            Ok(head) => heads.push(Arc::new(head)),
-            Err(error @ (StoreError::Io { .. } | StoreError::DiskFull { .. })) => return Err(error),
-            Err(error) => log::error!("what is left of a dropped snapshot stays: {error}"),
+/// The dropped snapshots of which something is left, by the names in a client's folder of snapshots.
+pub fn dropped_ids(names: &[String]) -> impl Iterator<Item = SnapshotId> {
+    names.iter().filter_map(|name| name.strip_suffix(".dropped")?.parse().ok())
+}
+
+/// Reads a dropped head. None for a damaged one: what is left of its snapshot is explained by its name all the same.
+pub fn read_dropped(folder: &Path, id: SnapshotId) -> Result<Option<Arc<Head>>, StoreError> {
+    match read_head_file(folder.join(dropped_name(id)), id) {
+        Ok(head) => Ok(Some(Arc::new(head))),
+        Err(error @ (StoreError::Io { .. } | StoreError::DiskFull { .. })) => Err(error),
+        Err(error) => {
+            log::error!("the head of a dropped snapshot cannot be read: {error}");
+            Ok(None)
         }
     }
-    heads.sort_by_key(|head| (head.sequence, head.id));
-    Ok(heads)
 }
 
 /// What the last sweep left of dropped snapshots, as it is kept on the disk.
 #[derive(Serialize, Deserialize)]
-struct TotalsFile {
+pub struct TotalsFile {
     version: u64,
     left_bytes: u64,
+    newest_sequence: u64,
 }
 
-pub fn encode_left(left_bytes: u64) -> Vec<u8> {
-    let file = TotalsFile { version: TOTALS_VERSION, left_bytes };
+/// The record of a sweep; every dropped snapshot that does not wait for one has at most this sequence.
+pub fn encode_record(left_bytes: u64, newest_sequence: u64) -> Vec<u8> {
+    let file = TotalsFile { version: TOTALS_VERSION, left_bytes, newest_sequence };
     encode_sealed(&file)
 }
 
 /// None where there is no record, or none that can be read: it can be counted anew.
-pub fn read_left(folder: &Path) -> Result<Option<u64>, StoreError> {
+pub fn read_record(folder: &Path) -> Result<Option<TotalsFile>, StoreError> {
     match read_small_file(&folder.join(TOTALS_NAME), TOTALS_BYTES_MAX) {
         Ok(bytes) => {
             let file = decode_sealed::<TotalsFile>(&bytes, &folder.join(TOTALS_NAME)).ok();
-            Ok(file.filter(|file| file.version == TOTALS_VERSION).map(|file| file.left_bytes))
+            Ok(file.filter(|file| file.version == TOTALS_VERSION))
         }
         Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(StoreError::Damaged { .. }) => Ok(None),

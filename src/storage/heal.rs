@@ -85,7 +85,7 @@ pub fn each_bad_block(
 pub fn heal(shared: &Shared, state: &Arc<ClientState>, head: &Head) {
     let list = state.damage_list(&shared.layout);
     // What a prune removes meanwhile must not come back; the next commit looks again.
-    let Ok(_turn) = state.pruning.try_lock() else { return };
+    let Some(_turn) = state.try_prune_turn() else { return };
     if list.is_empty() {
         return;
     }

@@ -66,6 +66,9 @@ impl Layout {
     pub fn lock(&self) -> PathBuf {
         self.data.join("lock")
     }
+    pub fn daily(&self) -> PathBuf {
+        self.data.join("daily.json")
+    }
     pub fn keys(&self) -> PathBuf {
         self.data.join("keys")
     }

@@ -16,6 +16,7 @@ mod commit;
 mod comparison;
 mod content;
 mod content_writer;
+mod daily;
 mod damage;
 mod delta;
 mod dropped;

@@ -79,8 +79,8 @@ pub fn recover(disk: &Disk, layout: &Layout) -> Result<RecoveryReport, StoreErro
         let Some(client) = ClientFolder::parse(&name) else { continue };
         report_unexplained(layout, &client, &mut report)?;
     }
-    for folder in [layout.clients(), layout.tokens(), layout.keys(), layout.damage()] {
-        sweep_temporary(disk, &folder)?;
+    for folder in [layout.data(), &layout.clients(), &layout.tokens(), &layout.keys(), &layout.damage()] {
+        sweep_temporary(disk, folder)?;
     }
     Ok(report)
 }

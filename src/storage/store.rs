@@ -273,15 +273,26 @@ impl Store {
     }
 
     /// Removes a client from the list of clients, for good: nobody can begin anything with it any more. The
-    /// caller sees to it that it has no session, and calls [`Store::remove_data`] next.
+    /// caller sees to it that it has no session and that this is [between prunes](Store::between_prunes), and calls
+    /// [`Store::remove_data`] next.
     pub fn remove_client(&self, id: ClientId) -> Result<Arc<ClientRecord>, StoreError> {
         let mut clients = locked(&self.clients);
         let what = || StoreError::NotFound { what: format!("client {id} is no longer here") };
         let record = clients.get(id).ok_or_else(what)?;
         client_removal::decide(&self.shared.disk, &self.shared.layout, &record)?;
         clients.forget(id);
-        locked(&self.states).remove(&id);
+        if let Some(state) = locked(&self.states).remove(&id) {
+            state.removed.store(true, std::sync::atomic::Ordering::SeqCst);
+        }
         Ok(record)
+    }
+
+    /// Does `work` while nothing of a client is dropped or swept. A sweep that is under way ends at the next good
+    /// place, as if it had been cut short.
+    pub fn between_prunes<T>(&self, id: ClientId, work: impl FnOnce() -> T) -> Result<T, StoreError> {
+        let state = self.state(id)?;
+        let _turn = state.interrupt_prune()?;
+        Ok(work())
     }
 
     /// Removes everything that a client which is off the list had stored. After a stop in the midst of it the next
@@ -296,6 +307,16 @@ impl Store {
         match state.loaded_summary() {
             Some(summary) => Ok(summary),
             None => summary::read(&self.shared.disk, &self.shared.layout, client, &state.record.folder),
+        }
+    }
+
+    /// Keeps the sums of a client whose folder of snapshots has just been changed. The caller holds `commit`, or lets
+    /// nobody else change the folder in another way.
+    pub(super) fn keep_summary(&self, state: &ClientState) {
+        let Shared { disk, layout, .. } = &*self.shared;
+        // What cannot be kept is read again.
+        if let Ok(summary) = state.with_catalog(layout, |catalog| ClientSummary::of(catalog)) {
+            summary::keep_after_change(disk, layout, state.record.id, &state.record.folder, &summary);
         }
     }
 

@@ -25,7 +25,7 @@ use std::sync::atomic::Ordering;
 use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, locked};
 use super::comparison::{read_index, read_range};
-use super::dropped::{TOTALS_NAME, dropped_heads, encode_left};
+use super::dropped::{TOTALS_NAME, dropped_ids, encode_record, read_dropped};
 use super::error::{At, StoreError};
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_headless_index};
@@ -47,30 +47,32 @@ const RANGES_AT_ONCE_MAX: usize = 256;
 const CONTENTS_SWEPT_MAX: u64 = 1_000_000;
 
 /// What a sweep removed, or would remove.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Swept {
     pub snapshots: u64,
     pub contents: u64,
     pub ranges: u64,
     /// Bytes of all that.
     pub bytes: u64,
+    /// What is damaged so that something stays that might go, and what stays.
+    pub hindrances: Vec<String>,
 }
 
 impl Store {
     /// Removes what dropped snapshots of a client alone needed. Goes on with a sweep that was cut short.
-    ///
-    /// # Errors
-    /// `Damaged` where the index of a snapshot cannot be read: nobody knows what it needs, so nothing is removed.
     pub fn sweep(&self, client: ClientId) -> Result<Swept, StoreError> {
         let state = self.state(client)?;
-        let _turn = locked(&state.pruning);
-        Sweep::new(&self.shared, &state, &[])?.run()
+        let _turn = state.prune_turn()?;
+        let swept = Sweep::new(&self.shared, &state, &[])?.run();
+        let _step = locked(&state.commit);
+        self.keep_summary(&state);
+        swept
     }
 
     /// What a sweep would remove if these snapshots were dropped as well.
     pub fn would_free(&self, client: ClientId, ids: &[SnapshotId]) -> Result<Swept, StoreError> {
         let state = self.state(client)?;
-        let _turn = locked(&state.pruning);
+        let _turn = state.prune_turn()?;
         let heads = state.with_catalog(&self.shared.layout, |catalog| {
             ids.iter().filter_map(|id| catalog.get(*id)).collect::<Vec<_>>()
         })?;
@@ -84,11 +86,11 @@ impl Store {
 /// Ranges by the names of their files.
 type NamedRanges = HashMap<[u8; HASH_BYTES], IndexRecord>;
 
-/// A snapshot that may need what a dropped one has.
-#[derive(Debug)]
+/// A snapshot that may need what a dropped one has; or a dropped one that waits.
+#[derive(Debug, Clone)]
 pub(super) struct Referrer {
     id: SnapshotId,
-    /// None for a damaged one whose index is there.
+    /// None for one whose head is damaged and whose index is there.
     head: Option<Arc<Head>>,
 }
 
@@ -100,10 +102,12 @@ pub(super) struct Sweep<'a> {
     pub files: ClientFiles,
     /// Whether things are removed, and not only counted.
     pub is_real: bool,
-    /// Every snapshot that is dropped, now or earlier: only what they brought can go.
-    pub dropped: HashSet<SnapshotId>,
+    /// Every snapshot that is dropped, now or earlier.
+    dropped: HashSet<SnapshotId>,
+    /// Those of them of whose contents any may go.
+    pub origins: HashSet<SnapshotId>,
     /// Those of them that are still to be swept, by sequence.
-    waiting: VecDeque<Arc<Head>>,
+    waiting: VecDeque<Referrer>,
     pub swept: Swept,
     /// Bytes of contents, deltas and blocks: of the snapshots that are being swept, and of those that went.
     added_bytes: u64,
@@ -115,11 +119,14 @@ pub(super) struct Sweep<'a> {
 impl<'a> Sweep<'a> {
     fn new(shared: &'a Shared, state: &'a ClientState, more: &[Arc<Head>]) -> Result<Sweep<'a>, StoreError> {
         let (folder, names) = snapshot_names(shared, state)?;
-        let heads = dropped_heads(&folder, &names)?;
-        let dropped = heads.iter().chain(more).map(|head| head.id).collect();
-        let has_index = |head: &&Arc<Head>| names.binary_search(&index_name(head.id)).is_ok();
-        let mut waiting: Vec<Arc<Head>> = heads.iter().chain(more).filter(has_index).cloned().collect();
-        waiting.sort_by_key(|head| (head.sequence, head.id));
+        let dropped: HashSet<SnapshotId> = dropped_ids(&names).chain(more.iter().map(|head| head.id)).collect();
+        let mut waiting: Vec<Referrer> =
+            more.iter().map(|head| Referrer { id: head.id, head: Some(head.clone()) }).collect();
+        // Of the others, however many they are, only the names are needed.
+        for id in dropped_ids(&names).filter(|id| names.binary_search(&index_name(*id)).is_ok()) {
+            waiting.push(Referrer { id, head: read_dropped(&folder, id)? });
+        }
+        waiting.sort_by_key(|waiting| (waiting.sequence(), waiting.id));
         let files = ClientFiles::new(&shared.layout, &state.record.folder);
         let waiting = waiting.into();
         Ok(Sweep {
@@ -127,6 +134,7 @@ impl<'a> Sweep<'a> {
             state,
             files,
             is_real: true,
+            origins: dropped.clone(),
             dropped,
             waiting,
             swept: Swept::default(),
@@ -159,29 +167,70 @@ impl<'a> Sweep<'a> {
         while !self.waiting.is_empty() {
             let (batch, named) = self.next_batch()?;
             let referrers = self.referrers()?;
-            let dead = self.dead_ranges(named, &referrers)?;
+            let (dead, unreadable) = self.dead_ranges(named, &referrers)?;
             let kept: HashSet<SnapshotId> = referrers.iter().map(|referrer| referrer.id).collect();
-            let stubs: Vec<&Referrer> = referrers.iter().filter(|referrer| referrer.is_stub(&kept)).collect();
+            let is_told = |referrer: &&Referrer| referrer.is_stub(&kept) && !unreadable.contains(&referrer.id);
+            let stubs: Vec<&Referrer> = referrers.iter().filter(is_told).collect();
+            if !unreadable.is_empty() {
+                self.spare_what_came_before(&referrers, &unreadable)?;
+            }
             self.sweep_contents(&dead, &stubs)?;
-            self.remove_ranges(&dead, &kept)?;
-            self.finish(&batch)?;
+            if unreadable.is_empty() {
+                self.remove_ranges(&dead, &kept)?;
+                self.finish(&batch)?;
+            }
         }
         Ok(())
     }
 
+    /// What snapshots need whose indexes cannot be read is not known; but it is nothing that came after them. So what
+    /// later snapshots brought may go. The rest waits until they are dropped too: the dead ranges and the indexes that
+    /// name them stay, as if this sweep had been cut short.
+    fn spare_what_came_before(
+        &mut self,
+        referrers: &[Referrer],
+        unreadable: &HashSet<SnapshotId>,
+    ) -> Result<(), StoreError> {
+        let hidden = referrers.iter().filter(|referrer| unreadable.contains(&referrer.id));
+        // Nobody knows how old one is whose head is damaged as well.
+        let newest = hidden.map(|hidden| hidden.sequence().unwrap_or(u64::MAX)).max().unwrap_or(u64::MAX);
+        let layout = &self.shared.layout;
+        let folder = layout.snapshots(&self.state.record.folder);
+        let mut later = HashSet::new();
+        for id in std::mem::take(&mut self.origins).into_iter().filter(|_| newest < u64::MAX) {
+            // It is in the catalog where this only counts.
+            let head = match self.state.with_catalog(layout, |catalog| catalog.get(id))? {
+                None => read_dropped(&folder, id)?,
+                head => head,
+            };
+            if head.is_some_and(|head| head.sequence > newest) {
+                later.insert(id);
+            }
+        }
+        self.origins = later;
+        Ok(())
+    }
+
     /// The next snapshots to sweep, and the ranges that they name.
-    fn next_batch(&mut self) -> Result<(Vec<Arc<Head>>, NamedRanges), StoreError> {
+    fn next_batch(&mut self) -> Result<(Vec<Referrer>, NamedRanges), StoreError> {
         let (mut batch, mut named) = (Vec::new(), HashMap::new());
         while batch.is_empty() || named.len() < RANGES_SWEPT_MAX {
-            let Some(head) = self.waiting.pop_front() else { break };
-            match read_index(&self.shared.layout, &self.state.record.folder, &head) {
+            let Some(waiting) = self.waiting.pop_front() else { break };
+            match self.records(&waiting) {
                 Ok(records) => named.extend(records.into_iter().map(|record| (record.file, record))),
-                Err(error) if error.is_damage() => log::warn!("what a dropped snapshot had may stay: {error}"),
+                Err(error) if error.is_damage() => {
+                    let text = format!("what the dropped snapshot {} alone needed may stay: {error}", waiting.id);
+                    self.swept.hindrances.push(text);
+                }
                 Err(error) => return Err(error),
             }
-            let blocks = self.shared.layout.ranges(&self.state.record.folder).join(blocks_name(head.id));
-            self.added_bytes += head.totals.new_bytes + blocks.metadata().map_or(0, |metadata| metadata.len());
-            batch.push(head);
+            let blocks = self.shared.layout.ranges(&self.state.record.folder).join(blocks_name(waiting.id));
+            self.added_bytes += blocks.metadata().map_or(0, |metadata| metadata.len());
+            match &waiting.head {
+                Some(head) => self.added_bytes += head.totals.new_bytes,
+                None => self.is_stale = true,
+            }
+            batch.push(waiting);
         }
         Ok((batch, named))
     }
@@ -194,8 +243,10 @@ impl<'a> Sweep<'a> {
             (catalog.heads().to_vec(), catalog.damaged().iter().map(|damaged| damaged.id).collect::<Vec<_>>())
         })?;
         let kept = heads.into_iter().filter(|head| !self.dropped.contains(&head.id));
-        let known = kept.chain(self.waiting.iter().cloned());
-        let mut referrers: Vec<Referrer> = known.map(|head| Referrer { id: head.id, head: Some(head) }).collect();
+        let mut referrers: Vec<Referrer> = kept
+            .map(|head| Referrer { id: head.id, head: Some(head) })
+            .chain(self.waiting.iter().cloned())
+            .collect();
         for id in damaged {
             if layout.index(&self.state.record.folder, id).exists() {
                 referrers.push(Referrer { id, head: None });
@@ -214,16 +265,34 @@ impl<'a> Sweep<'a> {
         decode_headless_index(&bytes, referrer.id).map_err(|error| StoreError::damaged(&path, error))
     }
 
-    /// The named ranges that no other index names, by first path.
-    fn dead_ranges(&self, mut named: NamedRanges, referrers: &[Referrer]) -> Result<Vec<IndexRecord>, StoreError> {
+    /// The named ranges that no other index names, by first path; and the snapshots whose indexes cannot be read, for
+    /// which some of them may have to stay.
+    fn dead_ranges(
+        &mut self,
+        mut named: NamedRanges,
+        referrers: &[Referrer],
+    ) -> Result<(Vec<IndexRecord>, HashSet<SnapshotId>), StoreError> {
+        let mut unreadable = HashSet::new();
         for referrer in referrers {
-            for record in self.records(referrer)? {
-                named.remove(&record.file);
+            match self.records(referrer) {
+                Ok(records) => records.iter().for_each(|record| drop(named.remove(&record.file))),
+                Err(error) if error.is_damage() => {
+                    let text = format!(
+                        "what came before snapshot {} stays until that is dropped, since nobody knows what it needs: \
+                         {error}",
+                        referrer.id
+                    );
+                    if !self.swept.hindrances.contains(&text) {
+                        self.swept.hindrances.push(text);
+                    }
+                    unreadable.insert(referrer.id);
+                }
+                Err(error) => return Err(error),
             }
         }
         let mut dead: Vec<IndexRecord> = named.into_values().collect();
         dead.sort_by(|left, right| (&left.first, &left.file).cmp(&(&right.first, &right.file)));
-        Ok(dead)
+        Ok((dead, unreadable))
     }
 
     fn sweep_contents(&mut self, dead: &[IndexRecord], stubs: &[&Referrer]) -> Result<(), StoreError> {
@@ -276,12 +345,12 @@ impl<'a> Sweep<'a> {
     }
 
     /// Writes down what is left, then removes the indexes: from then on nothing is to be done again.
-    fn finish(&mut self, batch: &[Arc<Head>]) -> Result<(), StoreError> {
+    fn finish(&mut self, batch: &[Referrer]) -> Result<(), StoreError> {
         let (layout, disk) = (&self.shared.layout, &self.shared.disk);
         let path = layout.snapshots(&self.state.record.folder);
         let Some(folder) = open_if_there(&path)? else { return Ok(()) };
         self.swept.snapshots += batch.len() as u64;
-        let indexes: Vec<String> = batch.iter().map(|head| index_name(head.id)).collect();
+        let indexes: Vec<String> = batch.iter().map(|swept| index_name(swept.id)).collect();
         for name in &indexes {
             self.swept.bytes += path.join(name).metadata().map_or(0, |metadata| metadata.len());
         }
@@ -299,15 +368,20 @@ impl<'a> Sweep<'a> {
             }
         };
         if let Some(left) = left {
-            disk.replace_file(folder.as_fd(), TOTALS_NAME.as_bytes(), &encode_left(left), FILE_MODE)
+            let newest = self.state.with_catalog(layout, |catalog| {
+                catalog.dropped.left_bytes = left;
+                catalog.dropped.newest_sequence
+            })?;
+            let record = encode_record(left, newest);
+            disk.replace_file(folder.as_fd(), TOTALS_NAME.as_bytes(), &record, FILE_MODE)
                 .at("write", &path.join(TOTALS_NAME))?;
-            self.state.with_catalog(layout, |catalog| catalog.dropped.left_bytes = left)?;
         }
         for name in &indexes {
             disk.remove_file(folder.as_fd(), name.as_bytes()).at("remove", &path.join(name))?;
         }
         disk.flush_folder(folder.as_fd(), b"snapshots").at("flush", &path)?;
-        let stored: u64 = batch.iter().map(|head| head.totals.stored_bytes).sum();
+        let heads = batch.iter().filter_map(|swept| swept.head.as_ref());
+        let stored: u64 = heads.map(|head| head.totals.stored_bytes).sum();
         self.state.with_catalog(layout, |catalog| {
             let dropped = &mut catalog.dropped;
             dropped.waiting_bytes = dropped.waiting_bytes.saturating_sub(stored);
@@ -332,12 +406,15 @@ impl<'a> Sweep<'a> {
         let newest =
             self.state.with_catalog(layout, |catalog| catalog.heads().last().map_or(0, |head| head.sequence))?;
         let mut removed = false;
-        for head in dropped_heads(&path, &names)? {
-            let is_swept = names.binary_search(&index_name(head.id)).is_err();
-            if head.sequence > newest || !is_swept || self.has_remains(head.id)? {
+        for id in dropped_ids(&names) {
+            let is_swept = names.binary_search(&index_name(id)).is_err();
+            if !is_swept || self.has_remains(id)? {
                 continue;
             }
-            let name = dropped_name(head.id);
+            if read_dropped(&path, id)?.is_none_or(|head| head.sequence > newest) {
+                continue;
+            }
+            let name = dropped_name(id);
             disk.remove_file(folder.as_fd(), name.as_bytes()).at("remove", &path.join(&name))?;
             removed = true;
         }
@@ -367,7 +444,9 @@ impl<'a> Sweep<'a> {
     /// Reads a range, unless sweeps are to stop.
     pub fn read_range(&self, record: &IndexRecord) -> Result<Vec<StoredEntry>, StoreError> {
         let folder = self.shared.layout.ranges(&self.state.record.folder);
-        if self.shared.sweeps_stopped.load(Ordering::Relaxed) {
+        if self.shared.sweeps_stopped.load(Ordering::Relaxed)
+            || self.state.sweep_interrupted.load(Ordering::Relaxed)
+        {
             return Err(std::io::Error::from(std::io::ErrorKind::Interrupted)).at("go on sweeping", &folder);
         }
         read_range(&folder, record)
@@ -385,6 +464,10 @@ impl<'a> Sweep<'a> {
 }
 
 impl Referrer {
+    fn sequence(&self) -> Option<u64> {
+        self.head.as_ref().map(|head| head.sequence)
+    }
+
     /// Whether it may need something of a dropped snapshot that no other kept one needs.
     fn is_stub(&self, kept: &HashSet<SnapshotId>) -> bool {
         match &self.head {

@@ -51,20 +51,20 @@ impl ContentSweep {
     }
 
     fn add(&mut self, sweep: &Sweep<'_>, stored: &StoredEntry, content: &StoredContent) {
-        if !sweep.dropped.contains(&content.snapshot()) {
+        if !sweep.origins.contains(&content.snapshot()) {
             return;
         }
         if content.blocks.is_some() {
             self.large.insert(content.snapshot());
         }
         for (snapshot, path) in plain_places(sweep, &stored.entry.path, content).unwrap_or_default() {
-            if sweep.dropped.contains(&snapshot) {
+            if sweep.origins.contains(&snapshot) {
                 self.files.insert(place_hash(snapshot, &path));
             }
         }
         if matches!(content.location, Location::Mapped { .. }) {
             let sources = sources(sweep, content).unwrap_or_default();
-            self.large.extend(sources.iter().map(Source::snapshot).filter(|id| sweep.dropped.contains(id)));
+            self.large.extend(sources.iter().map(Source::snapshot).filter(|id| sweep.origins.contains(id)));
         }
     }
 
@@ -99,7 +99,7 @@ impl ContentSweep {
         for stored in &entries {
             let Some(content) = &stored.content else { continue };
             let is_mapped = matches!(content.location, Location::Mapped { .. });
-            if !is_mapped && !sweep.dropped.contains(&content.snapshot()) {
+            if !is_mapped && !sweep.origins.contains(&content.snapshot()) {
                 continue;
             }
             match plain_places(sweep, &stored.entry.path, content) {

@@ -22,7 +22,7 @@ use super::clients::read_client;
 use super::comparison::{RangeSet, read_index, read_range};
 use super::content::ContentProblem;
 use super::damage::{DamageKind, DamageList, DamagedContent, RUNS_MAX};
-use super::dropped::{TOTALS_NAME, read_left};
+use super::dropped::{TOTALS_NAME, read_record};
 use super::error::{At, StoreError};
 use super::head::Head;
 use super::heal::each_bad_block;
@@ -343,7 +343,7 @@ impl Run<'_> {
                 }
             }
         }
-        if names.iter().any(|name| name == TOTALS_NAME) && read_left(&folder)?.is_none() {
+        if names.iter().any(|name| name == TOTALS_NAME) && read_record(&folder)?.is_none() {
             let path = folder.join(TOTALS_NAME);
             self.note(Some(StoreError::damaged(&path, "it cannot be read; the next sweep counts anew")), None)?;
         }

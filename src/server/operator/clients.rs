@@ -77,7 +77,8 @@ pub fn reset(desk: &Desk, name: &UserName) -> Result<Vec<Value>, StoreError> {
 pub fn remove(desk: &Desk, name: &UserName) -> Result<Vec<Value>, StoreError> {
     let client = find(desk, name)?;
     let stored = desk.store.summary(client.id).map(|summary| summary.stored_bytes).unwrap_or_default();
-    let removed = desk.sessions.while_absent(client.id, || desk.store.remove_client(client.id));
+    let remove = || desk.sessions.while_absent(client.id, || desk.store.remove_client(client.id));
+    let removed = desk.store.between_prunes(client.id, remove)?;
     let record = removed.map_err(|sessions| StoreError::InUse { name: name.to_string(), sessions })??;
     desk.store.remove_data(&record)?;
     Ok(vec![json!({ "name": name, "done": "removed", "stored_bytes": stored })])
