@@ -21,3 +21,4 @@ mod scale;
 mod server;
 mod support;
 mod tidy;
+mod verifying;

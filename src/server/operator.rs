@@ -36,7 +36,7 @@ use super::sessions::Sessions;
 
 mod clients;
 mod export;
-mod verify;
+pub(super) mod verify;
 
 pub use export::{ExportRequest, export};
 pub use verify::{VerifyRequest, verify};
