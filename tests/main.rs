@@ -4,6 +4,7 @@
 //! ones alone.
 
 mod bad_lines;
+mod bridge;
 mod client;
 mod contrib;
 mod damage;
@@ -12,6 +13,7 @@ mod demo_scenarios;
 mod encryption;
 mod hooks;
 mod legacy;
+mod page;
 mod progress_reporting;
 mod prune;
 mod random_changes;

@@ -14,6 +14,7 @@ mod prune;
 mod result_hooks;
 mod run_backup;
 mod run_backup_legacy;
+mod run_gui;
 mod run_restore;
 mod run_server;
 mod setup;
@@ -112,7 +113,10 @@ fn run_command(command: &Command, words: &[OsString]) -> i32 {
 }
 
 fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result<ExitCode, CliError> {
-    start_log(command, arguments)?;
+    // The page's log has a place of its own, which the command finds first.
+    if command.name != "gui" {
+        start_log(command, arguments)?;
+    }
     let shutdown = Shutdown::new();
     watch_signals(&shutdown)?;
     match command.name {
@@ -125,6 +129,7 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "verify" if verify_data::is_asked_for(arguments) => verify_data::run(arguments, output, &shutdown),
         "verify" => look::verify(arguments, output, &shutdown),
         "stats" => look::stats(arguments, output, &shutdown),
+        "gui" => run_gui::run(arguments, output, &shutdown),
         "enroll" => operator::enroll(arguments, output),
         "prune" => prune::prune(arguments, output),
         "hold" => prune::hold(arguments, output, true),
@@ -144,7 +149,7 @@ fn start_log(command: &Command, arguments: &Arguments) -> Result<(), UsageError>
         _ if verbose => LevelFilter::Info,
         _ => LevelFilter::Error,
     };
-    logging::start(level, arguments.path("log-file").as_deref())
+    logging::start(level, arguments.path("log-file").as_slice(), None)
 }
 
 /// Turns SIGINT and SIGTERM into the wish to stop; the second one ends the process at once.

@@ -8,6 +8,8 @@ mod delta;
 mod error;
 mod export;
 mod facts;
+pub mod given;
+pub mod json;
 mod legacy;
 mod listing;
 mod listing_spill;
@@ -41,7 +43,9 @@ mod uploading;
 mod test_tree;
 
 pub use backup::{BackupOptions, BackupSummary, backup};
-pub use connect::{Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, WINDOW_BYTES};
+pub use connect::{
+    Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, Window, server_fingerprint,
+};
 pub use error::{ClientError, ExitCode};
 pub use export::{ExportSummary, Exporting, Taken};
 pub use legacy::{LegacyClient, LegacyError, LegacySettings, LegacySummary, backup_legacy};
@@ -50,3 +54,4 @@ pub use query::{Damage, ListSummary, Listed, VerifySummary};
 pub use request_limits::{check_backup, check_selection};
 pub use restore::{Restore, RestoreSummary};
 pub use retry::RetryPolicy;
+pub use unfinished::unfinished_upload;

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use super::connections::Connection;
 use super::listener::Shared;
 use super::semaphore::{Permit, Semaphore};
+use super::sessions::Visit;
 use super::statistics::Count;
 use super::waiting_room::Seat;
 use crate::base::ids::ClientId;
@@ -45,8 +46,8 @@ pub const HELD_MAX: usize = 64;
 const HELD_FOR: Duration = Duration::from_secs(60);
 /// How often it is looked whether a client that is held has left.
 const HELD_LOOK: Duration = Duration::from_millis(250);
-/// General errors on one connection before it is closed.
-const GENERAL_ERRORS_MAX: u32 = 16;
+/// Refusals (1601, 1606, 1607) on one connection before it is closed: each is a line in the log.
+const REFUSALS_MAX: u32 = 16;
 /// What is read from the socket at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -108,7 +109,7 @@ pub fn serve(
         standing: Standing::Waiting(seat),
         who: Who::Nobody,
         files: Files::new(),
-        general_errors: 0,
+        refusals: 0,
         counted: (0, 0),
     };
     let last_word = session.run(first);
@@ -139,7 +140,7 @@ struct Session<'a> {
     standing: Standing,
     who: Who,
     files: Files,
-    general_errors: u32,
+    refusals: u32,
     /// Bytes received and sent that are in the statistics.
     counted: (u64, u64),
 }
@@ -161,6 +162,9 @@ enum Who {
     Client {
         record: Arc<ClientRecord>,
         file_key: Arc<Secret<32>>,
+        /// For the operator: it is being served.
+        #[allow(dead_code, reason = "held until it is dropped")]
+        visit: Visit,
     },
 }
 
@@ -174,6 +178,9 @@ impl Session<'_> {
             self.count_bytes();
             match answered {
                 Ok(None) => {}
+                Ok(Some(Response::RegistrationRefused | Response::ReconnectRefused { .. })) if self.is_tiring() => {
+                    return Ok(LastWord::GeneralError);
+                }
                 Ok(Some(response)) => self.line.write_all(&response.encode())?,
                 Err(Problem::Lost(error)) => return Err(error),
                 Err(Problem::Ending(problem)) => {
@@ -182,8 +189,7 @@ impl Session<'_> {
                 }
                 Err(Problem::Refused(problem)) => {
                     self.note(&problem);
-                    self.general_errors += 1;
-                    if self.general_errors > GENERAL_ERRORS_MAX {
+                    if self.is_tiring() {
                         return Ok(LastWord::GeneralError);
                     }
                     self.line.write_all(&Response::GeneralError.encode())?;
@@ -199,6 +205,12 @@ impl Session<'_> {
                 None => return Ok(LastWord::Nothing),
             };
         }
+    }
+
+    /// Counts a refusal; says whether it was one too many.
+    fn is_tiring(&mut self) -> bool {
+        self.refusals += 1;
+        self.refusals > REFUSALS_MAX
     }
 
     fn is_session(&self) -> bool {
@@ -276,7 +288,7 @@ impl Session<'_> {
 
     fn take_key(&mut self, id: ClientId, name: &NameField, key: &[u8]) -> Result<Response, Problem> {
         let name = name.user_name().map_err(|error| refused(error.to_string()))?;
-        let known = self.shared.store.client(id).filter(|record| record.legacy && record.name == name);
+        let known = self.shared.store.client(id).filter(|record| record.legacy && record.is_called(&name));
         let record = match (known, &self.who) {
             (Some(record), _) if record.public_key == key => record,
             (None, Who::Registered(reserved)) if reserved.is_of(id, &name) => {
@@ -291,7 +303,8 @@ impl Session<'_> {
 
     fn reconnect(&mut self, id: ClientId, name: &NameField) -> Result<Response, Problem> {
         let name = name.user_name().ok();
-        let record = self.shared.store.client(id).filter(|record| Some(&record.name) == name.as_ref());
+        let is_called = |record: &ClientRecord| name.as_ref().is_some_and(|name| record.is_called(name));
+        let record = self.shared.store.client(id).filter(|record| is_called(record));
         let reason = match &record {
             None => Some("reconnect refused: no client has this id and name".to_string()),
             Some(record) if !record.legacy => {
@@ -314,6 +327,11 @@ impl Session<'_> {
     /// Takes the client for who it says it is, with a fresh key for its files, wrapped.
     fn let_in(&mut self, record: Arc<ClientRecord>) -> Result<[u8; 128], Problem> {
         self.enter()?;
+        let visit = self.shared.sessions.enter(record.id, Some(self.line.closer()));
+        // Removed or reset in the same moment?
+        if self.shared.store.client(record.id).is_none_or(|now| now.public_key != record.public_key) {
+            return Err(ending(format!("{} is no client any more", record.name)));
+        }
         let public_key = PublicKey::from_spki_der(&record.public_key);
         let public_key = public_key.map_err(|error| ending(format!("the recorded key: {error}")))?;
         let file_key = Arc::new(Secret::random());
@@ -325,7 +343,7 @@ impl Session<'_> {
         self.forget();
         log::info!("{}: {} is here, in the legacy dialect", self.peer, record.name);
         self.shared.statistics.count(Count::Session);
-        self.who = Who::Client { record, file_key };
+        self.who = Who::Client { record, file_key, visit };
         Ok(wrapped)
     }
 
@@ -381,7 +399,7 @@ impl Session<'_> {
         let name = packet.file.file_name().map_err(|error| ending(error.to_string()))?;
         let mut payload = Payload { line: &mut self.line, left: packet.content_bytes as usize, piece: Vec::new() };
         let taken = match &self.who {
-            Who::Client { record, file_key } if record.id == header.client => {
+            Who::Client { record, file_key, .. } if record.id == header.client => {
                 self.connection.set_working(true);
                 self.files.take(&self.shared.store, record.id, file_key, &packet, &name, &mut payload)
             }
