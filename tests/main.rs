@@ -24,3 +24,4 @@ mod scale;
 mod server;
 mod support;
 mod tidy;
+mod verifying;

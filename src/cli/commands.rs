@@ -92,6 +92,11 @@ pub const COMMANDS: &[Command] = &[
                 valued("grace", "SECONDS", "how long running work may go on at the end (30)"),
                 valued("prune-daily", "HH:MM", "prune every day at that time, UTC, as --policy says"),
                 valued("policy", "FILE", "with --prune-daily: what each client keeps, in JSON"),
+                valued(
+                    "verify-sample",
+                    "SHARE",
+                    "with --prune-daily: then verify so much, as 10%, longest ago first",
+                ),
                 valued("rsa-bits", "N", "size of a new server key, 1024 to 4096 (3072)"),
                 valued("on-event", "CMD", "run CMD at failures, damage, silence, quotas, low space (no shell)"),
                 valued("low-space", "SIZE", "warn when less is left on the disk: 20G, or a share, 5%"),

@@ -11,6 +11,7 @@ use super::arguments::{Arguments, UsageError};
 use super::output::Output;
 use super::run_gui::page_token;
 use super::setup::{CliError, DATA_FOLDER, host_name, rsa_bits, seconds};
+use super::verify_data;
 use crate::base::amount::Span;
 use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
 use crate::base::shutdown::Shutdown;
@@ -144,14 +145,18 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, UsageError> {
 }
 
 fn daily_prune(arguments: &Arguments) -> Result<Option<DailyPrune>, UsageError> {
+    let verify_percent = verify_data::sample_percent(arguments, "verify-sample")?;
     match (arguments.text("prune-daily")?, arguments.path("policy")) {
+        (None, _) if verify_percent.is_some() => {
+            Err(UsageError("--verify-sample belongs to --prune-daily and --policy: give all three".into()))
+        }
         (None, None) => Ok(None),
         (Some(time), Some(policy)) => {
             let minute_of_day = minute_of_day(&time).ok_or_else(|| {
                 UsageError(format!("--prune-daily {time:?}: a time of day is hours and minutes, UTC: 03:30"))
             })?;
             Policy::read(&policy).map_err(UsageError)?;
-            Ok(Some(DailyPrune { minute_of_day, policy }))
+            Ok(Some(DailyPrune { minute_of_day, policy, verify_percent }))
         }
         _ => Err(UsageError("--prune-daily and --policy belong together: give both".into())),
     }

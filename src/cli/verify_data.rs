@@ -29,7 +29,8 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     {
         return Err(UsageError(format!("--{flag} does not go with --data, which verifies a server's store")).into());
     }
-    let request = VerifyRequest { client: arguments.parsed("client")?, sample_percent: sample_percent(arguments)? };
+    let request =
+        VerifyRequest { client: arguments.parsed("client")?, sample_percent: sample_percent(arguments, "sample")? };
     let mut last = None;
     verify(&data_folder(arguments), &request, &mut |row| {
         match row["row"].as_str() {
@@ -51,15 +52,15 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     }
 }
 
-/// A share of a hundred, as `10%`.
-pub fn sample_percent(arguments: &Arguments) -> Result<Option<u32>, UsageError> {
-    let Some(text) = arguments.text("sample")? else { return Ok(None) };
+/// The share of a hundred that a flag gives, as `10%`.
+pub fn sample_percent(arguments: &Arguments, flag: &'static str) -> Result<Option<u32>, UsageError> {
+    let Some(text) = arguments.text(flag)? else { return Ok(None) };
     parse_percent(&text)
         .map(Some)
-        .ok_or_else(|| UsageError(format!("--sample {text:?}: a share is wanted, 1% to 100%, as in 10%")))
+        .ok_or_else(|| UsageError(format!("--{flag} {text:?}: a share is wanted, 1% to 100%, as in 10%")))
 }
 
-pub fn parse_percent(text: &str) -> Option<u32> {
+fn parse_percent(text: &str) -> Option<u32> {
     let percent = text.strip_suffix('%')?.parse().ok()?;
     (1..=100).contains(&percent).then_some(percent)
 }

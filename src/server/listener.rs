@@ -139,11 +139,11 @@ impl Server {
             sessions: shared.sessions.clone(),
             shutdown: shared.shutdown.clone(),
         };
-        let operator = operator::listen(desk)?;
+        let operator = operator::listen(desk.clone())?;
         let sweeping = shared.store.clone();
         shared.shutdown.close_on_request(move || sweeping.stop_sweeps());
         let daily = shared.config.daily_prune.clone();
-        let start = |daily| prune::prune_daily(&shared.store, daily, &shared.shutdown);
+        let start = |daily| prune::prune_daily(desk, shared.events.clone(), daily);
         let prune = daily.map(start).transpose()?;
         let (watch, shutdown) = (shared.config.watch.clone(), shared.shutdown.clone());
         let teller = events::start(watch, shared.events.clone(), shared.store.clone(), shutdown)?;

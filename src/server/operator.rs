@@ -36,7 +36,7 @@ use super::sessions::Sessions;
 
 mod clients;
 mod export;
-mod verify;
+pub(super) mod verify;
 
 pub(super) use clients::row as client_row;
 pub use export::{ExportRequest, export};

@@ -87,6 +87,9 @@ pub(super) fn serve(desk: &Desk, request: &VerifyRequest, mut socket: UnixStream
     log::info!("operator: verifying");
     let mut failed = None;
     run(desk, request, &mut |row| {
+        if row["row"] == "damage" {
+            log::error!("damage: {}: {}", row["file"], row["reason"]);
+        }
         let mut line = row.to_string();
         line.push('\n');
         failed = socket.write_all(line.as_bytes()).err();
@@ -142,7 +145,6 @@ impl Run<'_> {
             let _visit = self.desk.sessions.enter(client.id, None);
             let found = self.client(client.id, request.sample_percent)?;
             for damaged in &found.damaged {
-                log::error!("damage: {}: {}: {}", client.name, damaged.file.display(), damaged.problem);
                 self.tell(Some(&client.name), damaged);
             }
             self.damaged += found.more_damaged;
