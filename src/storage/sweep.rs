@@ -175,7 +175,7 @@ impl<'a> Sweep<'a> {
                 self.spare_what_came_before(&referrers, &unreadable)?;
             }
             self.sweep_contents(&dead, &stubs)?;
-            if unreadable.is_empty() {
+            if self.origins.len() == self.dropped.len() {
                 self.remove_ranges(&dead, &kept)?;
                 self.finish(&batch)?;
             }
@@ -276,6 +276,8 @@ impl<'a> Sweep<'a> {
         for referrer in referrers {
             match self.records(referrer) {
                 Ok(records) => records.iter().for_each(|record| drop(named.remove(&record.file))),
+                // It is dropped itself and waits for its turn: it needs nothing.
+                Err(error) if error.is_damage() && self.dropped.contains(&referrer.id) => {}
                 Err(error) if error.is_damage() => {
                     let text = format!(
                         "what came before snapshot {} stays until that is dropped, since nobody knows what it needs: \
