@@ -259,6 +259,24 @@ pub const COMMANDS: &[Command] = &[
         ],
     },
     Command {
+        name: "server-key",
+        usage: "[rotate | finish | withdraw] [FLAGS]",
+        summary: "show the server's key, or exchange it for a new one (operator)",
+        about: "Shows the fingerprint; with a next key, that too, and the clients that have not heard of it yet.\n\
+                rotate    makes a next key; each client hears of it at its next run, and accepts both\n\
+                finish    uses the next key from now on; clients that have not heard of it end with exit 5\n\
+                withdraw  drops the next key; each client hears of that at its next run\n\
+                Works beside a running server too.",
+        flags: &[
+            &[
+                valued("data", "DIR", "the server's data folder (server/)"),
+                valued("rotate-after", "TIME", "with rotate: use the next key after so long by itself, as in 30d"),
+                valued("rsa-bits", "N", "with rotate: size of the next key, 1024 to 4096 (3072)"),
+            ],
+            COMMON,
+        ],
+    },
+    Command {
         name: "prune",
         usage: "[--data DIR] --keep-… N [FLAGS]",
         summary: "drop snapshots that no rule keeps, and free their space (operator)",

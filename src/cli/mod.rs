@@ -17,6 +17,7 @@ mod run_backup;
 mod run_backup_legacy;
 mod run_restore;
 mod run_server;
+mod server_key;
 mod setup;
 
 use std::ffi::{OsStr, OsString};
@@ -34,7 +35,8 @@ use crate::base::shutdown::Shutdown;
 use crate::client::{ClientError, ExitCode};
 
 /// The commands whose standard output has rows and nothing else.
-const LISTINGS: [&str; 9] = ["snapshots", "ls", "cat", "stats", "clients", "enroll", "prune", "hold", "release"];
+const LISTINGS: [&str; 10] =
+    ["snapshots", "ls", "cat", "stats", "clients", "enroll", "prune", "hold", "release", "server-key"];
 
 /// Runs the program with these words (its own name left out) and gives the exit code.
 pub fn run(words: Vec<OsString>) -> i32 {
@@ -130,6 +132,7 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "hold" => prune::hold(arguments, output, true),
         "release" => prune::hold(arguments, output, false),
         "export" => export::run(arguments, output, &shutdown),
+        "server-key" => server_key::run(arguments, output),
         "clients" => clients::run(arguments, output),
         name => unreachable!("{name} is in the table of commands and has no function"),
     }

@@ -17,6 +17,7 @@ mod listener;
 mod operator;
 mod prune;
 mod semaphore;
+mod server_keys;
 mod session;
 mod sessions;
 mod statistics;
