@@ -15,4 +15,6 @@ pub mod storage;
 pub mod client;
 pub mod server;
 
+pub mod bridge;
+
 pub mod cli;

@@ -4,6 +4,7 @@
 //! ones alone.
 
 mod bad_lines;
+mod bridge;
 mod client;
 mod contrib;
 mod damage;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::error::ChannelError;
 use super::handshake::answer_last;
-use super::transport::{Interest, Transport, WaitBudget};
+use super::transport::{Closer, Interest, Transport, WaitBudget};
 use crate::protocol::header::{REQUEST_HEADER_BYTES, RequestHeader};
 
 /// What is read ahead at a time, so that small messages do not take a call to the system each.
@@ -32,6 +32,11 @@ impl PlainConnection {
     /// A connection of which the first bytes were read elsewhere.
     pub(super) fn begun(transport: Transport, budget: WaitBudget, received: u64) -> PlainConnection {
         PlainConnection { transport, budget, ahead: Vec::new(), taken: 0, received, sent: 0 }
+    }
+
+    /// Ends the connection from elsewhere.
+    pub fn closer(&self) -> Closer {
+        self.transport.closer()
     }
 
     /// From now on, all reads and writes together may wait for so long.

@@ -163,9 +163,9 @@ impl Transport {
     }
 
     /// Says that nothing more will be written, then reads what still comes, so that the last answer is not
-    /// lost to a reset. Bounded by `budget` and by [`DRAIN_BYTES_MAX`].
+    /// lost to a reset. Bounded by `budget` and by [`DRAIN_BYTES_MAX`]: the largest window, and control beside it.
     pub(super) fn finish_writing(&self, budget: &mut WaitBudget) {
-        const DRAIN_BYTES_MAX: usize = 4 * 1024 * 1024;
+        const DRAIN_BYTES_MAX: usize = 17 * 1024 * 1024;
         let _ = rustix::net::shutdown(&*self.socket, ShutdownHow::Write);
         let mut sink = [0; 16 * 1024];
         let mut drained = 0;

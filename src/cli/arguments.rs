@@ -102,6 +102,11 @@ impl Arguments {
         }
     }
 
+    /// All values given on the command line, for what no environment should say: what is to be removed.
+    pub fn given(&self, name: &'static str) -> Vec<&OsStr> {
+        self.given.get(name).into_iter().flatten().map(OsString::as_os_str).collect()
+    }
+
     /// A path; an empty one counts as none, as the environment's do.
     pub fn path(&self, name: &'static str) -> Option<PathBuf> {
         self.value(name).filter(|value| !value.is_empty()).map(PathBuf::from)

@@ -38,7 +38,7 @@ pub const CLIENT: &[Flag] = &[
     valued("retry-max-wait", "SECONDS", "longest wait between two tries (60, at most 300)"),
     valued("timeout", "SECONDS", "how long the server may stay silent (60)"),
     valued("rsa-bits", "N", "size of a new key, 1024 to 4096 (3072)"),
-    valued("window", "BYTES", "memory for data on its way, 65536 to 16777216 (2097152)"),
+    valued("window", "BYTES", "memory for data on its way, 65536 to 16777216 (as the line needs)"),
     switch("low-memory", "use little memory: a window of 262144 bytes"),
 ];
 
@@ -202,6 +202,26 @@ pub const COMMANDS: &[Command] = &[
         about: "Makes a new key (--rsa-bits), proves it to the server, and logs in with it. From then on the old one\n\
                 opens nothing. Cut off anywhere, the next command finishes it, or this can be run again.",
         flags: &[CLIENT, COMMON],
+    },
+    Command {
+        name: "gui",
+        usage: "[FLAGS]",
+        summary: "serve the page and its API to a browser",
+        about: "Serves the page on http://127.0.0.1:9090, to browsers of the same user of this host; others need the\n\
+                token. Begins when the backup server is away, too. A server that was never met is pinned when its key\n\
+                is confirmed on the page. SIGINT or SIGTERM ends it; what runs can be resumed. The log also goes to\n\
+                api_server_log.txt in the state folder. The API: docs/api.md.",
+        flags: &[
+            &[
+                valued("bind", "ADDRESS", "the address to listen on (127.0.0.1)"),
+                valued("port", "N", "the port, 0 for any free one (9090)"),
+                switch("open", "open the page in a browser"),
+                valued("token", "TEXT", "let in whoever has this; off loopback one is made where none is given"),
+                valued("static-dir", "DIR", "serve the page's files from there"),
+            ],
+            CLIENT,
+            COMMON,
+        ],
     },
     Command {
         name: "enroll",

@@ -3,28 +3,34 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use env_logger::{Builder, Target, WriteStyle};
 use log::LevelFilter;
 
 use super::arguments::UsageError;
 use crate::base::time::Timestamp;
+use crate::bridge::LogBook;
 
 /// How large a log file grows before it is put aside.
 const LOG_FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 /// How many put-aside files are kept: FILE.1 is the newest.
 const LOG_FILES_KEPT: u32 = 5;
 
-/// Starts the log.
-pub fn start(level: LevelFilter, file: Option<&Path>) -> Result<(), UsageError> {
-    let file = file.map(RotatedFile::open).transpose().map_err(|error| {
-        let path = file.unwrap_or(Path::new("")).display().to_string();
-        UsageError(format!("--log-file {path}: {error}"))
-    })?;
+/// Starts the log: to standard error, the files, and the book if there is one.
+pub fn start(level: LevelFilter, files: &[PathBuf], book: Option<Arc<LogBook>>) -> Result<(), UsageError> {
+    let open = |path: &PathBuf| {
+        RotatedFile::open(path).map_err(|error| UsageError(format!("--log-file {}: {error}", path.display())))
+    };
+    let files = files.iter().map(open).collect::<Result<Vec<RotatedFile>, UsageError>>()?;
     let mut builder = Builder::new();
-    builder.filter_level(level).write_style(WriteStyle::Never).target(Target::Pipe(Box::new(Sinks { file })));
-    builder.format(|out, record| {
-        writeln!(out, "{} {:<5} {}", Timestamp::now(), record.level(), one_line(&record.args().to_string()))
+    builder.filter_level(level).write_style(WriteStyle::Never).target(Target::Pipe(Box::new(Sinks { files })));
+    builder.format(move |out, record| {
+        let text = one_line(&record.args().to_string());
+        if let Some(book) = &book {
+            book.add(record.level(), &text);
+        }
+        writeln!(out, "{} {:<5} {text}", Timestamp::now(), record.level())
     });
     // Only a second start in one process can fail, and the first one's settings stay.
     let _ = builder.try_init();
@@ -37,14 +43,14 @@ fn one_line(text: &str) -> String {
 }
 
 struct Sinks {
-    file: Option<RotatedFile>,
+    files: Vec<RotatedFile>,
 }
 
 impl Write for Sinks {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // A log that cannot be written must not end what is logged.
         let _ = io::stderr().write_all(bytes);
-        if let Some(file) = &mut self.file {
+        for file in &mut self.files {
             let _ = file.write(bytes);
         }
         Ok(bytes.len())

@@ -7,14 +7,14 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text, count_text, path_list, put_path};
+use super::output::{Output, bytes_text, count_text};
 use super::setup::{Access, CliError, Setup, selection};
-use crate::base::ids::hex;
-use crate::base::path::{EntryPath, display_bytes};
+use crate::base::path::display_bytes;
 use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::base::shutdown::Shutdown;
+use crate::client::json::{entry_json, size, snapshot_json};
 use crate::client::{ClientError, ExitCode, ListSummary, Listed, Session};
-use crate::protocol::message::{SnapshotRow, content_flag};
+use crate::protocol::message::SnapshotRow;
 
 /// Opens a session for a command that only looks.
 fn session(
@@ -77,24 +77,6 @@ fn snapshot_text(row: &SnapshotRow) -> String {
     )
 }
 
-fn snapshot_json(row: &SnapshotRow) -> Value {
-    json!({
-        "snapshot": row.id,
-        "sequence": row.sequence,
-        "started": row.started.to_string(),
-        "committed": row.committed.to_string(),
-        "entries": row.entries,
-        "files": row.files,
-        "bytes": row.bytes,
-        "new_bytes": row.new_bytes,
-        "unreadable": row.unreadable,
-        "host": row.host,
-        "label": row.label,
-        "tags": row.tags,
-        "roots": path_list(row.roots.iter().map(EntryPath::as_bytes)),
-    })
-}
-
 pub fn ls(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
     let selection = selection(arguments, "latest")?;
     let style = ListStyle {
@@ -136,10 +118,6 @@ impl ListStyle {
     }
 }
 
-fn size(listed: &Listed) -> u64 {
-    listed.content.map_or(listed.entry.size, |content| content.bytes)
-}
-
 fn details(listed: &Listed) -> String {
     let entry = &listed.entry;
     let kind = match entry.kind.word() {
@@ -152,34 +130,6 @@ fn details(listed: &Listed) -> String {
         false => display_bytes(&entry.owner_name),
     };
     format!("{kind} {:04o} {owner:>8} {:>12} {} ", entry.mode, size(listed), entry.mtime)
-}
-
-fn entry_json(listed: &Listed) -> Value {
-    let entry = &listed.entry;
-    let mut data = json!({
-        "kind": entry.kind.word(),
-        "size": size(listed),
-        "mode": format!("{:04o}", entry.mode),
-        "mtime": entry.mtime.to_string(),
-        "mtime_seconds": entry.mtime.seconds,
-        "mtime_nanoseconds": entry.mtime.nanoseconds,
-        "owner": entry.owner,
-        "group": entry.group,
-    });
-    put_path(&mut data, "path", entry.path.as_bytes());
-    if !entry.link_target.is_empty() {
-        put_path(&mut data, "link_target", &entry.link_target);
-    }
-    if let Some(content) = &listed.content {
-        let unreadable = content.flags & content_flag::UNREADABLE != 0;
-        data["unreadable"] = json!(unreadable);
-        if !unreadable {
-            data["crc32"] = json!(format!("{:08x}", content.crc32));
-            data["blake3"] = json!(hex(&content.blake3));
-            data["changed_while_read"] = json!(content.flags & content_flag::CHANGED_WHILE_READ != 0);
-        }
-    }
-    data
 }
 
 pub fn cat(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {

@@ -15,6 +15,7 @@ mod result_hooks;
 mod rotate_key;
 mod run_backup;
 mod run_backup_legacy;
+mod run_gui;
 mod run_restore;
 mod run_server;
 mod server_key;
@@ -114,7 +115,10 @@ fn run_command(command: &Command, words: &[OsString]) -> i32 {
 }
 
 fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result<ExitCode, CliError> {
-    start_log(command, arguments)?;
+    // The page's log has a place of its own, which the command finds first.
+    if command.name != "gui" {
+        start_log(command, arguments)?;
+    }
     let shutdown = Shutdown::new();
     watch_signals(&shutdown)?;
     match command.name {
@@ -127,6 +131,7 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "verify" => look::verify(arguments, output, &shutdown),
         "stats" => look::stats(arguments, output, &shutdown),
         "rotate-key" => rotate_key::run(arguments, output, &shutdown),
+        "gui" => run_gui::run(arguments, output, &shutdown),
         "enroll" => operator::enroll(arguments, output),
         "prune" => prune::prune(arguments, output),
         "hold" => prune::hold(arguments, output, true),
@@ -147,7 +152,7 @@ fn start_log(command: &Command, arguments: &Arguments) -> Result<(), UsageError>
         _ if verbose => LevelFilter::Info,
         _ => LevelFilter::Error,
     };
-    logging::start(level, arguments.path("log-file").as_deref())
+    logging::start(level, arguments.path("log-file").as_slice(), None)
 }
 
 /// Turns SIGINT and SIGTERM into the wish to stop; the second one ends the process at once.

@@ -6,11 +6,12 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::base::ids::hex;
 use crate::base::path::display_bytes;
 use crate::base::progress::{Event, Phase, ProgressSink, Totals};
+use crate::client::json::put_path;
 use crate::client::{ClientError, Damage, ExitCode};
 
 /// How often a progress line of JSON is printed.
@@ -280,27 +281,6 @@ impl ProgressSink for Output {
 fn strip_path<'a>(reason: &'a str, path: &[u8]) -> &'a str {
     let shown = display_bytes(path);
     reason.strip_prefix(&shown).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(reason)
-}
-
-/// Puts a path into a JSON object: as text, and where it is not valid UTF-8 exactly as `<key>_base64` too.
-pub fn put_path(data: &mut Value, key: &str, path: &[u8]) {
-    use base64::Engine;
-    let Value::Object(map) = data else { return };
-    map.insert(key.to_string(), Value::String(String::from_utf8_lossy(path).into_owned()));
-    if std::str::from_utf8(path).is_err() {
-        let exact = base64::engine::general_purpose::STANDARD.encode(path);
-        map.insert(format!("{key}_base64"), Value::String(exact));
-    }
-}
-
-/// A list of paths for JSON: text, or an object with the exact bytes.
-pub fn path_list<'a>(paths: impl Iterator<Item = &'a [u8]>) -> Value {
-    let item = |path: &[u8]| {
-        let mut data = Value::Object(Map::new());
-        put_path(&mut data, "path", path);
-        data
-    };
-    Value::Array(paths.map(item).collect())
 }
 
 /// Bytes in a second; 0 where nothing was moved, or in no time that can be measured.

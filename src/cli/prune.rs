@@ -1,6 +1,7 @@
 //! `prune`, `hold` and `release`: what is kept of a server's snapshots.
 
 use serde_json::Value;
+use std::ffi::OsStr;
 
 use super::arguments::{Arguments, UsageError};
 use super::operator::{data_folder, text_of};
@@ -20,7 +21,7 @@ pub fn prune(arguments: &Arguments, output: &Output) -> Result<ExitCode, CliErro
         let text = format!("{}: name a snapshot with --snapshot, a client with --client", extra.display());
         return Err(UsageError(text).into());
     }
-    let (client, snapshots) = (client(arguments)?, texts(arguments, "snapshot")?);
+    let (client, snapshots) = (client(arguments)?, given_snapshots(arguments)?);
     let (rules, policy) = (rules(arguments)?, policy(arguments)?);
     let is_ruled = rules != Rules::default();
     match (is_ruled, policy.is_some(), snapshots.is_empty()) {
@@ -134,9 +135,13 @@ fn client(arguments: &Arguments) -> Result<Option<UserName>, UsageError> {
     arguments.parsed("client")
 }
 
-fn texts(arguments: &Arguments, name: &'static str) -> Result<Vec<String>, UsageError> {
-    let text = |value: &std::ffi::OsStr| value.to_str().map(str::to_string);
-    let texts: Option<Vec<String>> = arguments.values(name).into_iter().map(text).collect();
+/// What is to be dropped is said on the command line: the environment's snapshot is the one that others look into.
+fn given_snapshots(arguments: &Arguments) -> Result<Vec<String>, UsageError> {
+    texts("snapshot", arguments.given("snapshot"))
+}
+
+fn texts(name: &'static str, values: Vec<&OsStr>) -> Result<Vec<String>, UsageError> {
+    let texts: Option<Vec<String>> = values.into_iter().map(|value| value.to_str().map(str::to_string)).collect();
     texts.ok_or_else(|| UsageError(format!("--{name}: the value is not valid UTF-8")))
 }
 
@@ -150,7 +155,7 @@ fn rules(arguments: &Arguments) -> Result<Rules, UsageError> {
         keep_monthly: count("keep-monthly")?,
         keep_yearly: count("keep-yearly")?,
         keep_within: arguments.parsed::<Span>("keep-within")?,
-        keep_tag: texts(arguments, "keep-tag")?,
+        keep_tag: texts("keep-tag", arguments.values("keep-tag"))?,
     })
 }
 

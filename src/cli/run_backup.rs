@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text, count_text, path_list, rate};
+use super::output::{Output, bytes_text, count_text, rate};
 use super::result_hooks::ResultHooks;
 use super::run_backup_legacy;
 use super::setup::{Access, CliError, Setup, host_name};
@@ -13,6 +13,7 @@ use crate::base::path::EntryPath;
 use crate::base::progress::{Event, ProgressSink};
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
+use crate::client::json::path_list;
 use crate::client::roots::resolve_roots;
 use crate::client::scan::FolderIdentity;
 use crate::client::state::StateFolder;

@@ -12,12 +12,14 @@ use super::output::Output;
 use crate::base::ids::UserName;
 use crate::base::path::EntryPath;
 use crate::base::shutdown::Shutdown;
+use crate::bridge::BridgeError;
 use crate::client::config::{ServerAddress, TransferInfo};
 use crate::client::state::{StateFolder, StatePlaces};
 use crate::client::{
     Client, ClientError, ClientOptions, Destination, ExitCode, LOW_MEMORY_WINDOW_BYTES, LegacyClient,
-    LegacySettings, RetryPolicy, WINDOW_BYTES, check_selection, legacy_user,
+    LegacySettings, RetryPolicy, Window, check_selection, legacy_user,
 };
+use crate::crypto::Fingerprint;
 use crate::protocol::handshake::WINDOW_BYTES_RANGE;
 use crate::protocol::message::Selection;
 use crate::server::{Server, ServerConfig, ServerError};
@@ -34,6 +36,7 @@ pub enum CliError {
     Client(ClientError),
     Server(ServerError),
     Operator(crate::server::OperatorError),
+    Bridge(BridgeError),
 }
 
 impl CliError {
@@ -41,7 +44,7 @@ impl CliError {
         match self {
             CliError::Usage(_) => ExitCode::Usage,
             CliError::Client(error) => error.exit_code(),
-            CliError::Server(_) => ExitCode::Failed,
+            CliError::Server(_) | CliError::Bridge(_) => ExitCode::Failed,
             CliError::Operator(error) => match error {
                 crate::server::OperatorError::NoServer { .. } => ExitCode::Usage,
                 _ => ExitCode::Failed,
@@ -56,6 +59,7 @@ impl CliError {
             CliError::Client(error) => Some(error.to_string()),
             CliError::Server(error) => Some(error.to_string()),
             CliError::Operator(error) => Some(error.to_string()),
+            CliError::Bridge(error) => Some(error.to_string()),
         }
     }
 }
@@ -75,6 +79,12 @@ impl From<ClientError> for CliError {
 impl From<ServerError> for CliError {
     fn from(error: ServerError) -> CliError {
         CliError::Server(error)
+    }
+}
+
+impl From<BridgeError> for CliError {
+    fn from(error: BridgeError) -> CliError {
+        CliError::Bridge(error)
     }
 }
 
@@ -118,9 +128,7 @@ impl Setup {
     pub fn new(arguments: &Arguments, purpose: &str, access: Access, output: &Output) -> Result<Setup, CliError> {
         let info = transfer_info(arguments)?;
         let named = named_user(arguments, info.as_ref())?;
-        let file = info.as_ref().map(|info| info.file.clone());
-        let places = StatePlaces::from_environment(arguments.path("state"), file);
-        let folder = places.resolve().map_err(ClientError::from)?;
+        let folder = state_path(arguments, info.as_ref())?;
         output.detail(&format!("state folder: {}", folder.display()));
         let opened = match access {
             Access::Exclusive => StateFolder::open(&folder, purpose),
@@ -166,7 +174,43 @@ impl Setup {
     }
 }
 
-fn transfer_info(arguments: &Arguments) -> Result<Option<TransferInfo>, CliError> {
+/// What `gui` needs of a run: it opens state folders by itself, one for each server.
+pub struct GuiSetup {
+    pub info: Option<TransferInfo>,
+    pub folder: PathBuf,
+    pub options: ClientOptions,
+    local: Option<LocalServer>,
+}
+
+impl GuiSetup {
+    pub fn new(arguments: &Arguments, output: &Output) -> Result<GuiSetup, CliError> {
+        let info = transfer_info(arguments)?;
+        let folder = state_path(arguments, info.as_ref())?;
+        let user = match named_user(arguments, info.as_ref())? {
+            Some(user) => user,
+            None => usual_user(&StateFolder::look(&folder))?,
+        };
+        let (destination, local) = destination(arguments, info.as_ref(), output)?;
+        let options = client_options(arguments, destination, user)?;
+        Ok(GuiSetup { info, folder, options, local })
+    }
+
+    /// Data folder and key of the server inside the process.
+    pub fn local_server(&self) -> Option<(&Path, Fingerprint)> {
+        let local = self.local.as_ref()?;
+        Some((&local.data, local.server.as_ref()?.fingerprint()))
+    }
+}
+
+/// Where the state folder is.
+pub fn state_path(arguments: &Arguments, info: Option<&TransferInfo>) -> Result<PathBuf, CliError> {
+    let file = info.map(|info| info.file.clone());
+    let places = StatePlaces::from_environment(arguments.path("state"), file);
+    Ok(places.resolve().map_err(ClientError::from)?)
+}
+
+/// The `transfer.info` in use.
+pub fn transfer_info(arguments: &Arguments) -> Result<Option<TransferInfo>, CliError> {
     match arguments.path("config") {
         Some(file) => Ok(Some(TransferInfo::open(&file).map_err(ClientError::from)?)),
         None if Path::new(TRANSFER_INFO).exists() => {
@@ -264,7 +308,6 @@ fn client_options(
     let retries = arguments.number("retries", 0, 1_000_000)?;
     let window =
         arguments.number("window", (*WINDOW_BYTES_RANGE.start()).into(), (*WINDOW_BYTES_RANGE.end()).into())?;
-    let usual = if arguments.is_on("low-memory") { LOW_MEMORY_WINDOW_BYTES } else { WINDOW_BYTES };
     Ok(ClientOptions {
         destination,
         user,
@@ -281,7 +324,11 @@ fn client_options(
         timeout: arguments
             .number("timeout", 1, 86_400)?
             .map_or(crate::base::limits::DEFAULT_SOCKET_TIMEOUT, Duration::from_secs),
-        window: window.map_or(usual, |window| u32::try_from(window).expect("bounded above")),
+        window: match window {
+            Some(bytes) => Window::Fixed(u32::try_from(bytes).expect("bounded above")),
+            None if arguments.is_on("low-memory") => Window::Fixed(LOW_MEMORY_WINDOW_BYTES),
+            None => Window::Fitting,
+        },
         rsa_bits: rsa_bits(arguments, crate::server::DEFAULT_RSA_BITS)?,
     })
 }

@@ -22,8 +22,32 @@ use crate::protocol::message::{ToClient, ToServer};
 /// How long one attempt to reach one address may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The client's resend ring in bytes, and what `--low-memory` makes of it.
-pub const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 pub const LOW_MEMORY_WINDOW_BYTES: u32 = 256 * 1024;
+/// How far the ring grows where round trips are long.
+const LONG_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// What is on its way is lost with either side: of an upload that was cut off before, only this part of it is.
+const CAREFUL_PART: u32 = 8;
+
+/// How much a client may have on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// So many bytes, whatever the line.
+    Fixed(u32),
+    /// What the line's round trips need, within bounds.
+    Fitting,
+}
+
+impl Window {
+    /// The resend ring in bytes where a round trip takes so long; zero before that is known.
+    fn bytes(self, round_trip: Duration, careful: bool) -> u32 {
+        let Window::Fixed(bytes) = self else {
+            let whole = Channel::fitting_window(round_trip, WINDOW_BYTES..=LONG_WINDOW_BYTES);
+            return if careful { whole / CAREFUL_PART } else { whole };
+        };
+        bytes
+    }
+}
 
 /// Where the server is.
 #[derive(Debug, Clone)]
@@ -34,7 +58,7 @@ pub enum Destination {
 }
 
 impl Destination {
-    pub(super) fn address(&self) -> &ServerAddress {
+    pub fn address(&self) -> &ServerAddress {
         match self {
             Destination::Remote(address) | Destination::Local(address) => address,
         }
@@ -60,8 +84,7 @@ pub struct ClientOptions {
     pub retry: RetryPolicy,
     /// How long a whole message may take.
     pub timeout: Duration,
-    /// The resend ring in bytes.
-    pub window: u32,
+    pub window: Window,
     /// Bits of a new RSA key.
     pub rsa_bits: usize,
 }
@@ -73,6 +96,8 @@ pub struct Client<'a> {
     pub sink: &'a dyn ProgressSink,
     pub shutdown: Shutdown,
     pub(super) keys: Keys,
+    /// Connections may well be cut off: what goes on with an upload that was puts less at risk.
+    pub careful: bool,
     identity: Option<Identity>,
     reached: bool,
     /// The key that was shown as a first contact's: once is enough.
@@ -92,7 +117,8 @@ impl<'a> Client<'a> {
             identity.check_user(&options.user)?;
         }
         let keys = keys::open(&state, &options, identity.is_none(), sink)?;
-        Ok(Client { options, state, sink, shutdown, keys, identity, reached: false, told_key: None })
+        let (careful, reached, told_key) = (false, false, None);
+        Ok(Client { options, state, sink, shutdown, careful, keys, identity, reached, told_key })
     }
 
     /// Connects and logs in, with as many tries as the options allow.
@@ -165,8 +191,11 @@ impl<'a> Client<'a> {
         let closer = transport.closer();
         // Ctrl-C ends whatever waits on the connection, from the first byte on.
         self.shutdown.close_on_request(move || closer.close());
-        let (handshake, server) = ClientHandshake::begin(transport, self.options.window, self.options.timeout)
+        let announced = self.options.window.bytes(Duration::ZERO, self.careful);
+        let began = Instant::now();
+        let (handshake, server) = ClientHandshake::begin(transport, announced, self.options.timeout)
             .map_err(|error| self.channel_error(error))?;
+        let round_trip = began.elapsed();
         let moved = self.check_server(&server)?;
         let (name, known) = (&self.options.user, self.identity.as_ref().and_then(|identity| identity.client_id));
         // A token is shown only where it is needed, and never to a server other than its own.
@@ -175,7 +204,11 @@ impl<'a> Client<'a> {
         let login = ClientLogin { name, known, token, key, next_key, by_key };
         let LoggedIn { mut channel, client, with_next_key } =
             handshake.login(&login).map_err(|error| self.channel_error(without_rotation(&server, error)))?;
+        let began = Instant::now();
         let announced = self.wait_for_welcome(&mut channel)?;
+        // The server may have been busy during one of the two.
+        let round_trip = round_trip.min(began.elapsed());
+        channel.set_window(self.options.window.bytes(round_trip, self.careful));
         self.remember(&server, client, moved, announced)?;
         self.confirm_pin(&mut channel, announced)?;
         if with_next_key && self.state.is_exclusive() {
@@ -306,6 +339,15 @@ pub(super) fn open_socket(address: &ServerAddress) -> Result<TcpStream, ClientEr
     Err(ClientError::NoServer { address: address.to_string(), source: last })
 }
 
+/// The key that a server shows, before anything of the user is sent and without keeping it: for a person to
+/// compare. The connection ends with that.
+pub fn server_fingerprint(address: &ServerAddress, timeout: Duration) -> Result<Fingerprint, ClientError> {
+    let failed = |source| ClientError::Channel { address: address.to_string(), source };
+    let transport = Transport::tcp(open_socket(address)?).map_err(|error| failed(error.into()))?;
+    let (_, server) = ClientHandshake::begin(transport, LOW_MEMORY_WINDOW_BYTES, timeout).map_err(failed)?;
+    Ok(server.fingerprint)
+}
+
 /// A proven connection to the server.
 pub struct Session {
     pub(super) channel: Channel,
@@ -340,5 +382,23 @@ impl Session {
             return ClientError::Interrupted;
         }
         ClientError::Channel { address: self.address.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_fits_its_line_within_bounds_unless_it_is_given() {
+        let bytes =
+            |window: Window, milliseconds, careful| window.bytes(Duration::from_millis(milliseconds), careful);
+        assert_eq!(bytes(Window::Fitting, 0, false), 2 << 20);
+        assert_eq!(bytes(Window::Fitting, 20, false), 2 << 20);
+        assert_eq!(bytes(Window::Fitting, 50, false), 4_000_000);
+        assert_eq!(bytes(Window::Fitting, 60_000, false), 8 << 20);
+        assert_eq!(bytes(Window::Fitting, 0, true), 256 << 10);
+        assert_eq!(bytes(Window::Fitting, 200, true), 1 << 20);
+        assert_eq!(bytes(Window::Fixed(70_000), 200, true), 70_000);
     }
 }

@@ -8,6 +8,8 @@ mod delta;
 mod error;
 mod export;
 mod facts;
+pub mod given;
+pub mod json;
 mod keys;
 mod legacy;
 mod listing;
@@ -43,7 +45,9 @@ mod uploading;
 mod test_tree;
 
 pub use backup::{BackupOptions, BackupSummary, backup};
-pub use connect::{Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, WINDOW_BYTES};
+pub use connect::{
+    Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, Window, server_fingerprint,
+};
 pub use error::{ClientError, ExitCode};
 pub use export::{ExportSummary, Exporting, Taken};
 pub use legacy::{LegacyClient, LegacyError, LegacySettings, LegacySummary, backup_legacy};
@@ -53,3 +57,4 @@ pub use request_limits::{check_backup, check_selection};
 pub use restore::{Restore, RestoreSummary};
 pub use retry::RetryPolicy;
 pub use rotate_key::{KeyRotation, rotate_key};
+pub use unfinished::unfinished_upload;

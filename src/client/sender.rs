@@ -119,12 +119,16 @@ impl ContentSender<'_> {
 
     fn content(&mut self, order: &Order, item: ScannedItem, batch: &mut Batch) -> Result<(), Gone> {
         let Some(entry) = order.range.entry(item) else { return Ok(()) };
+        // What is handed over may be waited for: what has been read goes out before that.
+        if !self.source.can_read_twice() && !batch.bytes.is_empty() {
+            self.hand_over(batch)?;
+        }
         batch.last_path.clear();
         batch.last_path.extend_from_slice(entry.path.as_bytes());
         let place = (order.number, item.index);
         let held = order.held.binary_search_by_key(&item.index, |held| held.entry).ok();
         let held = held.map(|index| order.held[index]);
-        if let (Some(held), true) = (held, item.size < LARGE_FILE_BYTES)
+        if let (Some(held), true) = (held, item.size < LARGE_FILE_BYTES && self.source.can_read_twice())
             && let Some(flags) = self.read_same(&entry, &held.blake3)
         {
             ToServer::ContentSame { range: place.0, entry: place.1, flags }.encode(&mut batch.bytes);
@@ -133,6 +137,9 @@ impl ContentSender<'_> {
             batch.reached = Some((place.0, place.1, WHOLE));
             return Ok(());
         }
+        // Going on within a content means reading some of it twice.
+        let partial = |held: HeldContent| held.partial.filter(|_| self.source.can_read_twice());
+        let held = held.map(|held| HeldContent { partial: partial(held), ..held });
         let held = held.filter(|held| held.blocks || held.partial.is_some());
         if self.dry_run && held.is_none_or(|_| item.size < LARGE_FILE_BYTES) {
             batch.files += 1;

@@ -5,10 +5,12 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{Advice, FileType, Mode, OFlags};
 
 use super::facts::{FileFacts, cause, file_type, kind_word};
+use super::given::{GivenContent, GivenFiles};
 use super::roots::{Root, open_parent};
 use crate::base::folder::{FolderStack, Missing};
 use crate::base::path::EntryPath;
@@ -70,20 +72,34 @@ impl From<rustix::io::Errno> for SourceError {
 }
 
 /// Opens files below the roots of a backup. Cheapest in path order: the folders on the way stay open.
-#[derive(Debug)]
 pub struct SourceReader {
     roots: Vec<Root>,
     /// The root that was read last, and the handles below the folder it stands in.
     current: Option<(usize, FolderStack)>,
+    /// Files that are handed over instead.
+    given: Option<Arc<dyn GivenFiles>>,
 }
 
 impl SourceReader {
     pub fn new(roots: &[Root]) -> SourceReader {
-        SourceReader { roots: roots.to_vec(), current: None }
+        SourceReader { roots: roots.to_vec(), current: None, given: None }
+    }
+
+    /// Reads what is handed over; where that is nothing, the file system below `roots`.
+    pub fn of(roots: &[Root], given: Option<Arc<dyn GivenFiles>>) -> SourceReader {
+        SourceReader { given, ..SourceReader::new(roots) }
+    }
+
+    /// Whether a file can be opened a second time.
+    pub fn can_read_twice(&self) -> bool {
+        self.given.is_none()
     }
 
     /// Opens the file at `path`.
     pub fn open(&mut self, path: &EntryPath) -> Result<SourceFile, SourceError> {
+        if let Some(given) = &self.given {
+            return given.open(path).map(SourceFile::of_given);
+        }
         let index = self.root_of(path).ok_or(SourceError::OutsideRoots)?;
         let folder = below(path, &self.roots[index]).parent();
         let stack = self.stack(index)?;
@@ -116,10 +132,21 @@ fn below(path: &EntryPath, root: &Root) -> EntryPath {
 /// A file that is being read.
 #[derive(Debug)]
 pub struct SourceFile {
+    bytes: SourceBytes,
+    bytes_read: u64,
+}
+
+#[derive(Debug)]
+enum SourceBytes {
+    Disk(DiskFile),
+    Given(GivenContent),
+}
+
+#[derive(Debug)]
+struct DiskFile {
     file: OwnedFd,
     opened: FileFacts,
     opened_at: Timestamp,
-    bytes_read: u64,
     /// Whether the file ended before its size at the opening.
     ended_early: bool,
     /// Up to where there is known to be no hole.
@@ -153,39 +180,50 @@ impl SourceFile {
         }
         // Only advice: a file system that takes none is read all the same.
         let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
-        let (opened, opened_at) = (FileFacts::of(&stat), Timestamp::now());
-        Ok(SourceFile { file, opened, opened_at, bytes_read: 0, ended_early: false, data_until: 0 })
+        Ok(SourceFile::of_disk(DiskFile::new(file, FileFacts::of(&stat))))
     }
 
-    /// The size at the opening, which is as much as will be read.
+    fn of_disk(file: DiskFile) -> SourceFile {
+        SourceFile { bytes: SourceBytes::Disk(file), bytes_read: 0 }
+    }
+
+    fn of_given(content: GivenContent) -> SourceFile {
+        SourceFile { bytes: SourceBytes::Given(content), bytes_read: 0 }
+    }
+
+    /// The size at the opening, which is as much as will be read; 0 where it is not known.
     pub fn size(&self) -> u64 {
-        self.opened.size
+        match &self.bytes {
+            SourceBytes::Disk(file) => file.opened.size,
+            SourceBytes::Given(content) => content.size.unwrap_or(0),
+        }
     }
 
-    /// How much of it is still to be read.
+    /// At most so much of it is still to be read.
     pub fn left(&self) -> u64 {
-        self.opened.size - self.bytes_read
+        match &self.bytes {
+            // Read to where it says that it ends: only that tells a whole one from one that was cut off.
+            SourceBytes::Given(_) => u64::MAX,
+            SourceBytes::Disk(file) => file.opened.size - self.bytes_read,
+        }
     }
 
     /// The times at the opening: modification and change.
     pub fn times(&self) -> (Timestamp, Timestamp) {
-        (self.opened.mtime, self.opened.ctime)
+        match &self.bytes {
+            SourceBytes::Disk(file) => (file.opened.mtime, file.opened.ctime),
+            SourceBytes::Given(_) => (Timestamp::default(), Timestamp::default()),
+        }
     }
 
     /// Fills `buffer` as far as the file goes; fewer bytes than it has room for mean the end. No more
     /// than the size at the opening is read: a file that grows for ever must end.
     pub fn read_into(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
-        let left = usize::try_from(self.opened.size - self.bytes_read).unwrap_or(usize::MAX);
-        let room = buffer.len().min(left);
-        let mut filled = 0;
-        while filled < room && !self.ended_early {
-            match rustix::io::read(self.file.as_fd(), &mut buffer[filled..room]) {
-                Ok(0) => self.ended_early = true,
-                Ok(count) => filled += count,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(SourceError::Io(error.into())),
-            }
-        }
+        let room = buffer.len().min(usize::try_from(self.left()).unwrap_or(usize::MAX));
+        let filled = match &mut self.bytes {
+            SourceBytes::Disk(file) => file.read_into(&mut buffer[..room])?,
+            SourceBytes::Given(content) => content.read_into(&mut buffer[..room])?,
+        };
         self.bytes_read += filled as u64;
         Ok(filled)
     }
@@ -193,34 +231,27 @@ impl SourceFile {
     /// Leaves out the hole that begins at the next byte, and gives its length: whole blocks of `block` bytes, at
     /// most `limit`, 0 where there is none or the file system does not tell.
     pub fn skip_hole(&mut self, block: u64, limit: u64) -> Result<u64, SourceError> {
-        let (start, size) = (self.bytes_read, self.opened.size);
-        if self.ended_early || start < self.data_until || start >= size {
-            return Ok(0);
-        }
-        let (data, hole) = data_after(&self.file, start, size);
-        let length = (data.clamp(start, size) - start).min(limit) / block * block;
+        let SourceBytes::Disk(file) = &mut self.bytes else { return Ok(0) };
+        let length = file.skip_hole(self.bytes_read, block, limit)?;
         self.bytes_read += length;
-        if self.bytes_read + block > data {
-            self.data_until = hole;
-        }
-        // Asking has moved the place where the next byte is read.
-        rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Start(self.bytes_read))?;
         Ok(length)
     }
 
     /// Goes back to `offset`, which has been read: that and what follows is read once more.
     pub fn go_back(&mut self, offset: u64) -> Result<(), SourceError> {
-        rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Start(offset))?;
+        let SourceBytes::Disk(file) = &self.bytes else { return Err(SourceError::Vanished) };
+        rustix::fs::seek(&file.file, rustix::fs::SeekFrom::Start(offset))?;
         self.bytes_read = offset;
         Ok(())
     }
 
     /// How many of its bytes are not in holes of whole blocks of `block` bytes. Reads none of them.
     pub fn data_bytes(&mut self, block: u64) -> Result<u64, SourceError> {
-        let (mut data, size) = (0, self.opened.size);
+        let (mut data, size) = (0, self.size());
         while self.bytes_read < size {
             self.skip_hole(block, u64::MAX)?;
-            let end = self.data_until.clamp(self.bytes_read, size);
+            let SourceBytes::Disk(file) = &self.bytes else { return Ok(size) };
+            let end = file.data_until.clamp(self.bytes_read, size);
             if end == self.bytes_read {
                 data += size - self.bytes_read;
                 break;
@@ -233,20 +264,64 @@ impl SourceFile {
 
     /// Begins again from the start, at the size that the file has now: for a file that changed.
     pub fn restart(self) -> Result<SourceFile, SourceError> {
-        rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Start(0))?;
-        let opened = FileFacts::of(&rustix::fs::fstat(&self.file)?);
-        let opened_at = Timestamp::now();
-        Ok(SourceFile { file: self.file, opened, opened_at, bytes_read: 0, ended_early: false, data_until: 0 })
+        let SourceBytes::Disk(DiskFile { file, .. }) = self.bytes else { return Err(SourceError::Vanished) };
+        rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
+        let opened = FileFacts::of(&rustix::fs::fstat(&file)?);
+        Ok(SourceFile::of_disk(DiskFile::new(file, opened)))
     }
 
     /// Looks at the file once more, after its last byte was read.
     pub fn check(&self) -> Result<SourceEnd, SourceError> {
-        let now = FileFacts::of(&rustix::fs::fstat(&self.file)?);
+        let bytes_read = self.bytes_read;
+        let file = match &self.bytes {
+            SourceBytes::Disk(file) => file,
+            // Whoever hands it over has fixed it; of what has no size nothing tells whether it changes.
+            SourceBytes::Given(content) => {
+                let changed = content.size.is_some_and(|size| size != bytes_read);
+                return Ok(SourceEnd { bytes_read, changed, recheck: changed || content.size.is_none() });
+            }
+        };
+        let now = FileFacts::of(&rustix::fs::fstat(&file.file)?);
         let as_opened = |facts: FileFacts| (facts.size, facts.mtime, facts.ctime);
-        let changed = as_opened(now) != as_opened(self.opened) || self.bytes_read != self.opened.size;
-        let read_at = (self.opened_at, Timestamp::now());
+        let changed = as_opened(now) != as_opened(file.opened) || bytes_read != file.opened.size;
+        let read_at = (file.opened_at, Timestamp::now());
         let recheck = changed || is_near(now.mtime, read_at) || is_near(now.ctime, read_at);
-        Ok(SourceEnd { bytes_read: self.bytes_read, changed, recheck })
+        Ok(SourceEnd { bytes_read, changed, recheck })
+    }
+}
+
+impl DiskFile {
+    fn new(file: OwnedFd, opened: FileFacts) -> DiskFile {
+        DiskFile { file, opened, opened_at: Timestamp::now(), ended_early: false, data_until: 0 }
+    }
+
+    fn read_into(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
+        let mut filled = 0;
+        while filled < buffer.len() && !self.ended_early {
+            match rustix::io::read(self.file.as_fd(), &mut buffer[filled..]) {
+                Ok(0) => self.ended_early = true,
+                Ok(count) => filled += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(SourceError::Io(error.into())),
+            }
+        }
+        Ok(filled)
+    }
+
+    /// The length of the hole at `start`; the next byte is read behind it.
+    fn skip_hole(&mut self, start: u64, block: u64, limit: u64) -> Result<u64, SourceError> {
+        let size = self.opened.size;
+        if self.ended_early || start < self.data_until || start >= size {
+            return Ok(0);
+        }
+        let (data, hole) = data_after(&self.file, start, size);
+        let length = (data.clamp(start, size) - start).min(limit) / block * block;
+        if start + length + block > data {
+            self.data_until = hole;
+        }
+        // Asking has moved the place where the next byte is read.
+        rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Start(start + length))?;
+        Ok(length)
     }
 }
 

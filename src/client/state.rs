@@ -193,6 +193,11 @@ impl StateFolder {
         self.installed.as_ref().map(|folder| folder.join(name))
     }
 
+    /// Opens a folder that has been used before, and locks nothing: for questions beside any other run.
+    pub fn look(folder: &Path) -> StateFolder {
+        StateFolder { folder: folder.to_path_buf(), lock: None, installed: None }
+    }
+
     /// Whether this run may write here.
     pub fn is_exclusive(&self) -> bool {
         self.lock.is_some()

@@ -39,6 +39,9 @@ impl ChosenUpload {
 
 /// The unfinished upload of the same things, or a new one.
 pub fn choose(state: &StateFolder, options: &BackupOptions) -> Result<ChosenUpload, StateError> {
+    if let Some(id) = options.upload {
+        return Ok(ChosenUpload { id, is_resumed: false, is_begun: true });
+    }
     let of = description(options);
     let noted = state.read_file(UNFINISHED_FILE)?;
     let noted = noted.and_then(|bytes| serde_json::from_slice::<Unfinished>(&bytes).ok());
@@ -46,6 +49,15 @@ pub fn choose(state: &StateFolder, options: &BackupOptions) -> Result<ChosenUplo
         Some(noted) => Ok(ChosenUpload { id: noted.upload, is_resumed: true, is_begun: true }),
         None => Ok(ChosenUpload::fresh()),
     }
+}
+
+/// The upload of the same things that was begun and has not become a snapshot.
+///
+/// # Errors
+/// The state folder cannot be read.
+pub fn unfinished_upload(state: &StateFolder, options: &BackupOptions) -> Result<Option<UploadId>, StateError> {
+    let chosen = choose(state, options)?;
+    Ok((chosen.is_resumed || options.upload.is_some()).then_some(chosen.id))
 }
 
 /// Notes an upload that the server has opened, in the place of whatever was noted.

@@ -15,6 +15,8 @@ use crate::protocol::handshake::RegistrationPolicy;
 
 /// The server's resend ring: what one session may keep of sealed segments, in bytes.
 pub const WINDOW_BYTES: u32 = 512 * 1024;
+/// How far it grows where round trips are long.
+pub const LONG_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
 /// Everything a server needs to know.
 #[derive(Debug, Clone)]

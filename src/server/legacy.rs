@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use super::connections::Connection;
 use super::listener::Shared;
 use super::semaphore::{Permit, Semaphore};
+use super::sessions::Visit;
 use super::statistics::Count;
 use super::waiting_room::Seat;
 use crate::base::ids::ClientId;
@@ -161,6 +162,9 @@ enum Who {
     Client {
         record: Arc<ClientRecord>,
         file_key: Arc<Secret<32>>,
+        /// For the operator: it is being served.
+        #[allow(dead_code, reason = "held until it is dropped")]
+        visit: Visit,
     },
 }
 
@@ -314,6 +318,11 @@ impl Session<'_> {
     /// Takes the client for who it says it is, with a fresh key for its files, wrapped.
     fn let_in(&mut self, record: Arc<ClientRecord>) -> Result<[u8; 128], Problem> {
         self.enter()?;
+        let visit = self.shared.sessions.enter(record.id, Some(self.line.closer()));
+        // Removed or reset in the same moment?
+        if self.shared.store.client(record.id).is_none_or(|now| now.public_key != record.public_key) {
+            return Err(ending(format!("{} is no client any more", record.name)));
+        }
         let public_key = PublicKey::from_spki_der(&record.public_key);
         let public_key = public_key.map_err(|error| ending(format!("the recorded key: {error}")))?;
         let file_key = Arc::new(Secret::random());
@@ -325,7 +334,7 @@ impl Session<'_> {
         self.forget();
         log::info!("{}: {} is here, in the legacy dialect", self.peer, record.name);
         self.shared.statistics.count(Count::Session);
-        self.who = Who::Client { record, file_key };
+        self.who = Who::Client { record, file_key, visit };
         Ok(wrapped)
     }
 
@@ -381,7 +390,7 @@ impl Session<'_> {
         let name = packet.file.file_name().map_err(|error| ending(error.to_string()))?;
         let mut payload = Payload { line: &mut self.line, left: packet.content_bytes as usize, piece: Vec::new() };
         let taken = match &self.who {
-            Who::Client { record, file_key } if record.id == header.client => {
+            Who::Client { record, file_key, .. } if record.id == header.client => {
                 self.connection.set_working(true);
                 self.files.take(&self.shared.store, record.id, file_key, &packet, &name, &mut payload)
             }

@@ -10,13 +10,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::admission::{self, Admitted};
-use super::config::{ServerConfig, WINDOW_BYTES};
+use super::config::{LONG_WINDOW_BYTES, ServerConfig, WINDOW_BYTES};
 use super::connections::{Connection, Connections};
 use super::error::ServerError;
 use super::events::{self, EventKind, Events};
@@ -64,7 +64,7 @@ pub struct Shared {
     pub(super) legacy_names: Arc<Reservations>,
     room: Arc<WaitingRoom>,
     connections: Arc<Connections>,
-    sessions: Arc<Sessions>,
+    pub sessions: Arc<Sessions>,
     shutdown: Shutdown,
 }
 
@@ -343,7 +343,11 @@ fn admit(
         let _permit = shared.rsa_gate.acquire();
         login.agree(&key, admitted.client, &admitted.key)?
     };
-    Ok(Some((agreed.confirm()?, admitted, server_key)))
+    // The client's answer takes a round trip, and its work with its key.
+    let began = Instant::now();
+    let mut channel = agreed.confirm()?;
+    channel.set_window(Channel::fitting_window(began.elapsed(), WINDOW_BYTES..=LONG_WINDOW_BYTES));
+    Ok(Some((channel, admitted, server_key)))
 }
 
 fn refuse(shared: &Shared, login: LoginReceived, refusal: Refusal, peer: SocketAddr) {

@@ -261,13 +261,21 @@ impl Upload {
     /// that is too little.
     pub(super) fn note_under_way(&mut self) -> Result<bool, StoreError> {
         let snapshot = self.snapshot;
-        let Some(writing) = self.writing.as_mut().filter(|writing| !writing.is_spoiled) else { return Ok(false) };
+        let under_way = self.writing.as_ref().filter(|writing| !writing.is_spoiled);
+        let Some((range, entry)) = under_way.map(|writing| (writing.range, writing.entry)) else {
+            return Ok(false);
+        };
+        let entry = self.pending_range(range)?.entry(entry);
+        // More may come than was announced: nobody will go on with that.
+        if entry.size < LARGE_FILE_BYTES {
+            return Ok(false);
+        }
+        let Some(writing) = &mut self.writing else { return Ok(false) };
         let Some((sums, blocks)) = writing.writer.note(&mut self.large)? else { return Ok(false) };
         let location = writing.location(snapshot);
-        let (range, entry) = (writing.range, writing.entry);
         writing.is_noted = true;
         let content = Some(StoredContent { sums, location, blocks: Some(blocks) });
-        let stored = StoredEntry { entry: self.pending_range(range)?.entry(entry), flags: 0, content };
+        let stored = StoredEntry { entry, flags: 0, content };
         self.journal.lengths(self.large.mark());
         self.journal.partial(&stored).at("write a journal below", self.shared.layout.data())?;
         Ok(true)

@@ -7,7 +7,6 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::blocks_format::Source;
 use super::blocks_reader::ClientFiles;
@@ -426,6 +425,7 @@ impl Upload {
     /// Appends to the content that was begun.
     pub fn write_content(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let Some(writing) = &mut self.writing else { return Err(no_content_begun()) };
+        self.ticket.goes_on();
         if writing.is_spoiled {
             return Ok(());
         }
@@ -635,9 +635,9 @@ impl Upload {
     }
 
     pub(super) fn check_live(&self) -> Result<(), StoreError> {
-        match self.ticket.superseded.load(Ordering::Relaxed) {
-            true => Err(StoreError::Superseded { upload: self.request.upload }),
-            false => Ok(()),
+        match self.ticket.goes_on() {
+            true => Ok(()),
+            false => Err(StoreError::Superseded { upload: self.request.upload }),
         }
     }
 }

@@ -1,0 +1,256 @@
+//! Contents from the browser: read off their request piece by piece and handed to the job that sends them on.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::answer::Answer;
+use super::api_jobs::{check_label, create_from_paths};
+use super::error::ApiError;
+use super::handover::{Giver, PIECE_BYTES};
+use super::job::{Intent, Job, JobState, Work};
+use super::jobs::{stop, submit};
+use super::multipart::{Multipart, boundary};
+use super::parts::PartFiles;
+use super::routes::{Call, Reply};
+use super::upload::{BrowserFiles, Turn, upload_path};
+use crate::base::limits::LABEL_BYTES_MAX;
+
+/// A job ends some time after its last part: the server flushes first.
+const END_WAIT: Duration = Duration::from_secs(600);
+
+/// How giving a content ended.
+enum Given {
+    Whole(u64),
+    /// The backup stopped.
+    NotWanted,
+    /// The request broke off.
+    CutOff,
+}
+
+pub fn put_file(call: &mut Call<'_>) -> Result<Reply, ApiError> {
+    let job = call.app.jobs.find(call.part(0)?)?;
+    let index: usize = call.part(1)?.parse().map_err(|_| ApiError::bad("the number of the file is no number"))?;
+    let Work::Files(files) = &job.work else {
+        return Err(ApiError::conflict("this job takes no files"));
+    };
+    let size = files.size_of(index).ok_or_else(|| ApiError::missing("the job has no file of this number"))?;
+    if call.length.is_some_and(|length| length != size) {
+        return Err(ApiError::bad(format!("the file was announced with {size} bytes")));
+    }
+    let refusal = |text: &str| ApiError::conflict(text).with(json!({ "wanted": files.wanted() }));
+    let giver = match files.turn(index) {
+        Turn::Give(giver) => giver,
+        Turn::Held => return Ok(Reply::from(json!({ "held": true, "bytes": 0, "wanted": files.wanted() }))),
+        Turn::NotNow(text) => return Err(refusal(text)),
+        Turn::NoSuchFile => return Err(ApiError::missing("the job has no file of this number")),
+    };
+    match give_announced(call, giver, size) {
+        (Given::Whole(bytes), giver) => {
+            files.given(bytes, true);
+            drop(giver);
+            Ok(Reply::from(json!({ "held": false, "bytes": bytes, "wanted": files.next_wanted(index) })))
+        }
+        (Given::NotWanted, _) => {
+            files.given(0, false);
+            Err(refusal("the backup stopped in this file: send it again when it is wanted"))
+        }
+        (Given::CutOff, giver) => {
+            cut_off(call, &job, files);
+            drop(giver);
+            Err(refusal("the upload of this file was cut off; the job is paused"))
+        }
+    }
+}
+
+/// The job pauses before its reading thread hears that the content ends.
+fn cut_off(call: &Call<'_>, job: &Arc<Job>, files: &BrowserFiles) {
+    log::warn!("job {}: an upload was cut off: it is paused", job.id);
+    let _ = stop(call.app, job, Intent::Pause);
+    files.given(0, false);
+}
+
+/// Gives exactly what was announced; what is more or less is cut off. The giver comes back where its end must wait.
+fn give_announced(call: &mut Call<'_>, giver: Giver, size: u64) -> (Given, Option<Giver>) {
+    let mut left = size;
+    let body = &mut *call.body;
+    let given = pass_on(&giver, |piece| {
+        let count = body.read(piece)?;
+        left = left.checked_sub(count as u64).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(count)
+    });
+    match given {
+        Given::Whole(_) if left > 0 => (Given::CutOff, Some(giver)),
+        Given::Whole(bytes) => match giver.finish() {
+            Ok(()) => (Given::Whole(bytes), None),
+            Err(_) => (Given::NotWanted, None),
+        },
+        other => (other, Some(giver)),
+    }
+}
+
+fn pass_on(giver: &Giver, mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Given {
+    let (mut piece, mut bytes) = (vec![0; PIECE_BYTES], 0);
+    loop {
+        match read(&mut piece) {
+            Ok(0) => return Given::Whole(bytes),
+            Ok(count) => {
+                if giver.give(&piece[..count]).is_err() {
+                    return Given::NotWanted;
+                }
+                bytes += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Given::CutOff,
+        }
+    }
+}
+
+pub fn start_backup(call: &mut Call<'_>) -> Result<Reply, ApiError> {
+    match boundary(&call.content_type) {
+        Some(boundary) => store_parts(call, &boundary),
+        None if call.content_type.starts_with("multipart/") => {
+            Err(ApiError::bad("multipart/form-data with a boundary is wanted"))
+        }
+        None => create_from_paths(call),
+    }
+}
+
+/// A job that was made for the first file among the parts.
+struct PartsJob {
+    job: Arc<Job>,
+    parts: Arc<PartFiles>,
+}
+
+fn store_parts(call: &mut Call<'_>, boundary: &str) -> Result<Reply, ApiError> {
+    let (mut label, mut running) = (String::new(), None);
+    let result = read_parts(call, boundary, &mut label, &mut running);
+    let Some(PartsJob { job, parts }) = running else {
+        result?;
+        return Err(ApiError::bad("there is no part named file with a file in it"));
+    };
+    match result {
+        Ok(()) => parts.close(),
+        Err(error) => {
+            let _ = stop(call.app, &job, Intent::Cancel);
+            return Err(error.with(json!({ "job_id": job.id })));
+        }
+    }
+    job.wait_until(END_WAIT, |state| state.has_ended() || state == JobState::Paused);
+    let (files, bytes) = parts.counts();
+    let live = job.live();
+    match live.state {
+        JobState::Completed => Ok(Reply::from(
+            json!({ "job_id": job.id, "snapshots": live.snapshots, "files": files, "bytes": bytes }),
+        )),
+        _ => {
+            let text = live.error.clone().unwrap_or_else(|| live.message.clone());
+            Ok(Reply::Answer(Answer::json(
+                502,
+                json!({ "error": text, "job_id": job.id, "snapshots": live.snapshots }),
+            )))
+        }
+    }
+}
+
+fn read_parts(
+    call: &mut Call<'_>,
+    boundary: &str,
+    label: &mut String,
+    running: &mut Option<PartsJob>,
+) -> Result<(), ApiError> {
+    let (app, length) = (call.app, call.length);
+    let mut multipart = Multipart::new(&mut *call.body, boundary);
+    loop {
+        let part = multipart.next_part().map_err(|error| ApiError::bad(error.to_string()))?;
+        let Some(part) = part else { return Ok(()) };
+        let name = part.file_name.filter(|name| !name.is_empty());
+        match (part.name.as_str(), name) {
+            ("file", Some(name)) => {
+                // Some browsers put a folder before the name; it is kept, as a folder.
+                let path =
+                    upload_path(name.as_bytes()).map_err(|text| ApiError::bad(format!("{name:?}: {text}")))?;
+                if running.is_none() {
+                    let parts = Arc::new(PartFiles::default());
+                    let peer = app.peers.current();
+                    if !peer.is_known() {
+                        return Err(ApiError::conflict("the server has not been met yet: connect first"));
+                    }
+                    let weights = app.settings.progress().weights();
+                    let job = Job::new(peer, Work::Parts(parts.clone()), label.clone(), weights);
+                    if let Some(length) = length {
+                        job.change(|live| live.progress.counted(0, length));
+                    }
+                    *running = Some(PartsJob { job: submit(app, job)?, parts });
+                }
+                let parts = running.as_ref().map(|running| running.parts.clone()).unwrap_or_default();
+                give_part(&mut multipart, &parts, &path)?;
+            }
+            ("label", None) => *label = read_label(&mut multipart)?,
+            _ => {}
+        }
+    }
+}
+
+fn give_part(
+    multipart: &mut Multipart<impl Read>,
+    parts: &PartFiles,
+    path: &crate::base::path::EntryPath,
+) -> Result<(), ApiError> {
+    let giver = parts.begin(path).map_err(ApiError::conflict)?;
+    match pass_on(&giver, |piece| multipart.read_part(piece)) {
+        Given::Whole(bytes) => {
+            parts.given(bytes);
+            giver.finish().map_err(|_| ApiError::conflict("the backup stopped"))
+        }
+        Given::NotWanted => Err(ApiError::conflict("the backup stopped")),
+        Given::CutOff => {
+            // Held until the job is stopped: its reading thread must not take this for a file that cannot be read.
+            parts.hold(giver);
+            Err(ApiError::bad("the body was cut off"))
+        }
+    }
+}
+
+fn read_label(multipart: &mut Multipart<impl Read>) -> Result<String, ApiError> {
+    let mut label = Vec::new();
+    let mut piece = [0; 256];
+    loop {
+        match multipart.read_part(&mut piece)? {
+            0 => break,
+            count => label.extend_from_slice(&piece[..count]),
+        }
+        if label.len() > LABEL_BYTES_MAX {
+            break;
+        }
+    }
+    let label = String::from_utf8(label).map_err(|_| ApiError::bad("the label is no text"))?;
+    check_label(&label).map(|()| label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::handover::handover;
+    use super::*;
+
+    #[test]
+    fn a_content_is_passed_on_in_pieces_and_its_length_counted() {
+        let (giver, mut taker) = handover();
+        let content = vec![7; 3 * PIECE_BYTES + 5];
+        let mut source = content.as_slice();
+        assert!(
+            matches!(pass_on(&giver, |piece| source.read(piece)), Given::Whole(bytes) if bytes == content.len() as u64)
+        );
+        giver.finish().unwrap();
+        let mut read = Vec::new();
+        taker.read_to_end(&mut read).unwrap();
+        assert_eq!(read, content);
+        let (giver, taker) = handover();
+        drop(taker);
+        assert!(matches!(pass_on(&giver, |piece| Ok(piece.len())), Given::NotWanted));
+        let (giver, _taker) = handover();
+        assert!(matches!(pass_on(&giver, |_| Err(io::ErrorKind::UnexpectedEof.into())), Given::CutOff));
+    }
+}

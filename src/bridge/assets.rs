@@ -1,0 +1,93 @@
+//! The page: compiled in, or read from a folder while it is being worked on.
+
+use std::path::Path;
+
+use super::answer::{Answer, JSON};
+use super::error::ApiError;
+use super::routes::{Call, Reply};
+
+/// How much of a file of `--static-dir` is served.
+const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+macro_rules! assets {
+    ($($name:literal),* $(,)?) => {
+        /// The files of `static/`.
+        const ASSETS: &[(&str, &[u8])] =
+            &[$(($name, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/static/", $name)))),*];
+    };
+}
+
+assets!["index.html", "app.js", "style.css", "icon.svg"];
+
+const OPENAPI: &str = include_str!("openapi.json");
+
+fn content_type(name: &str) -> &'static str {
+    match name.rsplit('.').next().unwrap_or_default() {
+        "html" => "text/html; charset=utf-8",
+        "js" | "mjs" => "text/javascript; charset=utf-8",
+        "css" => "text/css; charset=utf-8",
+        "svg" => "image/svg+xml",
+        "png" => "image/png",
+        "ico" => "image/x-icon",
+        "woff2" => "font/woff2",
+        "json" | "webmanifest" => JSON,
+        _ => "application/octet-stream",
+    }
+}
+
+pub fn page(call: &mut Call<'_>) -> Result<Reply, ApiError> {
+    serve(call, "index.html")
+}
+
+pub fn icon(call: &mut Call<'_>) -> Result<Reply, ApiError> {
+    serve(call, "icon.svg")
+}
+
+pub fn part(call: &mut Call<'_>) -> Result<Reply, ApiError> {
+    let name = call.part(0)?.to_string();
+    serve(call, &name)
+}
+
+/// This API for programs.
+pub fn openapi(_: &mut Call<'_>) -> Result<Reply, ApiError> {
+    Ok(Reply::Answer(Answer::content(JSON, OPENAPI.as_bytes().to_vec())))
+}
+
+fn serve(call: &Call<'_>, name: &str) -> Result<Reply, ApiError> {
+    let missing = || ApiError::missing("the page has no such part");
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.starts_with('.') || !name.bytes().all(is_plain) {
+        return Err(missing());
+    }
+    let bytes = match &call.app.config.static_dir {
+        Some(folder) => read(&folder.join(name)).ok_or_else(missing)?,
+        None => {
+            ASSETS.iter().find(|(known, _)| *known == name).map(|(_, bytes)| bytes.to_vec()).ok_or_else(missing)?
+        }
+    };
+    Ok(Reply::Answer(Answer::content(content_type(name), bytes)))
+}
+
+fn read(file: &Path) -> Option<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(file).ok()?;
+    opened.take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_page_is_compiled_in() {
+        let folder = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("static")).unwrap();
+        let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+        names.sort();
+        let mut known: Vec<&str> = ASSETS.iter().map(|(name, _)| *name).collect();
+        known.sort();
+        assert_eq!(names, known);
+    }
+}

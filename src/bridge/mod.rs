@@ -1,0 +1,227 @@
+//! The bridge: the page and its API on one local address, driving the same client as the command line.
+//!
+//! A request comes through [`front`], which bounds and checks it, and is relayed to an inner HTTP server;
+//! [`routes`] names the handler that answers. Jobs run on threads of their own and tell the hub, which tells
+//! whoever watches. Nothing that a page sends is kept on this host.
+
+mod admission;
+mod answer;
+mod api;
+mod api_host;
+mod api_jobs;
+mod api_settings;
+mod api_snapshots;
+mod api_upload;
+mod app;
+mod assets;
+mod body;
+mod error;
+mod front;
+mod handover;
+mod head;
+mod hub;
+mod inner;
+mod job;
+mod job_run;
+mod jobs;
+mod log_book;
+mod multipart;
+mod parts;
+mod peer_user;
+mod peers;
+mod progress;
+mod relay;
+mod routes;
+mod settings;
+mod socket;
+mod upload;
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use admission::{Admission, host_text};
+use app::App;
+use front::Front;
+use inner::Inner;
+
+pub use app::BridgeConfig;
+pub use log_book::LogBook;
+pub use peers::{ClientSettings, Peer, Peers, Wish};
+
+use crate::base::ids::{hex, random_array};
+use crate::base::shutdown::Shutdown;
+
+pub const DEFAULT_PORT: u16 = 9090;
+/// How long whoever holds the port may take to say who it is.
+const WHO_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why the bridge could not run.
+#[derive(Debug)]
+pub enum BridgeError {
+    /// Somebody listens there already.
+    InUse {
+        address: SocketAddr,
+        holder: String,
+    },
+    Io {
+        doing: String,
+        source: io::Error,
+    },
+}
+
+impl fmt::Display for BridgeError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BridgeError::InUse { address, holder } => {
+                write!(formatter, "{address} is in use by {holder}: end it, or choose another port with --port")
+            }
+            BridgeError::Io { doing, source } => write!(formatter, "cannot {doing}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for BridgeError {}
+
+/// A bridge that listens.
+pub struct Bridge {
+    app: Arc<App>,
+    front: Arc<Front>,
+    listener: TcpListener,
+    url: String,
+}
+
+/// Takes the address; before anything else is begun, because another bridge may have it.
+pub fn listen(bind: IpAddr, port: u16) -> Result<TcpListener, BridgeError> {
+    let wanted = SocketAddr::new(bind, port);
+    TcpListener::bind(wanted).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => BridgeError::InUse { address: wanted, holder: holder_of(wanted) },
+        _ => BridgeError::Io { doing: format!("listen on {wanted}"), source },
+    })
+}
+
+impl Bridge {
+    /// Makes everything ready.
+    pub fn open(
+        listener: TcpListener,
+        mut config: BridgeConfig,
+        peers: Peers,
+        shutdown: Shutdown,
+    ) -> Result<Bridge, BridgeError> {
+        let failed = |doing: &str| {
+            let doing = doing.to_string();
+            move |source| BridgeError::Io { doing, source }
+        };
+        let address = listener.local_addr().map_err(failed("find its own address"))?;
+        config.port = address.port();
+        if config.token.is_none() && !config.bind.is_loopback() {
+            config.token = Some(hex(&random_array::<16>()));
+        }
+        let url = url(&config);
+        let admission = Admission::new(config.bind, config.port, &config.host_name, config.token.as_deref());
+        let app = App::new(config, peers);
+        let answering = app.clone();
+        let inner = Inner::start(move |request| routes::answer(&answering, request));
+        let inner = inner.map_err(failed("start the inner HTTP server"))?;
+        let front = Front::new(admission, inner, app.hub.clone(), shutdown);
+        Ok(Bridge { app, front, listener, url })
+    }
+
+    /// Where a browser finds it, the token included.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Serves until the wish to stop is made; running jobs are stopped so that they can be gone on with.
+    pub fn run(self) -> Result<(), BridgeError> {
+        self.meet_expected_server();
+        if self.app.config.open {
+            open_browser(&self.url);
+        }
+        let ran = self.front.run(&self.listener);
+        log::info!("ending: what runs is stopped and can be resumed");
+        jobs::close(&self.app);
+        self.app.end_questions();
+        self.app.hub.wake_all();
+        ran.map_err(|source| BridgeError::Io { doing: "accept connections".into(), source })
+    }
+
+    /// A server whose key is known beforehand is met without being asked for.
+    fn meet_expected_server(&self) {
+        let peer = self.app.peers.current();
+        if peer.is_known() || !self.app.peers.expects_a_key() {
+            return;
+        }
+        let app = self.app.clone();
+        let meet = move || {
+            let wish =
+                Wish { address: peer.address().clone(), user: peer.user.clone(), token: None, confirm: None };
+            let question = app.question();
+            if let Err(error) = app.peers.connect(wish, &question.shutdown) {
+                log::warn!("the server could not be met: {}", error.text);
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("meet".into()).spawn(meet) {
+            log::warn!("the server could not be met: {error}");
+        }
+    }
+}
+
+fn url(config: &BridgeConfig) -> String {
+    let ip = match config.bind {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            config.host_name.to_ascii_lowercase()
+        }
+        ip => host_text(ip),
+    };
+    let token = config.token.as_ref().map(|token| format!("?token={token}")).unwrap_or_default();
+    format!("http://{ip}:{}/{token}", config.port)
+}
+
+/// Who listens there, in words.
+fn holder_of(address: SocketAddr) -> String {
+    let other = "another program".to_string();
+    match ask_health(address) {
+        Ok(health) if health["api_server"] == "running" => {
+            let (process, uptime) = (&health["process"], &health["uptime_seconds"]);
+            format!("another \"cyberbackup gui\" (process {process}, for {uptime} s)")
+        }
+        _ => other,
+    }
+}
+
+fn ask_health(mut address: SocketAddr) -> io::Result<Value> {
+    if address.ip().is_unspecified() {
+        let loopback = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    let mut stream = TcpStream::connect_timeout(&address, WHO_TIMEOUT)?;
+    stream.set_read_timeout(Some(WHO_TIMEOUT))?;
+    let host = format!("{}:{}", host_text(address.ip()), address.port());
+    write!(stream, "GET /health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.take(64 * 1024).read_to_string(&mut text)?;
+    let body = text.split("\r\n\r\n").nth(1).unwrap_or_default();
+    Ok(serde_json::from_str(body)?)
+}
+
+/// Opens the page in a browser, if there is one.
+fn open_browser(url: &str) {
+    use std::process::{Command, Stdio};
+    let usual = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+    let program = std::env::var_os("BROWSER").filter(|program| !program.is_empty()).unwrap_or(usual.into());
+    let mut command = Command::new(&program);
+    command.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    match command.spawn() {
+        Ok(mut child) => {
+            // Somebody has to take note of its end.
+            let _ = thread::Builder::new().name("browser".into()).spawn(move || child.wait());
+        }
+        Err(error) => log::warn!("no browser could be opened ({}: {error}): open {url}", program.display()),
+    }
+}

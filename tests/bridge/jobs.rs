@@ -1,0 +1,123 @@
+//! Jobs over paths of this host: phases in order, a percentage that never goes back, and steering that acts.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::Gui;
+use super::viewers::Watcher;
+use crate::support::{LARGE_BYTES, TestServer, Workplace, large_file, tree, wait_until};
+
+#[test]
+fn the_percentage_rises_through_the_phases_to_100() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    gui.post("/api/settings", json!({ "settings": { "progress_interval": 100 } })).expect(200);
+    let source = workplace.join("source");
+    tree::many_files(&source, 500);
+    large_file(&source.join("large"), 64 * 1024 * 1024);
+    let mut watcher = Watcher::open(&gui);
+    let job = gui.job(json!({ "paths": [source] }));
+    let messages =
+        watcher.take_until(|message| message["event"] == "status" && message["data"]["job_id"].is_null());
+    // The first message is the state at the connection.
+    let of_job = messages.iter().filter(|message| message["data"]["job_id"] == job.as_str());
+    let (mut phases, mut percentages) = (Vec::new(), Vec::new());
+    for message in
+        of_job.filter(|message| ["status", "progress_update"].contains(&message["event"].as_str().unwrap()))
+    {
+        let phase = message["data"]["phase"].as_str().unwrap();
+        if phases.last() != Some(&phase) {
+            phases.push(phase);
+        }
+        percentages.push(message["data"]["progress"]["percentage"].as_f64().unwrap());
+    }
+    assert_eq!(phases, ["READY", "CONNECT", "BACKUP_IN_PROGRESS", "CLEANUP", "COMPLETED"]);
+    assert!(percentages.is_sorted(), "{percentages:?}");
+    assert_eq!((percentages[0], *percentages.last().unwrap()), (0.0, 100.0));
+    assert_eq!(messages.last().unwrap()["data"]["phase"], "READY");
+    assert!(messages.iter().any(|message| message["event"] == "file_receipt"));
+}
+
+#[test]
+fn pause_resume_and_cancel_act_within_a_second() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    let source = workplace.join("source");
+    std::fs::create_dir_all(&source).unwrap();
+    large_file(&source.join("large"), 4 * LARGE_BYTES);
+    let job = gui.job(json!({ "paths": [source] }));
+    let steer = |action: &str, state: &str| {
+        wait_until(|| gui.look(&job)["progress"]["bytes_transferred"].as_u64() > Some(0), "bytes on their way");
+        let began = Instant::now();
+        gui.post(&format!("/api/jobs/{job}/{action}"), json!({})).expect(200);
+        assert_eq!(gui.look(&job)["state"], state);
+        assert!(began.elapsed() < Duration::from_secs(1), "{action}: {:?}", began.elapsed());
+    };
+    steer("pause", "paused");
+    assert_eq!(gui.post(&format!("/api/jobs/{job}/pause"), json!({})).status, 409);
+    gui.post(&format!("/api/resume/{job}"), json!({})).expect(200);
+    gui.wait_for(&job, "running");
+    steer("cancel", "cancelled");
+    assert_eq!(gui.post(&format!("/api/cancel/{job}"), json!({})).status, 409);
+    assert_eq!(gui.get("/api/status").expect(200)["phase"], "READY");
+    assert_eq!(gui.get("/api/snapshots").expect(200)["snapshots"], json!([]));
+}
+
+#[test]
+fn jobs_wait_for_their_turn_and_there_is_a_bound() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    // An upload that nobody gives its content holds the server.
+    let first = gui.job(super::named(&[("a", 1)]));
+    gui.wait_for(&first, "running");
+    let file = workplace.write("file", "x");
+    let waiting: Vec<String> = (0..31).map(|_| gui.job(json!({ "paths": [file] }))).collect();
+    assert_eq!(gui.look(&waiting[0])["state"], "queued");
+    assert_eq!(gui.post("/api/jobs", json!({ "paths": [file] })).status, 429);
+    gui.post(&format!("/api/cancel/{}", waiting[0]), json!({})).expect(200);
+    gui.post(&format!("/api/cancel/{first}"), json!({})).expect(200);
+    gui.wait_for(&waiting[1], "completed");
+    assert_eq!(gui.look(&waiting[0])["state"], "cancelled");
+}
+
+#[test]
+fn a_restore_writes_whole_paths_below_its_folder() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    let file = workplace.write("source/file", "content");
+    let job = gui.job(json!({ "paths": [file] }));
+    gui.wait_for(&job, "completed");
+    let to = workplace.join("restored");
+    let path = file.to_str().unwrap();
+    let made = gui.post("/api/restore", json!({ "to": to, "paths": [path] })).expect(202);
+    gui.wait_for(made["job_id"].as_str().unwrap(), "completed");
+    assert_eq!(std::fs::read(to.join(&path[1..])).unwrap(), b"content");
+    for wrong in [
+        json!({}),
+        json!({ "to": "relative" }),
+        json!({ "to": "/tmp/../etc" }),
+        json!({ "to": "/tmp", "paths": ["../x"] }),
+    ] {
+        assert_eq!(gui.post("/api/restore", wrong.clone()).status, 400, "{wrong}");
+    }
+}
+
+#[test]
+fn sigterm_leaves_a_running_job_resumable() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    let source = workplace.join("source");
+    tree::many_files(&source, 300);
+    large_file(&source.join("zlarge"), 4 * LARGE_BYTES);
+    let job = gui.job(json!({ "paths": [source] }));
+    wait_until(|| gui.look(&job)["progress"]["bytes_transferred"].as_u64() > Some(5_000_000), "bytes on their way");
+    let (code, took) = gui.stop("TERM");
+    assert!(code == Some(0) && took < Duration::from_secs(3), "{code:?} {took:?}");
+    assert!(workplace.join("state/upload.json").exists(), "the upload is noted");
+}
