@@ -218,3 +218,83 @@ fn a_client_that_has_lost_its_next_key_makes_another_one() {
     assert!(!next.exists());
     backup(&direct, &source).expect(0);
 }
+
+// ---- the server's key ----
+
+fn server_key(workplace: &Workplace, data: &Path, words: &[&str]) -> Value {
+    let mut all: Vec<&OsStr> = vec!["server-key".as_ref()];
+    all.extend(words.iter().map(OsStr::new));
+    all.extend([OsStr::new("--json"), "--data".as_ref(), data.as_os_str()]);
+    workplace.run(all).expect(0).event("server_key")
+}
+
+fn pinned(client: &TestClient<'_>) -> Value {
+    serde_json::from_slice(&std::fs::read(client.state().join("identity.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_client_follows_the_servers_key_and_one_that_was_away_is_told() {
+    let Place { workplace, source } = Place::new();
+    let server = TestServer::start(&workplace);
+    let (ada, bob) =
+        (TestClient::new(&workplace, &server.address, "ada"), TestClient::new(&workplace, &server.address, "bob"));
+    ada.backup(&source);
+    bob.backup(&source);
+    let thief = workplace.join("thief/keys/server_private_key.der");
+    std::fs::create_dir_all(thief.parent().unwrap()).unwrap();
+    std::fs::copy(server.data.join("keys/server_private_key.der"), &thief).unwrap();
+    let row = server_key(&workplace, &server.data, &["rotate", "--rsa-bits", "1024"]);
+    assert_eq!(row["fingerprint"], server.fingerprint);
+    assert_eq!(row["clients_to_tell"], serde_json::json!(["ada", "bob"]));
+    ada.backup(&source);
+    assert_eq!(pinned(&ada)["server_fingerprint"], row["fingerprint"]);
+    assert_eq!(pinned(&ada)["next_server_fingerprint"], row["next_fingerprint"]);
+    assert_eq!(server_key(&workplace, &server.data, &[])["clients_to_tell"], serde_json::json!(["bob"]));
+    let now = server_key(&workplace, &server.data, &["finish"]);
+    assert_eq!((&now["fingerprint"], &now["next_fingerprint"]), (&row["next_fingerprint"], &Value::Null));
+    ada.backup(&source);
+    assert_eq!(pinned(&ada)["server_fingerprint"], now["fingerprint"]);
+    assert_eq!(pinned(&ada)["next_server_fingerprint"], Value::Null);
+    let run = bob.run(["backup".as_ref(), source.as_os_str()]).expect(5);
+    let fingerprint = now["fingerprint"].as_str().unwrap();
+    assert!(run.err().contains(fingerprint) && run.err().contains("identity.json"), "{}", run.err());
+    // As it was told to.
+    std::fs::remove_file(bob.state().join("identity.json")).unwrap();
+    bob.run(["backup".as_ref(), "--server-fingerprint".as_ref(), fingerprint.as_ref(), source.as_os_str()])
+        .expect(0);
+    // Whoever has stolen the key of before is the server to nobody who has seen the next one.
+    let thief = TestServer::start_with(&workplace, "thief", &[]);
+    assert_eq!(thief.fingerprint, server.fingerprint);
+    let run = TestClient::new(&workplace, &thief.address, "ada").run(["snapshots"]).expect(2);
+    assert!(run.err().contains("belongs to another server"), "{}", run.err());
+    drop(server);
+    let server = TestServer::start(&workplace);
+    assert_eq!(server.fingerprint, fingerprint);
+    let ada = TestClient::new(&workplace, &server.address, "ada");
+    ada.backup(&source);
+}
+
+#[test]
+fn a_next_server_key_is_withdrawn_or_used_by_itself() {
+    let Place { workplace, source } = Place::new();
+    let server = TestServer::start(&workplace);
+    let ada = TestClient::new(&workplace, &server.address, "ada");
+    ada.backup(&source);
+    server_key(&workplace, &server.data, &["rotate", "--rsa-bits", "1024"]);
+    ada.backup(&source);
+    assert_ne!(pinned(&ada)["next_server_fingerprint"], Value::Null);
+    server_key(&workplace, &server.data, &["withdraw"]);
+    ada.backup(&source);
+    assert_eq!(pinned(&ada)["next_server_fingerprint"], Value::Null);
+    let row = server_key(&workplace, &server.data, &["rotate", "--rsa-bits", "1024", "--rotate-after", "2s"]);
+    ada.backup(&source);
+    crate::support::wait_until(
+        || {
+            ada.run(["snapshots"]).expect(0);
+            server_key(&workplace, &server.data, &[])["fingerprint"] == row["next_fingerprint"]
+        },
+        "the next key in use",
+    );
+    ada.backup(&source);
+    assert_eq!(pinned(&ada)["server_fingerprint"], row["next_fingerprint"]);
+}

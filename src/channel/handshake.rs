@@ -396,6 +396,11 @@ impl LoginReceived {
         &self.login.claim
     }
 
+    /// Whether both sides let keys be exchanged for new ones.
+    pub fn rotates_keys(&self) -> bool {
+        self.server_hello.features.contains(&feature::KEY_ROTATION)
+    }
+
     /// Whether the client showed any token.
     pub fn has_token_proof(&self) -> bool {
         self.login.token_proof.is_some()

@@ -211,6 +211,14 @@ pub const COMMANDS: &[Command] = &[
         flags: &[CLIENT, COMMON],
     },
     Command {
+        name: "rotate-key",
+        usage: "[FLAGS]",
+        summary: "exchange this client's key for a new one",
+        about: "Makes a new key (--rsa-bits), proves it to the server, and logs in with it. From then on the old one\n\
+                opens nothing. Cut off anywhere, the next command finishes it, or this can be run again.",
+        flags: &[CLIENT, COMMON],
+    },
+    Command {
         name: "gui",
         usage: "[FLAGS]",
         summary: "serve the page and its API to a browser",
@@ -229,14 +237,6 @@ pub const COMMANDS: &[Command] = &[
             CLIENT,
             COMMON,
         ],
-    },
-    Command {
-        name: "rotate-key",
-        usage: "[FLAGS]",
-        summary: "exchange this client's key for a new one",
-        about: "Makes a new key (--rsa-bits), proves it to the server, and logs in with it. From then on the old one\n\
-                opens nothing. Cut off anywhere, the next command finishes it, or this can be run again.",
-        flags: &[CLIENT, COMMON],
     },
     Command {
         name: "enroll",
@@ -289,6 +289,24 @@ pub const COMMANDS: &[Command] = &[
                 valued("data", "DIR", "the server's data folder (server/)"),
                 valued("stale", "TIME", "only those without a success for so long, as in 36h or 3d; exit 1 if any"),
                 switch("yes", "with remove: yes, remove it"),
+            ],
+            COMMON,
+        ],
+    },
+    Command {
+        name: "server-key",
+        usage: "[rotate | finish | withdraw] [FLAGS]",
+        summary: "show the server's key, or exchange it for a new one (operator)",
+        about: "Shows the fingerprint; with a next key, that too, and the clients that have not heard of it yet.\n\
+                rotate    makes a next key; each client hears of it at its next run, and accepts both\n\
+                finish    uses the next key from now on; clients that have not heard of it end with exit 5\n\
+                withdraw  drops the next key; each client hears of that at its next run\n\
+                Works beside a running server too.",
+        flags: &[
+            &[
+                valued("data", "DIR", "the server's data folder (server/)"),
+                valued("rotate-after", "TIME", "with rotate: use the next key after so long by itself, as in 30d"),
+                valued("rsa-bits", "N", "with rotate: size of the next key, 1024 to 4096 (3072)"),
             ],
             COMMON,
         ],

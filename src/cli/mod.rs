@@ -18,6 +18,7 @@ mod run_backup_legacy;
 mod run_gui;
 mod run_restore;
 mod run_server;
+mod server_key;
 mod setup;
 mod verify_data;
 
@@ -36,7 +37,8 @@ use crate::base::shutdown::Shutdown;
 use crate::client::{ClientError, ExitCode};
 
 /// The commands whose standard output has rows and nothing else.
-const LISTINGS: [&str; 9] = ["snapshots", "ls", "cat", "stats", "clients", "enroll", "prune", "hold", "release"];
+const LISTINGS: [&str; 10] =
+    ["snapshots", "ls", "cat", "stats", "clients", "enroll", "prune", "hold", "release", "server-key"];
 
 /// Runs the program with these words (its own name left out) and gives the exit code.
 pub fn run(words: Vec<OsString>) -> i32 {
@@ -130,13 +132,14 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "verify" if verify_data::is_asked_for(arguments) => verify_data::run(arguments, output, &shutdown),
         "verify" => look::verify(arguments, output, &shutdown),
         "stats" => look::stats(arguments, output, &shutdown),
-        "gui" => run_gui::run(arguments, output, &shutdown),
         "rotate-key" => rotate_key::run(arguments, output, &shutdown),
+        "gui" => run_gui::run(arguments, output, &shutdown),
         "enroll" => operator::enroll(arguments, output),
         "prune" => prune::prune(arguments, output),
         "hold" => prune::hold(arguments, output, true),
         "release" => prune::hold(arguments, output, false),
         "export" => export::run(arguments, output, &shutdown),
+        "server-key" => server_key::run(arguments, output),
         "clients" => clients::run(arguments, output),
         name => unreachable!("{name} is in the table of commands and has no function"),
     }

@@ -205,11 +205,12 @@ impl<'a> Client<'a> {
         let LoggedIn { mut channel, client, with_next_key } =
             handshake.login(&login).map_err(|error| self.channel_error(without_rotation(&server, error)))?;
         let began = Instant::now();
-        self.wait_for_welcome(&mut channel)?;
+        let announced = self.wait_for_welcome(&mut channel)?;
         // The server may have been busy during one of the two.
         let round_trip = round_trip.min(began.elapsed());
         channel.set_window(self.options.window.bytes(round_trip, self.careful));
-        self.remember(&server, client, moved)?;
+        self.remember(&server, client, moved, announced)?;
+        self.confirm_pin(&mut channel, announced)?;
         if with_next_key && self.state.is_exclusive() {
             self.keys.promote(&self.state)?;
             self.notice("the new key has taken the place of the old one, which opens nothing any more");
@@ -224,11 +225,30 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// The server has let us in, is full, or cannot register us.
-    fn wait_for_welcome(&self, channel: &mut Channel) -> Result<(), ClientError> {
-        let answer = match channel.receive() {
+    /// Tells the server that its next key is pinned, so that its operator knows.
+    fn confirm_pin(&self, channel: &mut Channel, announced: Option<Fingerprint>) -> Result<(), ClientError> {
+        let Some(next) = announced.filter(|_| self.state.is_exclusive()) else { return Ok(()) };
+        let sent = channel.send_to_server(&ToServer::ServerKeyPinned(*next.as_bytes()));
+        sent.and_then(|()| channel.push()).map_err(|error| self.channel_error(error))
+    }
+
+    /// The server has let us in, is full, or cannot register us. Gives the key that is to follow the server's.
+    fn wait_for_welcome(&self, channel: &mut Channel) -> Result<Option<Fingerprint>, ClientError> {
+        let (mut announced, mut told) = (None, false);
+        let answer = loop {
+            let received = channel.receive();
+            if !told
+                && let Ok(Some(message)) = &received
+                && let Ok(ToClient::NextServerKey(next)) = ToClient::decode(message.kind, message.body)
+            {
+                (announced, told) = (next.map(Fingerprint::from_bytes), true);
+                continue;
+            }
+            break received;
+        };
+        let answer = match answer {
             Ok(Some(message)) => match ToClient::decode(message.kind, message.body) {
-                Ok(ToClient::Welcome) => return Ok(()),
+                Ok(ToClient::Welcome) => return Ok(announced),
                 Ok(ToClient::Busy { seconds }) => ChannelError::Busy { seconds },
                 Ok(ToClient::Failure { code, text }) => return Err(ClientError::Failure { code, text }),
                 Ok(_) => ChannelError::Violation("that answer is no welcome"),
@@ -274,14 +294,17 @@ impl<'a> Client<'a> {
         server: &ServerIdentity,
         client: ClientId,
         moved: Option<Identity>,
+        announced: Option<Fingerprint>,
     ) -> Result<(), ClientError> {
         let before = moved.or_else(|| self.identity.clone()).unwrap_or_else(|| Identity {
             user: self.options.user.clone(),
             server_fingerprint: server.fingerprint.to_string(),
+            next_server_fingerprint: None,
             server_address: self.options.destination.recorded(),
             client_id: None,
         });
-        let identity = Identity { client_id: Some(client), ..before };
+        let next_server_fingerprint = announced.map(|next| next.to_string());
+        let identity = Identity { client_id: Some(client), next_server_fingerprint, ..before };
         if self.identity.as_ref() != Some(&identity) && self.state.is_exclusive() {
             self.state.write_identity(&identity)?;
             if self.identity.is_none() {

@@ -90,7 +90,7 @@ impl fmt::Display for StateError {
             StateError::ChangedServerKey { address, recorded, found } => write!(
                 formatter,
                 "the server at {address} has another key than before ({found}, not {recorded}): somebody may be in \
-                 between; if the server was set up anew, compare the new fingerprint with its operator, then move \
+                 between; if the server was set up anew, or its key was exchanged while this client was away, compare the new fingerprint with its operator, then move \
              identity.json out of the state folder"
             ),
             StateError::WrongServer { recorded, found } => write!(
@@ -312,6 +312,9 @@ pub struct Identity {
     pub user: UserName,
     /// The fingerprint of the server's key: what makes it that server.
     pub server_fingerprint: String,
+    /// The fingerprint of the key that is to follow it, as the server has announced in a session of the present one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_server_fingerprint: Option<String>,
     /// Where the server was last; none for a server inside the process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_address: Option<String>,
@@ -332,7 +335,7 @@ struct IdentityFile {
 pub enum IdentityCheck {
     /// Nothing.
     Same,
-    /// It is the same server at another address: write this record.
+    /// It is the same server at another address, or with the key that it has announced: write this record.
     Moved(Identity),
 }
 
@@ -381,6 +384,13 @@ impl Identity {
                 }
                 _ => IdentityCheck::Same,
             });
+        }
+        if self.next_server_fingerprint.as_deref() == Some(fingerprint) {
+            let server_address = address.map(str::to_string).or_else(|| self.server_address.clone());
+            let server_fingerprint = fingerprint.to_string();
+            let renewed =
+                Identity { server_fingerprint, next_server_fingerprint: None, server_address, ..self.clone() };
+            return Ok(IdentityCheck::Moved(renewed));
         }
         let (was, found) = (self.server_fingerprint.clone(), fingerprint.to_string());
         match address.filter(|address| recorded == Some(*address)) {
@@ -465,6 +475,7 @@ mod tests {
         Identity {
             user: user("ada"),
             server_fingerprint: "SHA256:one".to_string(),
+            next_server_fingerprint: None,
             server_address: address.map(str::to_string),
             client_id: Some(ClientId::from_bytes([7; 16])),
         }

@@ -242,6 +242,8 @@ pub enum ToServer<'a> {
     NewKey(&'a [u8]),
     /// What the client makes of the challenge under its new key.
     NewKeyProof([u8; 32]),
+    /// The client has pinned the server's next key, which has this fingerprint.
+    ServerKeyPinned([u8; 32]),
 }
 
 /// One snapshot as a listing shows it.
@@ -353,6 +355,8 @@ pub enum ToClient<'a> {
     KeyChallenge(&'a [u8]),
     /// The new key is written down: the next login may be with it.
     KeyTaken,
+    /// The fingerprint of the key that is to follow the server's, if there is one.
+    NextServerKey(Option<[u8; 32]>),
     /// JSON, as `stats` prints it.
     Statistics(String),
     /// The end of a streamed answer: how many rows it had.
@@ -386,7 +390,8 @@ pub fn body_bytes_max(kind: u8) -> Option<usize> {
         BLOCKS => 16 + BLOCKS_WANTED_MAX as usize * BLOCK_HASH_BYTES,
         VERIFIED | CONTENT_RESUME => 16,
         COMMIT => 20,
-        RANGE_OFFER | NEW_KEY_PROOF => 32,
+        RANGE_OFFER | NEW_KEY_PROOF | SERVER_KEY_PINNED => 32,
+        NEXT_SERVER_KEY => 33,
         CONTENT_END | SERVER_CONTENT_END => CONTENT_END_BYTES,
         CONTENT_SAME => 9,
         BEGUN => 1 + SnapshotId::LENGTH + 2 + BOOT_BYTES_MAX + 16,
@@ -486,6 +491,9 @@ impl ToServer<'_> {
             ToServer::NewKeyProof(proof) => {
                 put_message(out, message_kind::NEW_KEY_PROOF, |out| out.put_bytes(proof));
             }
+            ToServer::ServerKeyPinned(fingerprint) => {
+                put_message(out, message_kind::SERVER_KEY_PINNED, |out| out.put_bytes(fingerprint));
+            }
         }
     }
 
@@ -549,6 +557,7 @@ impl ToServer<'_> {
             message_kind::READ_BLOCKS => ToServer::ReadBlocks(ReadBlocks::decode(&mut reader)?),
             message_kind::NEW_KEY => ToServer::NewKey(reader.rest()),
             message_kind::NEW_KEY_PROOF => ToServer::NewKeyProof(reader.array("proof of the new key")?),
+            message_kind::SERVER_KEY_PINNED => ToServer::ServerKeyPinned(reader.array("server key fingerprint")?),
             _ => return Err(DecodeError::Invalid { what: "message kind" }),
         };
         reader.finish("message")?;
@@ -623,6 +632,10 @@ impl ToClient<'_> {
                 put_message(out, message_kind::KEY_CHALLENGE, |out| out.put_bytes(sealed));
             }
             ToClient::KeyTaken => put_message(out, message_kind::KEY_TAKEN, |_| {}),
+            ToClient::NextServerKey(next) => put_message(out, message_kind::NEXT_SERVER_KEY, |out| {
+                out.put_flag(next.is_some());
+                out.put_bytes(next.as_ref().map_or(&[][..], |next| &next[..]));
+            }),
             ToClient::Statistics(json) => {
                 put_message(out, message_kind::STATISTICS_ANSWER, |out| out.put_bytes(json.as_bytes()));
             }
@@ -675,6 +688,10 @@ impl ToClient<'_> {
             }
             message_kind::KEY_CHALLENGE => ToClient::KeyChallenge(reader.rest()),
             message_kind::KEY_TAKEN => ToClient::KeyTaken,
+            message_kind::NEXT_SERVER_KEY => ToClient::NextServerKey(match reader.flag("next server key")? {
+                true => Some(reader.array("server key fingerprint")?),
+                false => None,
+            }),
             message_kind::STATISTICS_ANSWER => {
                 let json = String::from_utf8(reader.rest().to_vec());
                 ToClient::Statistics(json.map_err(|_| DecodeError::Invalid { what: "statistics" })?)

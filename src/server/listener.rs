@@ -26,6 +26,7 @@ use super::operator;
 use super::overview::Overview;
 use super::prune;
 use super::semaphore::{Permit, Semaphore};
+use super::server_keys::ServerKeys;
 use super::session::{Failure, Session};
 use super::sessions::{Guest, Live, Sessions};
 use super::statistics::{Count, Report, Statistics};
@@ -38,7 +39,7 @@ use crate::base::waker::waker;
 use crate::channel::{
     Channel, ChannelError, FirstRequest, LoginReceived, ServerHandshake, Terms, Transport, answer_general_error,
 };
-use crate::crypto::{Fingerprint, PrivateKey};
+use crate::crypto::Fingerprint;
 use crate::protocol::handshake::Refusal;
 use crate::protocol::message::ToClient;
 use crate::storage::Store;
@@ -49,11 +50,6 @@ const BACKLOG: i32 = 4_096;
 pub const BUSY_SECONDS: u16 = 2;
 /// How long accepting rests when the process is out of descriptors or memory.
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
-/// Name of the server's key file in the store.
-pub(super) const KEY_NAME: &str = "server_private_key.der";
-/// The same key for others to see.
-pub(super) const PUBLIC_KEY_NAME: &str = "server_public_key.der";
-
 /// What all connections share.
 pub struct Shared {
     pub config: ServerConfig,
@@ -61,7 +57,7 @@ pub struct Shared {
     pub statistics: Statistics,
     pub events: Arc<Events>,
     pub failures: Failures,
-    key: PrivateKey,
+    pub(super) keys: Arc<ServerKeys>,
     pub(super) slots: Arc<Semaphore>,
     /// RSA work at a time: one permit for each core.
     pub(super) rsa_gate: Arc<Semaphore>,
@@ -81,7 +77,7 @@ impl Shared {
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
-        self.key.public().fingerprint()
+        self.keys.fingerprint()
     }
 
     /// Counts a failure on a connection, and keeps it for the operator.
@@ -107,11 +103,11 @@ impl Server {
     /// it.
     pub fn start(config: ServerConfig, shutdown: Shutdown) -> Result<Server, ServerError> {
         raise_descriptor_limit();
-        let store = Store::open(&config.data, Disk::real())?;
+        let store = Arc::new(Store::open(&config.data, Disk::real())?);
         for line in &store.recovery().lines {
             log::info!("{line}");
         }
-        let key = open_key(&store, config.rsa_bits)?;
+        let keys = Arc::new(ServerKeys::open(&store, config.rsa_bits)?);
         let listener = listen(SocketAddr::new(config.bind, config.port))?;
         let address = listener
             .local_addr()
@@ -129,13 +125,13 @@ impl Server {
             connections: Connections::new(),
             sessions: Arc::default(),
             config,
-            store: Arc::new(store),
-            key,
+            store,
+            keys,
             shutdown,
         });
         let desk = operator::Desk {
             store: shared.store.clone(),
-            fingerprint: shared.fingerprint(),
+            keys: shared.keys.clone(),
             sessions: shared.sessions.clone(),
             shutdown: shared.shutdown.clone(),
         };
@@ -185,17 +181,6 @@ impl Server {
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ServerError> {
     let started = thread::Builder::new().name(name.to_string()).spawn(work);
     started.map_err(|source| ServerError::Io { doing: "start a thread", source })
-}
-
-fn open_key(store: &Store, bits: usize) -> Result<PrivateKey, ServerError> {
-    if let Some(der) = store.read_key(KEY_NAME)? {
-        return Ok(PrivateKey::from_pkcs8_der(&der)?);
-    }
-    log::info!("making the server's RSA key of {bits} bits");
-    let key = PrivateKey::generate(bits)?;
-    store.write_key(KEY_NAME, &key.to_pkcs8_der()?)?;
-    store.write_key(PUBLIC_KEY_NAME, key.public().spki_der())?;
-    Ok(key)
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
@@ -323,13 +308,20 @@ fn serve(shared: &Arc<Shared>, transport: Transport, connection: &Connection) ->
         }
     };
     shared.statistics.count(Count::Connection);
-    let Some((channel, admitted)) = admit(shared, handshake, connection)? else { return Ok(()) };
+    let Some((channel, admitted, server_key)) = admit(shared, handshake, connection)? else { return Ok(()) };
     drop(seat);
     let Some((permit, channel)) = take_slot(shared, channel)? else { return Ok(()) };
-    let session = begin_session(shared, &admitted, channel, connection)?;
+    let session = begin_session(shared, &admitted, channel, server_key, connection)?;
     let result = session.map_or(Ok(()), Session::run);
     drop(permit);
     result
+}
+
+/// The server's key in a session.
+struct ServerKey {
+    fingerprint: Fingerprint,
+    /// Whether the client is told of the next one.
+    told: bool,
 }
 
 /// Messages 2 to 4 and the client's proof. None: it was told why not.
@@ -337,15 +329,16 @@ fn admit(
     shared: &Shared,
     handshake: ServerHandshake,
     connection: &Connection,
-) -> Result<Option<(Channel, Admitted)>, ChannelError> {
+) -> Result<Option<(Channel, Admitted, ServerKey)>, ChannelError> {
     // A hint that costs neither side any RSA; who gets a slot is decided after the proof.
     if shared.slots.available() == 0 {
         shared.statistics.count(Count::BusyAnswer);
         handshake.busy(BUSY_SECONDS);
         return Ok(None);
     }
+    let key = shared.keys.present();
     let terms = Terms {
-        key: &shared.key,
+        key: &key,
         window: WINDOW_BYTES,
         segments_per_epoch: shared.config.segments_per_epoch,
         timeout: shared.config.timeout,
@@ -359,15 +352,16 @@ fn admit(
             return Ok(None);
         }
     };
+    let server_key = ServerKey { fingerprint: key.public().fingerprint(), told: login.rotates_keys() };
     let agreed = {
         let _permit = shared.rsa_gate.acquire();
-        login.agree(&shared.key, admitted.client, &admitted.key)?
+        login.agree(&key, admitted.client, &admitted.key)?
     };
     // The client's answer takes a round trip, and its work with its key.
     let began = Instant::now();
     let mut channel = agreed.confirm()?;
     channel.set_window(Channel::fitting_window(began.elapsed(), WINDOW_BYTES..=LONG_WINDOW_BYTES));
-    Ok(Some((channel, admitted)))
+    Ok(Some((channel, admitted, server_key)))
 }
 
 fn refuse(shared: &Shared, login: LoginReceived, refusal: Refusal, connection: &Connection) {
@@ -392,6 +386,7 @@ fn begin_session<'a>(
     shared: &'a Arc<Shared>,
     admitted: &Admitted,
     mut channel: Channel,
+    server_key: ServerKey,
     connection: &'a Connection,
 ) -> Result<Option<Session<'a>>, ChannelError> {
     let peer = connection.peer();
@@ -402,10 +397,19 @@ fn begin_session<'a>(
     match admitted.register(&shared.store, || shared.sessions.end_others(&visit)) {
         Ok(client) if client.id == admitted.client => {
             shared.statistics.count(Count::Session);
+            let server_key = match server_key {
+                ServerKey { fingerprint, told: true } => {
+                    let next = shared.keys.announced(fingerprint).map(|next| *next.as_bytes());
+                    channel.send_to_client(&ToClient::NextServerKey(next))?;
+                    fingerprint
+                }
+                ServerKey { fingerprint, .. } => fingerprint,
+            };
             channel.send_to_client(&ToClient::Welcome)?;
             channel.push()?;
             log::info!("{peer}: {} is here", client.name);
-            Ok(Some(Session { shared, client, channel, connection, live, offered_key: None, _visit: visit }))
+            let offered_key = None;
+            Ok(Some(Session { shared, client, channel, server_key, connection, live, offered_key, _visit: visit }))
         }
         other => {
             let (answer, text) = match other {

@@ -19,6 +19,7 @@ mod operator;
 mod overview;
 mod prune;
 mod semaphore;
+mod server_keys;
 mod session;
 mod sessions;
 mod statistics;

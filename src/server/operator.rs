@@ -28,10 +28,10 @@ use crate::base::folder::open_folder;
 use crate::base::ids::UserName;
 use crate::base::shutdown::Shutdown;
 use crate::base::waker::waker;
-use crate::crypto::{EnrolToken, Fingerprint, PrivateKey, Secret};
+use crate::crypto::{EnrolToken, Fingerprint, Secret};
 use crate::storage::{Store, StoreError};
 
-use super::listener::KEY_NAME;
+use super::server_keys::{KEY_NAME, ServerKeys};
 use super::sessions::Sessions;
 
 mod clients;
@@ -90,6 +90,17 @@ pub enum OperatorCommand {
         valid_hours: u32,
     },
     /// Opens `name` for one registration in the legacy dialect.
+    /// The server's key and the next one, and which clients have pinned that.
+    ServerKey,
+    /// Makes the server's next key; it is used by itself after so long.
+    RotateServerKey {
+        bits: usize,
+        after_seconds: Option<u64>,
+    },
+    /// Uses the server's next key from now on.
+    FinishServerKey,
+    /// Drops the server's next key.
+    WithdrawServerKey,
     EnrollLegacy {
         name: UserName,
     },
@@ -166,29 +177,43 @@ fn desk_of(data: &Path) -> Result<Desk, OperatorError> {
         return Err(no_server());
     }
     let store = Store::open(data, Disk::real())?;
-    let key = store.read_key(KEY_NAME)?.and_then(|der| PrivateKey::from_pkcs8_der(&der).ok());
-    let fingerprint = key.ok_or_else(no_server)?.public().fingerprint();
-    Ok(Desk { store: Arc::new(store), fingerprint, sessions: Arc::default(), shutdown: Shutdown::new() })
+    let store = Arc::new(store);
+    let keys = ServerKeys::read(&store).ok().flatten().ok_or_else(no_server)?;
+    Ok(Desk { store, keys: Arc::new(keys), sessions: Arc::default(), shutdown: Shutdown::new() })
 }
 
-/// A desk that needs no key, on a data folder that no server holds: the key may be what is damaged.
-fn desk_to_read(data: &Path) -> Result<Desk, OperatorError> {
+/// One that needs no key, on a data folder that no server holds: the key may be what is damaged.
+fn desk_to_read(data: &Path) -> Result<ReadingDesk, OperatorError> {
     if !data.join("keys").is_dir() {
         return Err(OperatorError::NoServer { folder: data.to_path_buf() });
     }
     let store = Arc::new(Store::open(data, Disk::real())?);
-    let fingerprint = Fingerprint::from_bytes([0; 32]);
-    Ok(Desk { store, fingerprint, sessions: Arc::default(), shutdown: Shutdown::new() })
+    Ok(ReadingDesk { store, sessions: Arc::default(), shutdown: Shutdown::new() })
 }
 
 /// What commands are carried out on.
 #[derive(Clone)]
 pub(super) struct Desk {
     pub store: Arc<Store>,
-    /// Of the server's key.
-    pub fingerprint: Fingerprint,
+    pub keys: Arc<ServerKeys>,
     pub sessions: Arc<Sessions>,
     /// The wish that the server ends.
+    pub shutdown: Shutdown,
+}
+
+impl Desk {
+    /// What reading alone needs.
+    pub(super) fn to_read(&self) -> ReadingDesk {
+        let Desk { store, sessions, shutdown, .. } = self.clone();
+        ReadingDesk { store, sessions, shutdown }
+    }
+}
+
+/// What verifying needs: all but the keys, which may be what is damaged.
+pub(super) struct ReadingDesk {
+    pub store: Arc<Store>,
+    pub sessions: Arc<Sessions>,
+    /// The wish that it ends.
     pub shutdown: Shutdown,
 }
 
@@ -213,10 +238,28 @@ fn execute(desk: &Desk, command: &OperatorCommand) -> Result<Vec<Value>, StoreEr
             if let Some(taken) = names.iter().find(taken) {
                 return Err(StoreError::NameTaken { name: taken.to_string() });
             }
-            names.iter().map(|name| enroll(&desk.store, desk.fingerprint, name, lifetime)).collect()
+            names.iter().map(|name| enroll(&desk.store, desk.keys.fingerprint(), name, lifetime)).collect()
         }
+        OperatorCommand::ServerKey => Ok(server_key_rows(desk)),
+        OperatorCommand::RotateServerKey { bits, after_seconds } => {
+            desk.keys.announce(*bits, after_seconds.map(Duration::from_secs)).map(|()| server_key_rows(desk))
+        }
+        OperatorCommand::FinishServerKey => desk.keys.finish().map(|()| server_key_rows(desk)),
+        OperatorCommand::WithdrawServerKey => desk.keys.withdraw().map(|()| server_key_rows(desk)),
         OperatorCommand::EnrollLegacy { name } => enroll_legacy(&desk.store, name),
     }
+}
+
+/// The keys in one row, with the names of the clients that have not pinned the next one.
+fn server_key_rows(desk: &Desk) -> Vec<Value> {
+    let mut row = desk.keys.row();
+    let next = row["next_fingerprint"].as_str().map(str::to_string);
+    if next.is_some() {
+        let clients = desk.store.clients().into_iter();
+        let untold = clients.filter(|client| client.pinned_server_key != next && !client.legacy);
+        row["clients_to_tell"] = untold.map(|client| client.name.to_string()).collect();
+    }
+    vec![row]
 }
 
 fn enroll_legacy(store: &Store, name: &UserName) -> Result<Vec<Value>, StoreError> {
@@ -340,7 +383,7 @@ fn serve_command(desk: &Desk, is_free: bool, mut stream: UnixStream) -> std::io:
         return export::serve(desk, &export, stream);
     }
     if let (true, Ok(verify::VerifyLine { verify })) = (is_free, serde_json::from_str(&line)) {
-        return verify::serve(desk, &verify, stream);
+        return verify::serve(&desk.to_read(), &verify, stream);
     }
     let answer = match serde_json::from_str::<OperatorCommand>(&line) {
         Ok(_) if !is_free => {
@@ -389,8 +432,8 @@ mod tests {
         let store = Arc::new(Store::open(folder.path(), Disk::real()).unwrap());
         store.register(ClientId::random(), &"ada-2".parse().unwrap(), b"key", false).unwrap();
         let desk = Desk {
+            keys: Arc::new(ServerKeys::open(&store, 1_024).unwrap()),
             store,
-            fingerprint: Fingerprint::from_bytes([1; 32]),
             sessions: Arc::default(),
             shutdown: Shutdown::new(),
         };

@@ -337,7 +337,7 @@ fn verify_sample(desk: &Desk, events: &Events, percent: u32) {
     let request = VerifyRequest { client: None, sample_percent: Some(percent) };
     let verify = || {
         lower_priority();
-        verify::run(desk, &request, &mut |row| {
+        verify::run(&desk.to_read(), &request, &mut |row| {
             let client = row["client"].as_str();
             match row["row"].as_str() {
                 Some("damage") => {

@@ -11,6 +11,7 @@ use super::{answers, upload};
 use crate::base::codec::DecodeError;
 use crate::channel::worker::{self, Gone, Outbox};
 use crate::channel::{Channel, ChannelError, SegmentCounts};
+use crate::crypto::Fingerprint;
 use crate::protocol::message::{FailureCode, ToClient, ToServer};
 use crate::storage::{ClientRecord, StoreError};
 
@@ -92,6 +93,8 @@ pub struct Session<'a> {
     pub shared: &'a Arc<Shared>,
     pub client: Arc<ClientRecord>,
     pub channel: Channel,
+    /// The key of the server that was proved.
+    pub server_key: Fingerprint,
     pub connection: &'a Connection,
     pub live: Arc<Live>,
     /// The new key of the client that it has to prove.
@@ -188,9 +191,16 @@ impl Session<'_> {
             Command::NewKeyProof(proof) => {
                 let offered = self.offered_key.take();
                 let offered = offered.ok_or_else(|| Failure::out_of_place("no new key was offered"))?;
-                offered.take(&self.shared.store, self.shared.fingerprint(), &self.client, &proof)?;
+                offered.take(&self.shared.store, self.server_key, &self.client, &proof)?;
                 self.channel.send_to_client(&ToClient::KeyTaken)?;
                 Ok(self.channel.push()?)
+            }
+            Command::ServerKeyPinned(fingerprint) => {
+                if self.shared.keys.announced(self.server_key) == Some(fingerprint) {
+                    let noted = self.shared.store.note_server_key(self.client.id, &fingerprint.to_string());
+                    noted.map_err(Failure::from)?;
+                }
+                Ok(())
             }
             Command::Cancel => Ok(()),
             Command::OutOfPlace => Err(Failure::out_of_place("that message belongs inside an upload").into()),
@@ -246,6 +256,7 @@ enum Command {
     Statistics,
     NewKey(Vec<u8>),
     NewKeyProof([u8; 32]),
+    ServerKeyPinned(Fingerprint),
     /// Of an answer that has ended meanwhile.
     Cancel,
     OutOfPlace,
@@ -275,6 +286,7 @@ impl Command {
             ToServer::Statistics => Command::Statistics,
             ToServer::NewKey(key) => Command::NewKey(key.to_vec()),
             ToServer::NewKeyProof(proof) => Command::NewKeyProof(proof),
+            ToServer::ServerKeyPinned(bytes) => Command::ServerKeyPinned(Fingerprint::from_bytes(bytes)),
             ToServer::Cancel => Command::Cancel,
             _ => Command::OutOfPlace,
         }

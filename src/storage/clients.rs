@@ -40,6 +40,8 @@ pub struct ClientRecord {
     /// The key that takes the place of it with the first login in which it is proved.
     pub next_key: Option<Vec<u8>>,
     pub registered: Timestamp,
+    /// The fingerprint of the server's next key that the client has pinned last.
+    pub pinned_server_key: Option<String>,
     /// Most bytes that its snapshots may take; none for as many as there are.
     pub quota: Option<u64>,
     /// What it was called before, so that it is still let in until it knows; the latest last.
@@ -76,6 +78,8 @@ struct ClientFile {
     public_key: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next_public_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pinned_server_key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quota: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -147,6 +151,7 @@ impl Clients {
             public_key: public_key.to_vec(),
             next_key: None,
             registered: Timestamp::now(),
+            pinned_server_key: None,
             quota: None,
             former_names: Vec::new(),
             legacy,
@@ -248,6 +253,23 @@ impl Clients {
         self.change(disk, folder, id, |record| record.public_key = record.next_key.take().unwrap_or_default())
     }
 
+    /// Notes which next key of the server a client has pinned.
+    pub fn note_server_key(
+        &mut self,
+        disk: &Disk,
+        folder: &Path,
+        id: ClientId,
+        fingerprint: &str,
+    ) -> Result<(), StoreError> {
+        let known = self.get(id).is_some_and(|record| record.pinned_server_key.as_deref() == Some(fingerprint));
+        match known {
+            true => Ok(()),
+            false => self
+                .change(disk, folder, id, |record| record.pinned_server_key = Some(fingerprint.into()))
+                .map(drop),
+        }
+    }
+
     pub fn set_quota(
         &mut self,
         disk: &Disk,
@@ -324,6 +346,7 @@ fn write_client(disk: &Disk, folder: &Path, record: &ClientRecord) -> Result<(),
         registered: record.registered.into(),
         public_key: STANDARD.encode(&record.public_key),
         next_public_key: record.next_key.as_ref().map(|key| STANDARD.encode(key)),
+        pinned_server_key: record.pinned_server_key.clone(),
         quota: record.quota,
         former_names: record.former_names.clone(),
         legacy: record.legacy,
@@ -356,6 +379,7 @@ pub fn read_client(path: &Path) -> Result<ClientRecord, StoreError> {
         public_key,
         next_key,
         registered: file.registered.into(),
+        pinned_server_key: file.pinned_server_key,
         quota: file.quota,
         former_names: file.former_names,
         legacy: file.legacy,

@@ -161,6 +161,31 @@ impl Store {
         self.shared.disk.replace_file(folder.as_fd(), name.as_bytes(), bytes, FILE_MODE).at("write", &path)
     }
 
+    /// Gives a file of the server's own keys another name, in the place of what has that; durable when this returns.
+    pub fn rename_key(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        let (path, keys, disk) = (self.key_path(to)?, self.shared.layout.keys(), &self.shared.disk);
+        let folder = open_folder(&keys).at("open", &keys)?;
+        disk.rename(folder.as_fd(), from.as_bytes(), folder.as_fd(), to.as_bytes()).at("rename to", &path)?;
+        disk.flush_folder(folder.as_fd(), to.as_bytes()).at("flush", &keys)
+    }
+
+    /// Removes a file of the server's own keys, where it is there; durable when this returns.
+    pub fn remove_key(&self, name: &str) -> Result<(), StoreError> {
+        let (path, keys, disk) = (self.key_path(name)?, self.shared.layout.keys(), &self.shared.disk);
+        let folder = open_folder(&keys).at("open", &keys)?;
+        match disk.remove_file(folder.as_fd(), name.as_bytes()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error).at("remove", &path),
+            Ok(()) => disk.flush_folder(folder.as_fd(), name.as_bytes()).at("flush", &keys),
+        }
+    }
+
+    /// Notes which next key of the server a client has pinned.
+    pub fn note_server_key(&self, id: ClientId, fingerprint: &str) -> Result<(), StoreError> {
+        let (disk, folder) = (&self.shared.disk, self.shared.layout.clients());
+        locked(&self.clients).note_server_key(disk, &folder, id, fingerprint)
+    }
+
     fn key_path(&self, name: &str) -> Result<PathBuf, StoreError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {

@@ -56,7 +56,11 @@ impl Guest {
         let mut channel = handshake.login(&login)?.channel;
         channel.push()?;
         let mut guest = Guest { channel };
-        let (kind, body) = guest.hear()?;
+        let (mut kind, mut body) = guest.hear()?;
+        // What comes before the welcome is of no use to a guest.
+        if matches!(ToClient::decode(kind, &body)?, ToClient::NextServerKey(_)) {
+            (kind, body) = guest.hear()?;
+        }
         match ToClient::decode(kind, &body)? {
             ToClient::Welcome => Ok(guest),
             ToClient::Busy { seconds } => Err(ChannelError::Busy { seconds }),

@@ -27,6 +27,7 @@ pub const PARTIAL_WANTED: u8 = 47;
 pub const CONTENT_RESUME: u8 = 48;
 pub const NEW_KEY: u8 = 56;
 pub const NEW_KEY_PROOF: u8 = 57;
+pub const SERVER_KEY_PINNED: u8 = 58;
 
 pub const SERVER_FINISHED: u8 = 129;
 pub const FAILURE: u8 = 130;
@@ -52,3 +53,4 @@ pub const SERVER_CONTENT_HOLE: u8 = 169;
 pub const BLOCK_HASHES: u8 = 170;
 pub const KEY_CHALLENGE: u8 = 184;
 pub const KEY_TAKEN: u8 = 185;
+pub const NEXT_SERVER_KEY: u8 = 186;

@@ -91,6 +91,7 @@ fn to_server() -> Vec<ToServer<'static>> {
         }),
         ToServer::NewKey(b"key"),
         ToServer::NewKeyProof([3; 32]),
+        ToServer::ServerKeyPinned([4; 32]),
     ]
 }
 
@@ -129,6 +130,8 @@ fn to_client() -> Vec<ToClient<'static>> {
         ToClient::Verified { files: 1, bytes: 2 },
         ToClient::KeyChallenge(b"sealed"),
         ToClient::KeyTaken,
+        ToClient::NextServerKey(None),
+        ToClient::NextServerKey(Some([5; 32])),
         ToClient::Statistics("{}".into()),
         ToClient::End { rows: 4 },
     ]

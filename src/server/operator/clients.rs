@@ -64,7 +64,7 @@ fn fingerprint_of(public_key: &[u8]) -> String {
 
 /// Forgets the client's key, and ends the sessions that it was proved in.
 pub fn reset(desk: &Desk, name: &UserName) -> Result<Vec<Value>, StoreError> {
-    let client = find(desk, name)?;
+    let client = find(&desk.store, name)?;
     desk.store.reset_client(client.id)?;
     desk.sessions.end(client.id);
     done(name, "reset")
@@ -75,7 +75,7 @@ pub fn reset(desk: &Desk, name: &UserName) -> Result<Vec<Value>, StoreError> {
 /// # Errors
 /// `InUse` while it has a session.
 pub fn remove(desk: &Desk, name: &UserName) -> Result<Vec<Value>, StoreError> {
-    let client = find(desk, name)?;
+    let client = find(&desk.store, name)?;
     let stored = desk.store.summary(client.id).map(|summary| summary.stored_bytes).unwrap_or_default();
     let remove = || desk.sessions.while_absent(client.id, || desk.store.remove_client(client.id));
     let removed = desk.store.between_prunes(client.id, remove)?;
@@ -85,7 +85,7 @@ pub fn remove(desk: &Desk, name: &UserName) -> Result<Vec<Value>, StoreError> {
 }
 
 pub fn set_quota(desk: &Desk, name: &UserName, quota: Option<u64>) -> Result<Vec<Value>, StoreError> {
-    let client = find(desk, name)?;
+    let client = find(&desk.store, name)?;
     let record = desk.store.set_quota(client.id, quota)?;
     let stored = desk.store.summary(client.id)?.stored_bytes;
     if let Some(quota) = quota.filter(|quota| *quota < stored) {
@@ -95,7 +95,7 @@ pub fn set_quota(desk: &Desk, name: &UserName, quota: Option<u64>) -> Result<Vec
 }
 
 pub fn rename(desk: &Desk, name: &UserName, new: &UserName) -> Result<Vec<Value>, StoreError> {
-    let client = find(desk, name)?;
+    let client = find(&desk.store, name)?;
     desk.store.rename_client(client.id, new)?;
     Ok(vec![json!({ "name": new, "done": "renamed", "former_name": name })])
 }
@@ -104,7 +104,7 @@ fn done(name: &UserName, what: &str) -> Result<Vec<Value>, StoreError> {
     Ok(vec![json!({ "name": name, "done": what })])
 }
 
-pub(super) fn find(desk: &Desk, name: &UserName) -> Result<std::sync::Arc<ClientRecord>, StoreError> {
+pub(super) fn find(store: &Store, name: &UserName) -> Result<std::sync::Arc<ClientRecord>, StoreError> {
     let what = || format!("no client is named {name}: \"cyberbackup clients\" lists them");
-    desk.store.client_named(name).ok_or_else(|| StoreError::NotFound { what: what() })
+    store.client_named(name).ok_or_else(|| StoreError::NotFound { what: what() })
 }

@@ -275,7 +275,7 @@ fn content_end(stored: &StoredEntry) -> Option<ContentEnd> {
 /// The client that the request means. Snapshot ids are each client's own, but hardly two begin alike.
 fn whose(desk: &Desk, request: &ExportRequest) -> Result<std::sync::Arc<ClientRecord>, StoreError> {
     if let Some(name) = &request.client {
-        return find(desk, name);
+        return find(&desk.store, name);
     }
     let selector = request.snapshot.as_str();
     let mut found = match selector {

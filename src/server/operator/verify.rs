@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::clients::find;
-use super::{Desk, OperatorError, SOCKET_NAME, SOCKET_TIMEOUT, desk_to_read, with_socket_path};
+use super::{OperatorError, ReadingDesk, SOCKET_NAME, SOCKET_TIMEOUT, desk_to_read, with_socket_path};
 use crate::base::ids::UserName;
 use crate::base::path::display_bytes;
 use crate::crypto::PrivateKey;
-use crate::server::listener::{KEY_NAME, PUBLIC_KEY_NAME};
+use crate::server::server_keys::{KEY_NAME, PUBLIC_KEY_NAME};
 use crate::storage::{ClientVerified, DamagedFile, StoreError};
 
 /// How often it is said how far it is.
@@ -82,7 +82,7 @@ fn fetch(data: &Path, request: &VerifyRequest, taker: RowTaker<'_>) -> io::Resul
 }
 
 /// Answers the line on the socket.
-pub(super) fn serve(desk: &Desk, request: &VerifyRequest, mut socket: UnixStream) -> io::Result<()> {
+pub(super) fn serve(desk: &ReadingDesk, request: &VerifyRequest, mut socket: UnixStream) -> io::Result<()> {
     lower_priority();
     log::info!("operator: verifying");
     let mut failed = None;
@@ -110,7 +110,7 @@ pub(in crate::server) fn lower_priority() {
 pub(in crate::server) fn lower_priority() {}
 
 /// Gives rows to `taker` until the end.
-pub(in crate::server) fn run(desk: &Desk, request: &VerifyRequest, taker: RowTaker<'_>) {
+pub(in crate::server) fn run(desk: &ReadingDesk, request: &VerifyRequest, taker: RowTaker<'_>) {
     let mut run = Run { desk, taker, files: 0, bytes: 0, damaged: 0, told: Instant::now(), wants_more: true };
     let last = match run.all(request) {
         Ok(()) if !run.wants_more => return,
@@ -121,7 +121,7 @@ pub(in crate::server) fn run(desk: &Desk, request: &VerifyRequest, taker: RowTak
 }
 
 struct Run<'a> {
-    desk: &'a Desk,
+    desk: &'a ReadingDesk,
     taker: RowTaker<'a>,
     files: u64,
     bytes: u64,
@@ -133,7 +133,7 @@ struct Run<'a> {
 impl Run<'_> {
     fn all(&mut self, request: &VerifyRequest) -> Result<(), StoreError> {
         let clients = match &request.client {
-            Some(name) => vec![find(self.desk, name)?],
+            Some(name) => vec![find(&self.desk.store, name)?],
             None => {
                 self.keys()?;
                 let damaged = self.desk.store.verify_records()?;
