@@ -65,6 +65,11 @@ fn a_line_that_drops_again_and_again_is_no_reason_to_give_up_while_it_gets_on() 
 }
 
 #[test]
+fn a_line_that_drops_every_half_mebibyte_still_carries_a_backup() {
+    survives_drops(1_000, 3_500, MIB / 2, Duration::from_secs(120));
+}
+
+#[test]
 #[ignore = "long: 200,000 files"]
 fn two_hundred_thousand_files_go_over_a_line_that_drops_every_five_mebibytes() {
     survives_drops(200_000, 200, 5 * MIB, Duration::from_secs(900));
@@ -81,19 +86,48 @@ fn time_over(workplace: &Workplace, source: &Path, server: &TestServer, user: &s
     began.elapsed()
 }
 
-/// Compares backups over round trips of 100 ms with some without them; of each the best of two.
-fn bears_round_trips(files: u64, bytes: u64) {
+/// Compares backups over round trips of 100 ms with some without them; of each the best of three.
+fn bears_round_trips(make: impl FnOnce(&Path)) {
     let workplace = Workplace::new();
     let source = workplace.join("source");
-    small_files(&source, files, bytes);
+    make(&source);
     let server = TestServer::start(&workplace);
-    let best = |users: [&str; 2], delay| {
-        users.map(|user| time_over(&workplace, &source, &server, user, delay)).into_iter().min().unwrap()
+    let best = |users: [&str; 3], delay| {
+        let times = users.map(|user| time_over(&workplace, &source, &server, user, delay));
+        println!("round trips of {:?}: {times:.2?}", delay * 2);
+        times.into_iter().min().unwrap()
     };
-    let near = best(["ada", "bob"], Duration::ZERO);
-    let far = best(["cleo", "dan"], ONE_WAY);
-    println!("{files} files of {bytes} bytes and up: {near:.2?}, with round trips of 100 ms {far:.2?}");
+    let near = best(["ada", "bob", "cleo"], Duration::ZERO);
+    let far = best(["dan", "eve", "fay"], ONE_WAY);
     assert!(far < near * SLOWDOWN_MAX, "{near:.2?} became {far:.2?}");
+}
+
+/// A run in which one file of twenty changed, and a restore of everything, over round trips of 100 ms and without.
+#[test]
+#[ignore = "measures time: 20,000 files"]
+fn changes_and_restores_over_round_trips_of_100_ms() {
+    let workplace = Workplace::new();
+    let source = workplace.join("source");
+    tree::many_files(&source, 20_000);
+    let server = TestServer::start(&workplace);
+    let mut times = Vec::new();
+    for (user, delay, size) in [("ada", Duration::ZERO, 5_000), ("bob", ONE_WAY, 6_000)] {
+        let line = SlowLine::start(&server.address, Nature { delay, ..Nature::default() });
+        let client = TestClient::new(&workplace, &line.address, user);
+        back_up(&TestClient::new(&workplace, &server.address, user), &source, Duration::from_secs(60)).expect(0);
+        for number in (0..20_000).step_by(20) {
+            let file = source.join(format!("{:04}/file {number}", number / 100));
+            fs::write(file, tree::bytes(number as u64 + 7, size)).unwrap();
+        }
+        let began = Instant::now();
+        let summary = back_up(&client, &source, Duration::from_secs(300)).expect(0).event("summary");
+        let changed = began.elapsed();
+        assert!(summary["files_sent"].as_u64().unwrap() >= 1_000, "{summary}");
+        let began = Instant::now();
+        tree::assert_same(&source, &client.restore(&source, &format!("restored-{user}")));
+        times.push((changed, began.elapsed()));
+    }
+    println!("1,000 changed, and a restore: {:.2?} without, {:.2?} with round trips of 100 ms", times[0], times[1]);
 }
 
 #[test]
@@ -110,6 +144,6 @@ fn no_file_costs_a_round_trip() {
 #[test]
 #[ignore = "measures time: 20,000 files"]
 fn twenty_thousand_files_over_round_trips_of_100_ms_take_at_most_three_times_as_long() {
-    bears_round_trips(20_000, 100);
-    bears_round_trips(20_000, 1_000);
+    bears_round_trips(|source| small_files(source, 20_000, 100));
+    bears_round_trips(|source| tree::many_files(source, 20_000));
 }

@@ -100,20 +100,31 @@ fn room_below(folder: &Path) -> u64 {
         .sum()
 }
 
-#[test]
-fn scattered_changes_in_a_large_file_cost_what_changed() {
-    let mut case = Case::new(&noise(64 * MIB, 1));
+/// 41 runs of 64 KiB change in a file of so many mebibytes.
+fn scattered_changes_cost_what_changed(mebibytes: usize) {
+    let mut case = Case::new(&noise(mebibytes * MIB, 1));
     let first = case.back_up();
-    assert!(first.wire > 64 * MIB as u64);
+    assert!(first.wire > (mebibytes * MIB) as u64);
     for run in 0..41 {
         // Not at block borders.
-        case.write_at(&noise(64 * KIB, 100 + run as u64), run * 1_597_003 + 7);
+        case.write_at(&noise(64 * KIB, 100 + run as u64), run * (mebibytes * 24_953) + 7);
     }
     let second = case.back_up();
     println!("41 runs of 64 KiB: {} bytes on the wire, {} on the disk", second.wire, second.disk);
     assert!(second.wire <= COST_MAX, "{} bytes on the wire", second.wire);
     assert!(second.disk <= COST_MAX, "{} bytes on the disk", second.disk);
     case.check();
+}
+
+#[test]
+fn scattered_changes_in_a_large_file_cost_what_changed() {
+    scattered_changes_cost_what_changed(64);
+}
+
+#[test]
+#[ignore = "long: 256 MiB, again and again"]
+fn scattered_changes_in_a_file_of_256_mebibytes_cost_what_changed() {
+    scattered_changes_cost_what_changed(256);
 }
 
 #[test]

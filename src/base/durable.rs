@@ -220,6 +220,13 @@ impl Disk {
         punch(file.as_fd(), part)
     }
 
+    /// Writes over a part of the file `name`, which is there: only for bytes that are worth nothing as they are.
+    pub fn overwrite(&self, file: &File, name: &[u8], offset: u64, bytes: &[u8]) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        self.begin(OperationKind::Write, name)?;
+        file.write_all_at(bytes, offset)
+    }
+
     /// Replaces a small file whole. After a crash at any point the name holds either the old bytes or the
     /// new ones, never a mixture and never nothing that was there; when this returns, it holds the new
     /// ones. A leftover bears [`TEMPORARY_PREFIX`]. The content is flushed before the rename because a
@@ -267,6 +274,15 @@ pub fn replace_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     Disk::real().replace_file(folder.as_fd(), name.as_bytes(), bytes, mode)
 }
 
+/// Gives a file another name in its folder, in the place of what has that name; durable when this returns.
+pub fn rename_file(path: &Path, new_name: &str) -> io::Result<()> {
+    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?.as_bytes();
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (folder, disk) = (open_folder(parent)?, Disk::real());
+    disk.rename(folder.as_fd(), name, folder.as_fd(), new_name.as_bytes())?;
+    disk.flush_folder(folder.as_fd(), new_name.as_bytes())
+}
+
 /// Makes a file without a name in `folder`, 0600, for reading and writing. It is gone when it is closed, and
 /// with the process; where the system knows no such file, one is made and its name removed at once.
 pub fn create_unnamed_file(folder: &Path) -> io::Result<File> {
@@ -294,7 +310,7 @@ fn open_unnamed(_folder: BorrowedFd<'_>) -> Option<File> {
 }
 
 /// A short random name, never built from the target's, which may be too long for an addition.
-fn temporary_name() -> Vec<u8> {
+pub fn temporary_name() -> Vec<u8> {
     format!("{TEMPORARY_PREFIX}{}", hex(&random_array::<6>())).into_bytes()
 }
 

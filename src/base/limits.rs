@@ -67,6 +67,10 @@ pub const READ_BLOCKS_MAX: u32 = 8_192;
 /// Most runs of blocks that are read at once: every second block differs.
 pub const READ_RUNS_MAX: usize = READ_BLOCKS_MAX as usize / 2;
 
+/// Damaged contents of one client that are listed, to be asked for again; their paths together, in bytes.
+pub const DAMAGED_CONTENTS_MAX: usize = 1_024;
+pub const DAMAGED_PATHS_BYTES_MAX: usize = 1024 * 1024;
+
 /// How much of a file is read, hashed and sent at a time.
 pub const CONTENT_CHUNK_BYTES: usize = 128 * 1024;
 /// A file of at least this size is handled in blocks.
@@ -83,3 +87,8 @@ pub const FOLDER_HANDLES_MAX: usize = 32;
 pub const HOOK_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long it may go on once the server is to end.
 pub const HOOK_END_MAX: Duration = Duration::from_secs(2);
+
+/// Failures that a server keeps for its operator to look at.
+pub const FAILURES_KEPT_MAX: usize = 100;
+/// Clients that have figures of their own among a server's metrics.
+pub const METRIC_CLIENTS_MAX: usize = 1_000;

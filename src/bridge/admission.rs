@@ -40,7 +40,10 @@ impl Admission {
     pub fn check(&self, head: &RequestHead, peer: SocketAddr, local: SocketAddr) -> Option<Answer> {
         let host = head.header("host").unwrap_or_default().to_ascii_lowercase();
         if !self.is_own_host(&host, local.ip()) {
-            return Some(Answer::failure(403, "this Host is not known here: use the address that gui printed"));
+            return Some(Answer::failure(
+                403,
+                "this Host is not known here: use the address that was printed at the start",
+            ));
         }
         let origin = head.header("origin");
         let is_upgrade = head.header("upgrade").is_some();
@@ -87,8 +90,11 @@ impl Admission {
             return Some(answer.with("Location", "/".into()).with("Set-Cookie", cookie));
         }
         let text = match self.token_hash {
-            Some(_) => "a token is wanted: open the address that gui printed, or send Authorization: Bearer TOKEN",
-            None => "this page belongs to another user of this host: gui --token lets whoever has the token in",
+            Some(_) => "a token is wanted: open the address that was printed, or send Authorization: Bearer TOKEN",
+            None => {
+                "this page belongs to another user of this host: start it with a token (gui --token, server \
+                 --dashboard-token) to let others in"
+            }
         };
         Some(Answer::failure(401, text).with("WWW-Authenticate", "Bearer".into()))
     }

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::assets::Page;
 use super::hub::{self, Hub, Message};
 use super::job::{Job, JobState};
 use super::jobs::Jobs;
@@ -60,6 +61,14 @@ pub struct App {
     reachable: Mutex<Option<(Instant, String, bool)>>,
     /// Questions to servers that are under way: each can be ended.
     questions: Mutex<Vec<(u64, Shutdown)>>,
+}
+
+impl Page for App {
+    const FIRST: &'static str = "index.html";
+
+    fn folder(&self) -> Option<&Path> {
+        self.config.static_dir.as_deref()
+    }
 }
 
 /// A question under way; forgotten when it is dropped.

@@ -17,7 +17,34 @@ macro_rules! assets {
     };
 }
 
-assets!["index.html", "app.js", "style.css", "icon.svg"];
+assets![
+    "api.js",
+    "app.js",
+    "base.css",
+    "chart.js",
+    "connection.js",
+    "dashboard.css",
+    "dashboard.html",
+    "dashboard.js",
+    "dialogs.js",
+    "dom.js",
+    "format.js",
+    "history.js",
+    "hosts.js",
+    "icon.svg",
+    "index.html",
+    "job.js",
+    "live.js",
+    "log.js",
+    "parts.css",
+    "pick.js",
+    "rows.js",
+    "settings.js",
+    "source.js",
+    "statistics.js",
+    "tree.js",
+    "upload.js",
+];
 
 const OPENAPI: &str = include_str!("openapi.json");
 
@@ -35,15 +62,24 @@ fn content_type(name: &str) -> &'static str {
     }
 }
 
-pub fn page(call: &mut Call<'_>) -> Result<Reply, ApiError> {
-    serve(call, "index.html")
+/// What has a page made of these files.
+pub trait Page {
+    /// The file behind `/`.
+    const FIRST: &'static str;
+
+    /// Where the files are read in the place of what is compiled in.
+    fn folder(&self) -> Option<&Path>;
 }
 
-pub fn icon(call: &mut Call<'_>) -> Result<Reply, ApiError> {
+pub fn page<A: Page>(call: &mut Call<'_, A>) -> Result<Reply, ApiError> {
+    serve(call, A::FIRST)
+}
+
+pub fn icon<A: Page>(call: &mut Call<'_, A>) -> Result<Reply, ApiError> {
     serve(call, "icon.svg")
 }
 
-pub fn part(call: &mut Call<'_>) -> Result<Reply, ApiError> {
+pub fn part<A: Page>(call: &mut Call<'_, A>) -> Result<Reply, ApiError> {
     let name = call.part(0)?.to_string();
     serve(call, &name)
 }
@@ -53,13 +89,13 @@ pub fn openapi(_: &mut Call<'_>) -> Result<Reply, ApiError> {
     Ok(Reply::Answer(Answer::content(JSON, OPENAPI.as_bytes().to_vec())))
 }
 
-fn serve(call: &Call<'_>, name: &str) -> Result<Reply, ApiError> {
+fn serve<A: Page>(call: &Call<'_, A>, name: &str) -> Result<Reply, ApiError> {
     let missing = || ApiError::missing("the page has no such part");
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.starts_with('.') || !name.bytes().all(is_plain) {
         return Err(missing());
     }
-    let bytes = match &call.app.config.static_dir {
+    let bytes = match call.app.folder() {
         Some(folder) => read(&folder.join(name)).ok_or_else(missing)?,
         None => {
             ASSETS.iter().find(|(known, _)| *known == name).map(|(_, bytes)| bytes.to_vec()).ok_or_else(missing)?

@@ -34,7 +34,8 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Front {
     pub admission: Admission,
     pub inner: Inner,
-    pub hub: Arc<Hub>,
+    /// Of those who watch by WebSocket; none where there is nothing to be watched.
+    pub hub: Option<Arc<Hub>>,
     pub shutdown: Shutdown,
     connections: AtomicUsize,
 }
@@ -49,7 +50,7 @@ impl Drop for Place {
 }
 
 impl Front {
-    pub fn new(admission: Admission, inner: Inner, hub: Arc<Hub>, shutdown: Shutdown) -> Arc<Front> {
+    pub fn new(admission: Admission, inner: Inner, hub: Option<Arc<Hub>>, shutdown: Shutdown) -> Arc<Front> {
         Arc::new(Front { admission, inner, hub, shutdown, connections: AtomicUsize::new(0) })
     }
 
@@ -107,15 +108,15 @@ impl Front {
             }
             return refuse(&stream, &answer, head.method == "HEAD");
         }
-        match head.path() == "/ws" {
-            true => self.upgrade(stream, &head, rest),
-            false => relay(&stream, &head, &rest, &self.inner),
+        match &self.hub {
+            Some(hub) if head.path() == "/ws" => self.upgrade(stream, &head, rest, hub),
+            _ => relay(&stream, &head, &rest, &self.inner),
         }
     }
 
-    fn upgrade(&self, stream: TcpStream, head: &RequestHead, rest: Vec<u8>) {
+    fn upgrade(&self, stream: TcpStream, head: &RequestHead, rest: Vec<u8>, hub: &Arc<Hub>) {
         match socket::accept_key(head) {
-            Ok(accept) => socket::serve(stream, &accept, rest, &self.hub, &self.shutdown),
+            Ok(accept) => socket::serve(stream, &accept, rest, hub, &self.shutdown),
             Err(answer) => refuse(&stream, &answer, false),
         }
     }

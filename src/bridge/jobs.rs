@@ -223,6 +223,8 @@ pub fn stop(app: &App, job: &Arc<Job>, intent: Intent) -> Result<(), ApiError> {
             told_end(app, job, job.state());
             Ok(())
         }
+        // As where an upload that was cut off was quicker than the wish.
+        (JobState::Paused, Intent::Pause) => Ok(()),
         (was, _) => Err(ApiError::conflict(format!("the job is {}", was.word()))),
     }
 }

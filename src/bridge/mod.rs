@@ -3,6 +3,8 @@
 //! A request comes through [`front`], which bounds and checks it, and is relayed to an inner HTTP server;
 //! [`routes`] names the handler that answers. Jobs run on threads of their own and tell the hub, which tells
 //! whoever watches. Nothing that a page sends is kept on this host.
+//!
+//! [`Dashboard`] is a second page with routes of its own, through the same front: a backup server's, for its operator.
 
 mod admission;
 mod answer;
@@ -15,6 +17,7 @@ mod api_upload;
 mod app;
 mod assets;
 mod body;
+mod dashboard;
 mod error;
 mod front;
 mod handover;
@@ -25,6 +28,7 @@ mod job;
 mod job_run;
 mod jobs;
 mod log_book;
+mod metrics;
 mod multipart;
 mod parts;
 mod peer_user;
@@ -51,6 +55,7 @@ use front::Front;
 use inner::Inner;
 
 pub use app::BridgeConfig;
+pub use dashboard::{Dashboard, DashboardConfig};
 pub use log_book::LogBook;
 pub use peers::{ClientSettings, Peer, Peers, Wish};
 
@@ -68,6 +73,8 @@ pub enum BridgeError {
     InUse {
         address: SocketAddr,
         holder: String,
+        /// Where another one is chosen.
+        flag: &'static str,
     },
     Io {
         doing: String,
@@ -78,8 +85,8 @@ pub enum BridgeError {
 impl fmt::Display for BridgeError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BridgeError::InUse { address, holder } => {
-                write!(formatter, "{address} is in use by {holder}: end it, or choose another port with --port")
+            BridgeError::InUse { address, holder, flag } => {
+                write!(formatter, "{address} is in use by {holder}: end it, or choose another port with {flag}")
             }
             BridgeError::Io { doing, source } => write!(formatter, "cannot {doing}: {source}"),
         }
@@ -96,11 +103,11 @@ pub struct Bridge {
     url: String,
 }
 
-/// Takes the address; before anything else is begun, because another bridge may have it.
-pub fn listen(bind: IpAddr, port: u16) -> Result<TcpListener, BridgeError> {
-    let wanted = SocketAddr::new(bind, port);
+/// Takes the address; before anything else is begun, because another bridge may have it. `flag` is where another one
+/// is chosen.
+pub fn listen(wanted: SocketAddr, flag: &'static str) -> Result<TcpListener, BridgeError> {
     TcpListener::bind(wanted).map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BridgeError::InUse { address: wanted, holder: holder_of(wanted) },
+        io::ErrorKind::AddrInUse => BridgeError::InUse { address: wanted, holder: holder_of(wanted), flag },
         _ => BridgeError::Io { doing: format!("listen on {wanted}"), source },
     })
 }
@@ -113,22 +120,16 @@ impl Bridge {
         peers: Peers,
         shutdown: Shutdown,
     ) -> Result<Bridge, BridgeError> {
-        let failed = |doing: &str| {
-            let doing = doing.to_string();
-            move |source| BridgeError::Io { doing, source }
-        };
-        let address = listener.local_addr().map_err(failed("find its own address"))?;
+        let address = own_address(&listener)?;
         config.port = address.port();
-        if config.token.is_none() && !config.bind.is_loopback() {
-            config.token = Some(hex(&random_array::<16>()));
-        }
-        let url = url(&config);
+        config.token = token(config.token, config.bind);
+        let url = url(address, &config.host_name, config.token.as_deref());
         let admission = Admission::new(config.bind, config.port, &config.host_name, config.token.as_deref());
         let app = App::new(config, peers);
         let answering = app.clone();
-        let inner = Inner::start(move |request| routes::answer(&answering, request));
+        let inner = Inner::start(move |request| routes::answer(routes::ROUTES, &answering, request));
         let inner = inner.map_err(failed("start the inner HTTP server"))?;
-        let front = Front::new(admission, inner, app.hub.clone(), shutdown);
+        let front = Front::new(admission, inner, Some(app.hub.clone()), shutdown);
         Ok(Bridge { app, front, listener, url })
     }
 
@@ -172,27 +173,40 @@ impl Bridge {
     }
 }
 
-fn url(config: &BridgeConfig) -> String {
-    let ip = match config.bind {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-            config.host_name.to_ascii_lowercase()
-        }
+fn failed(doing: &str) -> impl FnOnce(io::Error) -> BridgeError {
+    let doing = doing.to_string();
+    move |source| BridgeError::Io { doing, source }
+}
+
+fn own_address(listener: &TcpListener) -> Result<SocketAddr, BridgeError> {
+    listener.local_addr().map_err(failed("find its own address"))
+}
+
+/// The token that was given; off loopback there must be one.
+fn token(given: Option<String>, bind: IpAddr) -> Option<String> {
+    given.or_else(|| (!bind.is_loopback()).then(|| hex(&random_array::<16>())))
+}
+
+fn url(address: SocketAddr, host_name: &str, token: Option<&str>) -> String {
+    let host = match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => host_name.to_ascii_lowercase(),
         ip => host_text(ip),
     };
-    let token = config.token.as_ref().map(|token| format!("?token={token}")).unwrap_or_default();
-    format!("http://{ip}:{}/{token}", config.port)
+    let token = token.map(|token| format!("?token={token}")).unwrap_or_default();
+    format!("http://{host}:{}/{token}", address.port())
 }
 
 /// Who listens there, in words.
 fn holder_of(address: SocketAddr) -> String {
     let other = "another program".to_string();
-    match ask_health(address) {
-        Ok(health) if health["api_server"] == "running" => {
-            let (process, uptime) = (&health["process"], &health["uptime_seconds"]);
-            format!("another \"cyberbackup gui\" (process {process}, for {uptime} s)")
-        }
-        _ => other,
-    }
+    let Ok(health) = ask_health(address) else { return other };
+    let command = match (&health["api_server"], &health["dashboard"]) {
+        (Value::String(word), _) if word == "running" => "gui",
+        (_, Value::String(word)) if word == "running" => "server --dashboard",
+        _ => return other,
+    };
+    let (process, uptime) = (&health["process"], &health["uptime_seconds"]);
+    format!("another \"cyberbackup {command}\" (process {process}, for {uptime} s)")
 }
 
 fn ask_health(mut address: SocketAddr) -> io::Result<Value> {

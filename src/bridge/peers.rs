@@ -14,7 +14,9 @@ use crate::base::progress::Silent;
 use crate::base::shutdown::Shutdown;
 use crate::client::config::ServerAddress;
 use crate::client::state::{Identity, StateError, StateFolder};
-use crate::client::{Client, ClientError, ClientOptions, Destination, RetryPolicy, Session, server_fingerprint};
+use crate::client::{
+    Client, ClientError, ClientOptions, Destination, RetryPolicy, Session, Window, server_fingerprint,
+};
 use crate::crypto::{Fingerprint, blake3_hash};
 
 /// The folder, in the state folder, of all pairs but the first.
@@ -32,7 +34,7 @@ pub struct ClientSettings {
     pub token: Option<Zeroizing<String>>,
     pub retry: RetryPolicy,
     pub timeout: Duration,
-    pub window: u32,
+    pub window: Window,
     pub rsa_bits: usize,
 }
 

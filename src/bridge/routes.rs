@@ -1,4 +1,4 @@
-//! Every route of the API, and the way from a request to its answer.
+//! Every route of the page's API, and the way from a request to its answer, for any table of routes.
 
 use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
@@ -14,25 +14,25 @@ use super::{api, api_host, api_jobs, api_settings, api_snapshots, api_upload, as
 /// JSON in a request, but for a list of files.
 pub const BODY_BYTES_MAX: u64 = 64 * 1024;
 
-type Handler = fn(&mut Call<'_>) -> Result<Reply, ApiError>;
+type Handler<A> = fn(&mut Call<'_, A>) -> Result<Reply, ApiError>;
 
-/// A method and a path; `{}` stands for one component.
-pub struct Route {
+/// A method and a path, `{}` standing for one component, of what `A` answers.
+pub struct Route<A> {
     pub method: &'static str,
     pub path: &'static str,
-    handler: Handler,
+    handler: Handler<A>,
 }
 
-const fn get(path: &'static str, handler: Handler) -> Route {
+pub const fn get<A>(path: &'static str, handler: Handler<A>) -> Route<A> {
     Route { method: "GET", path, handler }
 }
 
-const fn post(path: &'static str, handler: Handler) -> Route {
+const fn post(path: &'static str, handler: Handler<App>) -> Route<App> {
     Route { method: "POST", path, handler }
 }
 
-/// All routes.
-pub const ROUTES: &[Route] = &[
+/// All routes of the page.
+pub const ROUTES: &[Route<App>] = &[
     get("/", assets::page),
     get("/static/{}", assets::part),
     get("/favicon.ico", assets::icon),
@@ -88,8 +88,8 @@ impl From<Value> for Reply {
 }
 
 /// A request on its way through a handler.
-pub struct Call<'a> {
-    pub app: &'a Arc<App>,
+pub struct Call<'a, A = App> {
+    pub app: &'a Arc<A>,
     /// What stands for each `{}`, decoded.
     pub parts: Vec<Vec<u8>>,
     query: Vec<(String, Vec<u8>)>,
@@ -99,7 +99,7 @@ pub struct Call<'a> {
     pub body: &'a mut dyn Read,
 }
 
-impl Call<'_> {
+impl<A> Call<'_, A> {
     /// A part of the path as text.
     pub fn part(&self, index: usize) -> Result<&str, ApiError> {
         let part = self.parts.get(index).map_or(&[][..], Vec::as_slice);
@@ -144,8 +144,8 @@ impl Call<'_> {
     }
 }
 
-/// Answers a request of the inner server.
-pub fn answer(app: &Arc<App>, mut request: tiny_http::Request) {
+/// Answers a request of the inner server by one of `routes`.
+pub fn answer<A>(routes: &[Route<A>], app: &Arc<A>, mut request: tiny_http::Request) {
     let method = request.method().as_str().to_string();
     let target = request.url().to_string();
     let header = |name: &'static str| {
@@ -157,7 +157,17 @@ pub fn answer(app: &Arc<App>, mut request: tiny_http::Request) {
     let is_head = method == "HEAD";
     let body = request.as_reader();
     let handled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        handle(app, &method, &target, content_type, length, body)
+        let (path, query) = target.split_once('?').unwrap_or((&target, ""));
+        let route = find(routes, if is_head { "GET" } else { &method }, path)?;
+        let (route, parts) = match route {
+            Found::Route(route, parts) => (route, parts),
+            Found::OtherMethods(allowed) => {
+                let answer = Answer::failure(405, "this address takes another method");
+                return Ok(Reply::Answer(answer.with("Allow", allowed.join(", "))));
+            }
+        };
+        let query = parse_query(query)?;
+        (route.handler)(&mut Call { app, parts, query, content_type, length, body })
     }));
     let reply = match handled {
         Ok(Ok(reply)) => reply,
@@ -174,31 +184,25 @@ pub fn answer(app: &Arc<App>, mut request: tiny_http::Request) {
     }
 }
 
-fn handle(
-    app: &Arc<App>,
-    method: &str,
-    target: &str,
-    content_type: String,
-    length: Option<u64>,
-    body: &mut dyn Read,
-) -> Result<Reply, ApiError> {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let method = if method == "HEAD" { "GET" } else { method };
+/// What there is at an address.
+enum Found<'r, A> {
+    /// With what stands for each `{}`.
+    Route(&'r Route<A>, Vec<Vec<u8>>),
+    OtherMethods(Vec<&'static str>),
+}
+
+fn find<'r, A>(routes: &'r [Route<A>], method: &str, path: &str) -> Result<Found<'r, A>, ApiError> {
     let mut allowed = Vec::new();
-    for route in ROUTES {
+    for route in routes {
         let Some(parts) = matching(route.path, path)? else { continue };
         if route.method == method {
-            let query = parse_query(query)?;
-            return (route.handler)(&mut Call { app, parts, query, content_type, length, body });
+            return Ok(Found::Route(route, parts));
         }
         allowed.push(route.method);
     }
     match allowed.is_empty() {
         true => Err(ApiError::missing("there is nothing at this address")),
-        false => {
-            let answer = Answer::failure(405, "this address takes another method");
-            Ok(Reply::Answer(answer.with("Allow", allowed.join(", "))))
-        }
+        false => Ok(Found::OtherMethods(allowed)),
     }
 }
 

@@ -36,6 +36,8 @@ pub enum ChannelError {
         seconds: u16,
     },
     Refused(Refusal),
+    /// The server used a key of this client that is not here.
+    OtherKey,
     /// The server speaks the legacy dialect only.
     LegacyServer,
 }
@@ -73,6 +75,7 @@ impl fmt::Display for ChannelError {
             ChannelError::Crypto(error) => write!(formatter, "{error}"),
             ChannelError::Busy { seconds } => write!(formatter, "the server is busy, again in {seconds} s"),
             ChannelError::Refused(refusal) => write!(formatter, "the server refused: {}", refusal_text(*refusal)),
+            ChannelError::OtherKey => write!(formatter, "the server used another key of this client"),
             ChannelError::LegacyServer => write!(formatter, "the server speaks only the legacy dialect"),
         }
     }

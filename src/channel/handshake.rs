@@ -41,6 +41,8 @@ pub struct ServerIdentity {
     pub fingerprint: Fingerprint,
     pub key_bits: usize,
     pub policy: RegistrationPolicy,
+    /// Whether it lets keys be exchanged for new ones.
+    pub rotates_keys: bool,
 }
 
 /// A client between messages 2 and 3.
@@ -63,6 +65,18 @@ pub struct ClientLogin<'a> {
     pub known: Option<ClientId>,
     pub token: Option<&'a Secret<16>>,
     pub key: &'a PrivateKey,
+    /// The key that is to follow it, which the server may have taken already.
+    pub next_key: Option<&'a PrivateKey>,
+    /// Says which key this client has: for a server that would have used another one.
+    pub by_key: bool,
+}
+
+/// A client that the server has let in, as far as keys go.
+pub struct LoggedIn {
+    pub channel: Channel,
+    pub client: ClientId,
+    /// The server used the key that was to follow.
+    pub with_next_key: bool,
 }
 
 impl ClientHandshake {
@@ -77,7 +91,7 @@ impl ClientHandshake {
         let mut transcript = Transcript::new();
         let ephemeral = Ephemeral::random();
         let hello = ClientHello {
-            features: vec![feature::BASE],
+            features: feature::ALL.to_vec(),
             random: random_bytes(),
             ephemeral: ephemeral.public(),
             window,
@@ -86,7 +100,8 @@ impl ClientHandshake {
         let payload =
             read_response(&transport, &mut budget, &mut transcript, code::SERVER_HELLO, SERVER_HELLO_BYTES_MAX)?;
         let hello = ServerHello::decode(&payload)?;
-        if hello.features != [feature::BASE] {
+        let offered = |chosen: &u16| feature::ALL.contains(chosen);
+        if !hello.features.contains(&feature::BASE) || !hello.features.iter().all(offered) {
             return Err(ChannelError::Violation("it chose features that were not offered"));
         }
         let server_key = PublicKey::from_spki_der(&hello.public_key)?;
@@ -94,6 +109,7 @@ impl ClientHandshake {
             fingerprint: server_key.fingerprint(),
             key_bits: server_key.bits(),
             policy: hello.policy,
+            rotates_keys: hello.features.contains(&feature::KEY_ROTATION),
         };
         let handshake =
             ClientHandshake { transport, transcript, ephemeral, server_key, hello, window, timeout, budget };
@@ -102,7 +118,10 @@ impl ClientHandshake {
 
     /// Sends message 3, reads message 4 and the server's proof. The caller has accepted the server's key.
     /// The client's own proof goes out at once.
-    pub fn login(mut self, login: &ClientLogin<'_>) -> Result<(Channel, ClientId), ChannelError> {
+    ///
+    /// # Errors
+    /// `OtherKey` where the server used a key that is not here.
+    pub fn login(mut self, login: &ClientLogin<'_>) -> Result<LoggedIn, ChannelError> {
         let client_secret = Secret::random();
         let message = self.login_message(login, &client_secret)?;
         send_request(&self.transport, &mut self.budget, &mut self.transcript, code::LOGIN, &message.encode())?;
@@ -114,10 +133,13 @@ impl ClientHandshake {
             LOGIN_ANSWER_BYTES_MAX,
         )?;
         let answer = LoginAnswer::decode(&payload)?;
-        if answer.client_fingerprint != *login.key.public().fingerprint().as_bytes() {
-            return Err(ChannelError::Refused(Refusal::Authentication));
-        }
-        let server_secret = login.key.open_secret(OaepLabel::ServerToClient, &answer.sealed_secret);
+        let is_used = |key: &PrivateKey| *key.public().fingerprint().as_bytes() == answer.client_fingerprint;
+        let (key, with_next_key) = match (login.key, login.next_key) {
+            (key, _) if is_used(key) => (key, false),
+            (_, Some(next)) if is_used(next) => (next, true),
+            _ => return Err(ChannelError::OtherKey),
+        };
+        let server_secret = key.open_secret(OaepLabel::ServerToClient, &answer.sealed_secret);
         let agreement = self.ephemeral.agree(&self.hello.ephemeral)?;
         let epoch = epoch_segments(self.hello.segments_per_epoch);
         let keys = SessionKeys::derive(&self.transcript.hash(), &client_secret, &server_secret, &agreement, epoch);
@@ -134,7 +156,7 @@ impl ClientHandshake {
         channel.prove_peer(self.timeout, message_kind::SERVER_FINISHED)?;
         channel.send_to_server(&ToServer::Finished)?;
         channel.push()?;
-        Ok((channel, answer.client))
+        Ok(LoggedIn { channel, client: answer.client, with_next_key })
     }
 
     fn login_message(&self, login: &ClientLogin<'_>, secret: &Secret<32>) -> Result<Login, ChannelError> {
@@ -149,6 +171,7 @@ impl ClientHandshake {
         Ok(Login {
             name: login.name.clone(),
             claim: match login.known {
+                Some(id) if login.by_key => Claim::KnownByKey(id, *login.key.public().fingerprint().as_bytes()),
                 Some(id) => Claim::Known(id),
                 None => Claim::Register(public_key.to_vec()),
             },
@@ -292,7 +315,7 @@ impl ServerHandshake {
     pub fn answer(mut self, terms: &Terms<'_>) -> Result<LoginReceived, ChannelError> {
         let ephemeral = Ephemeral::random();
         let hello = ServerHello {
-            features: vec![feature::BASE],
+            features: feature::ALL.into_iter().filter(|known| self.hello.features.contains(known)).collect(),
             public_key: terms.key.public().spki_der().to_vec(),
             random: random_bytes(),
             ephemeral: ephemeral.public(),

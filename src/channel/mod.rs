@@ -19,9 +19,9 @@ pub mod worker;
 
 pub use error::ChannelError;
 pub use handshake::{
-    Agreed, ClientHandshake, ClientLogin, FirstRequest, LoginReceived, ServerHandshake, ServerIdentity, Terms,
-    answer_busy, answer_general_error, answer_refused,
+    Agreed, ClientHandshake, ClientLogin, FirstRequest, LoggedIn, LoginReceived, ServerHandshake, ServerIdentity,
+    Terms, answer_busy, answer_general_error, answer_refused,
 };
 pub use plain::PlainConnection;
 pub use sealed::{Activity, Channel, Message, SegmentCounts};
-pub use transport::{Closer, Transport};
+pub use transport::{Closer, Meter, Transport};

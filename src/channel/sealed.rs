@@ -14,7 +14,7 @@
 //!   two seconds for an acknowledgement pings, which is answered by one.
 //! - **An end is an end only if it was said.** Anything but a sealed close is a lost connection.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::time::{Duration, Instant};
 
 use super::error::ChannelError;
@@ -41,6 +41,8 @@ const RECEIVE_BYTES: usize =
 const FAILURES_MAX: u32 = 3;
 /// How long a silent line is given before a repeat is asked for again, and a close sent again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// What a resend ring is to carry where round trips are long, in bytes a second.
+const LONG_WINDOW_RATE: u32 = 80_000_000;
 /// How long a last word may take to be written.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a close is sent.
@@ -215,6 +217,22 @@ impl Channel {
         self.counts
     }
 
+    /// The resend ring in bytes that carries [`LONG_WINDOW_RATE`] where a round trip takes so long, within bounds.
+    pub fn fitting_window(round_trip: Duration, bounds: RangeInclusive<u32>) -> u32 {
+        let on_its_way = round_trip.as_secs_f64() * f64::from(LONG_WINDOW_RATE);
+        (on_its_way as u32).clamp(*bounds.start(), *bounds.end())
+    }
+
+    /// Lets this side keep so many bytes on their way, more or fewer than it announced.
+    pub fn set_window(&mut self, bytes: u32) {
+        self.window = bytes as usize;
+    }
+
+    /// The resend ring that the peer announced, in bytes.
+    pub(super) fn peer_window(&self) -> usize {
+        self.acknowledge_every * 4
+    }
+
     /// Ends this connection from another thread.
     pub fn closer(&self) -> Closer {
         self.transport.closer()
@@ -331,8 +349,8 @@ impl Channel {
     /// Acknowledgements stop meanwhile, so a peer that sends bulk stops too.
     pub fn idle_without_reading(&mut self, waker: &WakeSource, limit: Duration) -> Result<(), ChannelError> {
         self.write_some()?;
-        self.check_not_ended()?;
-        let interest = Interest { read: false, write: self.has_unsent() };
+        // A line that takes nothing more may still hold what came before: that is read when there is room.
+        let interest = Interest { read: false, write: self.has_unsent() && !self.ended };
         self.transport.wait(interest, Some(waker), limit)
     }
 

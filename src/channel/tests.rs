@@ -301,7 +301,8 @@ fn connect(
     let (handshake, _) = ClientHandshake::begin(transport, WINDOW, TIMEOUT)?;
     let token = token.map(Secret::from_bytes);
     let name = "ada".parse().unwrap();
-    handshake.login(&ClientLogin { name: &name, known: None, token: token.as_ref(), key })
+    let login = ClientLogin { name: &name, known: None, token: token.as_ref(), key, next_key: None, by_key: false };
+    handshake.login(&login).map(|entered| (entered.channel, entered.client))
 }
 
 #[test]

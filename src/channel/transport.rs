@@ -5,6 +5,7 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,21 @@ pub(super) struct Interest {
 #[derive(Debug)]
 pub struct Transport {
     socket: Arc<OwnedFd>,
+    meter: Arc<Meter>,
+}
+
+/// What a connection has carried so far, for others to read while it goes on.
+#[derive(Debug, Default)]
+pub struct Meter {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Meter {
+    /// Bytes received and sent, the handshake included.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.received.load(Ordering::Relaxed), self.sent.load(Ordering::Relaxed))
+    }
 }
 
 /// Ends a connection from another thread: whoever waits on it finds it lost.
@@ -50,7 +66,7 @@ impl Transport {
         stream.set_nodelay(true)?;
         sockopt::set_socket_keepalive(&stream, true)?;
         stream.set_nonblocking(true)?;
-        Ok(Transport { socket: Arc::new(OwnedFd::from(stream)) })
+        Ok(Transport { socket: Arc::new(OwnedFd::from(stream)), meter: Arc::default() })
     }
 
     /// Two connected ends within this process.
@@ -61,7 +77,7 @@ impl Transport {
 
     fn unix(stream: UnixStream) -> io::Result<Transport> {
         stream.set_nonblocking(true)?;
-        Ok(Transport { socket: Arc::new(OwnedFd::from(stream)) })
+        Ok(Transport { socket: Arc::new(OwnedFd::from(stream)), meter: Arc::default() })
     }
 
     #[cfg(test)]
@@ -71,6 +87,11 @@ impl Transport {
 
     pub fn closer(&self) -> Closer {
         Closer { socket: Arc::downgrade(&self.socket) }
+    }
+
+    /// What it carries, from now on and so far.
+    pub fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
     }
 
     /// Asks the system for buffers of about this size: for tests of back pressure.
@@ -84,7 +105,10 @@ impl Transport {
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> Result<Option<usize>, ChannelError> {
         match rustix::net::recv(&*self.socket, buffer, RecvFlags::empty()) {
             Ok((_, 0)) => Err(ChannelError::Lost),
-            Ok((count, _)) => Ok(Some(count)),
+            Ok((count, _)) => {
+                self.meter.received.fetch_add(count as u64, Ordering::Relaxed);
+                Ok(Some(count))
+            }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
             Err(error) => Err(io::Error::from(error).into()),
         }
@@ -108,7 +132,10 @@ impl Transport {
     /// Writes what fits: none if nothing does.
     pub(super) fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>, ChannelError> {
         match rustix::net::send(&*self.socket, bytes, SendFlags::NOSIGNAL) {
-            Ok(count) => Ok(Some(count)),
+            Ok(count) => {
+                self.meter.sent.fetch_add(count as u64, Ordering::Relaxed);
+                Ok(Some(count))
+            }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
             Err(error) => Err(io::Error::from(error).into()),
         }
@@ -163,9 +190,9 @@ impl Transport {
     }
 
     /// Says that nothing more will be written, then reads what still comes, so that the last answer is not
-    /// lost to a reset. Bounded by `budget` and by [`DRAIN_BYTES_MAX`].
+    /// lost to a reset. Bounded by `budget` and by [`DRAIN_BYTES_MAX`]: the largest window, and control beside it.
     pub(super) fn finish_writing(&self, budget: &mut WaitBudget) {
-        const DRAIN_BYTES_MAX: usize = 4 * 1024 * 1024;
+        const DRAIN_BYTES_MAX: usize = 17 * 1024 * 1024;
         let _ = rustix::net::shutdown(&*self.socket, ShutdownHow::Write);
         let mut sink = [0; 16 * 1024];
         let mut drained = 0;

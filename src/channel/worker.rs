@@ -13,6 +13,7 @@
 //! came meanwhile goes back to the channel, for whatever is next, and a close is a close of the session, not
 //! of the command.
 
+use std::collections::VecDeque;
 use std::panic::resume_unwind;
 use std::thread;
 use std::time::Instant;
@@ -29,6 +30,9 @@ use crate::protocol::message::{MESSAGE_HEADER_BYTES, ToClient, message_kind};
 const QUEUE_BATCHES: usize = 3;
 /// How much is gathered before it is handed over.
 const BATCH_BYTES: usize = CONTENT_CHUNK_BYTES;
+/// What waits for the worker is lost with this process, like what is on its way: it is at most this part of what the
+/// peer may have on its way, and the message that passes it.
+const QUEUED_PART: usize = 4;
 
 /// The connection is gone: the worker has nobody to work for.
 #[derive(Debug)]
@@ -141,7 +145,10 @@ pub fn converse<R: Send>(
         },
         |channel, outgoing| {
             let batches = Some(batches);
-            Exchange { channel, wakes, batches, untaken, returned, in_hand: 0, gathering: Vec::new() }.run(outgoing)
+            let queued_bytes_max = channel.peer_window() / QUEUED_PART;
+            let (in_hand, gathering) = (VecDeque::new(), Vec::new());
+            Exchange { channel, wakes, batches, untaken, returned, in_hand, queued_bytes_max, gathering }
+                .run(outgoing)
         },
     )
 }
@@ -212,8 +219,9 @@ struct Exchange<'a> {
     /// The other end of `batches`, for what the worker leaves in it.
     untaken: Receiver<Vec<u8>>,
     returned: Receiver<Vec<u8>>,
-    /// Batches that the worker has and has not given back.
-    in_hand: usize,
+    /// Batches that the worker has and has not given back, by their bytes.
+    in_hand: VecDeque<usize>,
+    queued_bytes_max: usize,
     gathering: Vec<u8>,
 }
 
@@ -222,16 +230,16 @@ impl Exchange<'_> {
         let mut pinged = Instant::now();
         while send_out(self.channel, &outgoing)? {
             self.take_back();
-            if self.in_hand > 0 && pinged.elapsed() >= Channel::PING_INTERVAL {
+            if !self.in_hand.is_empty() && pinged.elapsed() >= Channel::PING_INTERVAL {
                 self.channel.ping()?;
                 pinged = Instant::now();
             }
-            if self.in_hand >= QUEUE_BATCHES || self.batches.is_none() {
+            if self.is_queue_full() || self.batches.is_none() {
                 self.channel.idle_without_reading(&self.wakes, Channel::PING_INTERVAL)?;
             } else if !self.gather()? {
-                match self.in_hand {
-                    0 => self.channel.wait_for(&self.wakes, Channel::PING_INTERVAL)?,
-                    _ => self.channel.idle(&self.wakes, Channel::PING_INTERVAL)?,
+                match self.in_hand.is_empty() {
+                    true => self.channel.wait_for(&self.wakes, Channel::PING_INTERVAL)?,
+                    false => self.channel.idle(&self.wakes, Channel::PING_INTERVAL)?,
                 }
             }
         }
@@ -240,9 +248,13 @@ impl Exchange<'_> {
         Ok(())
     }
 
+    fn is_queue_full(&self) -> bool {
+        self.in_hand.len() >= QUEUE_BATCHES || self.in_hand.iter().sum::<usize>() > self.queued_bytes_max
+    }
+
     fn take_back(&mut self) {
         while let Ok(mut batch) = self.returned.try_recv() {
-            self.in_hand -= 1;
+            self.in_hand.pop_front();
             batch.clear();
             self.gathering = batch;
         }
@@ -250,7 +262,8 @@ impl Exchange<'_> {
 
     /// Hands a batch of what has come to the worker; false if nothing has.
     fn gather(&mut self) -> Result<bool, ChannelError> {
-        while self.gathering.len() < BATCH_BYTES {
+        let batch_bytes = BATCH_BYTES.min(self.queued_bytes_max);
+        while self.gathering.len() < batch_bytes {
             match self.channel.poll() {
                 // What came whole before the end is still worked on; the end is met at the next look.
                 Err(_) if !self.gathering.is_empty() => break,
@@ -268,9 +281,10 @@ impl Exchange<'_> {
             return Ok(false);
         }
         let batch = std::mem::take(&mut self.gathering);
+        let bytes = batch.len();
         // A worker that has ended takes nothing more; the loop will see that it has.
         if self.batches.as_ref().is_some_and(|batches| batches.send(batch).is_ok()) {
-            self.in_hand += 1;
+            self.in_hand.push_back(bytes);
         }
         Ok(true)
     }

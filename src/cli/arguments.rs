@@ -13,7 +13,7 @@ pub struct Flag {
     /// Without the dashes.
     pub name: &'static str,
     pub short: Option<char>,
-    /// What its value is called in the help; none for a switch.
+    /// What its value is called in the help; none for a switch. In brackets, it may be left out.
     pub value: Option<&'static str>,
     pub help: &'static str,
 }
@@ -72,6 +72,7 @@ impl Arguments {
                 return Err(usage(command, argument.unexpected().to_string()));
             };
             let value = match flag.value {
+                Some(value) if value.starts_with('[') => optional_value(&mut parser),
                 Some(_) => parser.value().map_err(|error| usage(command, error.to_string()))?,
                 None => OsString::from("1"),
             };
@@ -158,6 +159,16 @@ impl Arguments {
     }
 }
 
+/// A value after `=`, or the next word unless it is a flag; empty where there is none.
+fn optional_value(parser: &mut lexopt::Parser) -> OsString {
+    if let Some(value) = parser.optional_value() {
+        return value;
+    }
+    let words = parser.try_raw_args();
+    let next = words.and_then(|mut words| words.next_if(|word| !word.as_encoded_bytes().starts_with(b"-")));
+    next.unwrap_or_default()
+}
+
 fn find(command: &Command, matches: impl Fn(&Flag) -> bool) -> Option<&'static Flag> {
     command.flags.iter().flat_map(|group| group.iter()).find(|flag| matches(flag))
 }
@@ -174,6 +185,7 @@ mod tests {
         Flag { name: "to", short: None, value: Some("DIR"), help: "" },
         Flag { name: "quiet", short: Some('q'), value: None, help: "" },
         Flag { name: "max-clients", short: None, value: Some("N"), help: "" },
+        Flag { name: "dashboard", short: None, value: Some("[ADDR:PORT]"), help: "" },
     ];
     const COMMAND: Command = Command { name: "restore", usage: "", summary: "", about: "", flags: &[FLAGS] };
 
@@ -198,6 +210,22 @@ mod tests {
         assert_eq!(arguments.number("max-clients", 1, 10), Ok(Some(7)));
         assert!(arguments.is_on("quiet"));
         assert_eq!(parse(&[], &environment).unwrap().path("to"), Some(PathBuf::from("e")));
+    }
+
+    #[test]
+    fn a_value_in_brackets_may_be_left_out() {
+        for (words, value, positional) in [
+            (&["--dashboard"][..], Some(""), &[][..]),
+            (&["--dashboard", "-q", "a"], Some(""), &["a"]),
+            (&["--dashboard", "1:2", "a"], Some("1:2"), &["a"]),
+            (&["--dashboard=1:2", "a"], Some("1:2"), &["a"]),
+            (&["--dashboard=", "a"], Some(""), &["a"]),
+            (&["a"], None, &["a"]),
+        ] {
+            let arguments = parse(words, &[]).unwrap();
+            assert_eq!(arguments.text("dashboard").unwrap().as_deref(), value, "{words:?}");
+            assert_eq!(arguments.positional, positional, "{words:?}");
+        }
     }
 
     #[test]

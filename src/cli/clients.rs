@@ -110,8 +110,14 @@ fn columns(row: &Value) -> [String; 8] {
         bytes_text(number(row, "stored_bytes")),
         format!("+{}", bytes_text(number(row, "growth_bytes"))),
         quota_text(row),
-        row["fingerprint"].as_str().unwrap_or("reset, waits for a new key").to_string(),
+        key_text(row),
     ]
+}
+
+fn key_text(row: &Value) -> String {
+    let key = row["fingerprint"].as_str().unwrap_or("reset, waits for a new key");
+    let legacy = if row["legacy"] == true { "  legacy" } else { "" };
+    format!("{key}{legacy}")
 }
 
 fn line(name: &str, width: usize, columns: [String; 8]) -> String {

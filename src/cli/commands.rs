@@ -38,7 +38,7 @@ pub const CLIENT: &[Flag] = &[
     valued("retry-max-wait", "SECONDS", "longest wait between two tries (60, at most 300)"),
     valued("timeout", "SECONDS", "how long the server may stay silent (60)"),
     valued("rsa-bits", "N", "size of a new key, 1024 to 4096 (3072)"),
-    valued("window", "BYTES", "memory for data on its way, 65536 to 16777216 (2097152)"),
+    valued("window", "BYTES", "memory for data on its way, 65536 to 16777216 (as the line needs)"),
     switch("low-memory", "use little memory: a window of 262144 bytes"),
 ];
 
@@ -92,10 +92,17 @@ pub const COMMANDS: &[Command] = &[
                 valued("grace", "SECONDS", "how long running work may go on at the end (30)"),
                 valued("prune-daily", "HH:MM", "prune every day at that time, UTC, as --policy says"),
                 valued("policy", "FILE", "with --prune-daily: what each client keeps, in JSON"),
+                valued(
+                    "verify-sample",
+                    "SHARE",
+                    "with --prune-daily: then verify so much, as 10%, longest ago first",
+                ),
                 valued("rsa-bits", "N", "size of a new server key, 1024 to 4096 (3072)"),
                 valued("on-event", "CMD", "run CMD at failures, damage, silence, quotas, low space (no shell)"),
                 valued("low-space", "SIZE", "warn when less is left on the disk: 20G, or a share, 5%"),
                 valued("stale-after", "TIME", "warn of clients without a success for so long: 36h, 3d"),
+                valued("dashboard", "[ADDR:PORT]", "serve the operator's page and metrics (127.0.0.1:9091)"),
+                valued("dashboard-token", "TOKEN", "who has it may see the page; off loopback one is made anyway"),
                 valued("rekey-bytes", "BYTES", "data under one key before the keys advance (68719476736)"),
             ],
             COMMON,
@@ -178,9 +185,17 @@ pub const COMMANDS: &[Command] = &[
         usage: "[FLAGS] [PATH…]",
         summary: "have the server read stored files back and check them",
         about: "Checks size, CRC32 and BLAKE3 of everything this client has stored, or of one snapshot. Damaged\n\
-                files are named (exit 6).",
+                files are named (exit 6), and the next backup stores them again if they are still there.\n\
+                The operator's \"verify --data DIR\" checks all that a server keeps, or a sample of it, and names each\n\
+                damaged file of the store with the snapshots that need it. It works beside a running server too.",
         flags: &[
             &[
+                valued("client", "NAME", "with --data: only this client (all)"),
+                valued(
+                    "sample",
+                    "SHARE",
+                    "with --data: so much of the contents, those read longest ago first: 10%",
+                ),
                 valued("snapshot", "ID", "only this snapshot: an id, a unique beginning of one, or latest"),
                 valued("root", "PATH", "with latest: the newest snapshot of this root"),
             ],
@@ -214,6 +229,14 @@ pub const COMMANDS: &[Command] = &[
             CLIENT,
             COMMON,
         ],
+    },
+    Command {
+        name: "rotate-key",
+        usage: "[FLAGS]",
+        summary: "exchange this client's key for a new one",
+        about: "Makes a new key (--rsa-bits), proves it to the server, and logs in with it. From then on the old one\n\
+                opens nothing. Cut off anywhere, the next command finishes it, or this can be run again.",
+        flags: &[CLIENT, COMMON],
     },
     Command {
         name: "enroll",

@@ -153,6 +153,10 @@ pub fn cat(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
 pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
     // An empty selector is everything that the client has; with paths, the newest snapshot is meant.
     let default = if arguments.positional.is_empty() { "" } else { "latest" };
+    if let Some(flag) = ["client", "sample"].into_iter().find(|flag| arguments.value(flag).is_some()) {
+        let text = format!("--{flag} is the operator's: name the server's data folder with --data");
+        return Err(UsageError(text).into());
+    }
     let selection = selection(arguments, default)?;
     let (mut session, _setup) = session(arguments, output, shutdown, "verify")?;
     let progress = |files, bytes| {
@@ -167,7 +171,7 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
     let verdict = match count {
         0 => "all are whole".to_string(),
         count => {
-            format!("{count} damaged, named above: \"cyberbackup backup --full\" stores the present files again")
+            format!("{count} damaged, named above: \"cyberbackup backup\" stores again what is still there")
         }
     };
     let text = format!("{}, {} read back: {verdict}", count_text(summary.files, "file"), bytes_text(summary.bytes));

@@ -12,12 +12,14 @@ mod operator;
 mod output;
 mod prune;
 mod result_hooks;
+mod rotate_key;
 mod run_backup;
 mod run_backup_legacy;
 mod run_gui;
 mod run_restore;
 mod run_server;
 mod setup;
+mod verify_data;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
@@ -125,9 +127,11 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "snapshots" => look::snapshots(arguments, output, &shutdown),
         "ls" => look::ls(arguments, output, &shutdown),
         "cat" => look::cat(arguments, output, &shutdown),
+        "verify" if verify_data::is_asked_for(arguments) => verify_data::run(arguments, output, &shutdown),
         "verify" => look::verify(arguments, output, &shutdown),
         "stats" => look::stats(arguments, output, &shutdown),
         "gui" => run_gui::run(arguments, output, &shutdown),
+        "rotate-key" => rotate_key::run(arguments, output, &shutdown),
         "enroll" => operator::enroll(arguments, output),
         "prune" => prune::prune(arguments, output),
         "hold" => prune::hold(arguments, output, true),

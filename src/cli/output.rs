@@ -141,6 +141,18 @@ impl Output {
         self.event("file_error", data);
     }
 
+    /// Names a damaged file of a store as a result of its own; `text` says the same as `row`.
+    pub fn damaged_file(&self, row: &Value, text: &str) {
+        if !self.json {
+            return self.complain(text);
+        }
+        let mut data = row.clone();
+        if let Some(fields) = data.as_object_mut() {
+            fields.remove("row");
+        }
+        self.event("file_error", data);
+    }
+
     /// Takes the progress line away.
     pub fn end_progress(&self) {
         self.bar.finish_and_clear();

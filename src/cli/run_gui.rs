@@ -1,7 +1,7 @@
 //! `gui`.
 
 use std::fs::DirBuilder;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     raise_descriptor_limit();
     let bind = arguments.parsed("bind")?.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let port = arguments.number("port", 0, 65_535)?.map_or(DEFAULT_PORT, |port| port as u16);
-    let listener = listen(bind, port)?;
+    let listener = listen(SocketAddr::new(bind, port), "--port")?;
     let setup = GuiSetup::new(arguments, output)?;
     let local = setup.local_server().map(|(data, key)| (data.to_path_buf(), key));
     let config =
@@ -68,6 +68,20 @@ fn start_log(arguments: &Arguments, own: &Path, book: Arc<LogBook>) -> Result<()
     logging::start(level, &files, Some(book))
 }
 
+/// A token for whoever opens a page.
+pub fn page_token(arguments: &Arguments, flag: &'static str) -> Result<Option<String>, UsageError> {
+    let token = arguments.text(flag)?;
+    let is_plain = |token: &String| {
+        !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
+    };
+    match token {
+        Some(token) if !is_plain(&token) => {
+            Err(UsageError(format!("--{flag}: letters, digits and -_.~ only: it becomes a part of an address")))
+        }
+        token => Ok(token),
+    }
+}
+
 fn config(
     arguments: &Arguments,
     (bind, port): (IpAddr, u16),
@@ -76,15 +90,7 @@ fn config(
     local_data: Option<PathBuf>,
     log: Arc<LogBook>,
 ) -> Result<BridgeConfig, CliError> {
-    let token = arguments.text("token")?;
-    let is_plain = |token: &String| {
-        !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
-    };
-    if token.as_ref().is_some_and(|token| !is_plain(token)) {
-        return Err(
-            UsageError("--token: letters, digits and -_.~ only: it becomes a part of an address".into()).into()
-        );
-    }
+    let token = page_token(arguments, "token")?;
     let here = std::env::current_dir();
     let here = here.map_err(|source| ClientError::Io { doing: "find the current folder".into(), source })?;
     // A file named without a folder lies in the current one.

@@ -17,7 +17,7 @@ use crate::client::config::{ServerAddress, TransferInfo};
 use crate::client::state::{StateFolder, StatePlaces};
 use crate::client::{
     Client, ClientError, ClientOptions, Destination, ExitCode, LOW_MEMORY_WINDOW_BYTES, LegacyClient,
-    LegacySettings, RetryPolicy, WINDOW_BYTES, check_selection, legacy_user,
+    LegacySettings, RetryPolicy, Window, check_selection, legacy_user,
 };
 use crate::crypto::Fingerprint;
 use crate::protocol::handshake::WINDOW_BYTES_RANGE;
@@ -308,7 +308,6 @@ fn client_options(
     let retries = arguments.number("retries", 0, 1_000_000)?;
     let window =
         arguments.number("window", (*WINDOW_BYTES_RANGE.start()).into(), (*WINDOW_BYTES_RANGE.end()).into())?;
-    let usual = if arguments.is_on("low-memory") { LOW_MEMORY_WINDOW_BYTES } else { WINDOW_BYTES };
     Ok(ClientOptions {
         destination,
         user,
@@ -325,7 +324,11 @@ fn client_options(
         timeout: arguments
             .number("timeout", 1, 86_400)?
             .map_or(crate::base::limits::DEFAULT_SOCKET_TIMEOUT, Duration::from_secs),
-        window: window.map_or(usual, |window| u32::try_from(window).expect("bounded above")),
+        window: match window {
+            Some(bytes) => Window::Fixed(u32::try_from(bytes).expect("bounded above")),
+            None if arguments.is_on("low-memory") => Window::Fixed(LOW_MEMORY_WINDOW_BYTES),
+            None => Window::Fitting,
+        },
         rsa_bits: rsa_bits(arguments, crate::server::DEFAULT_RSA_BITS)?,
     })
 }

@@ -15,14 +15,13 @@ use super::delta::REQUESTS_MAX;
 use super::error::ClientError;
 use super::given::{self, GivenFiles};
 use super::ranges::{ScanTotals, ScannedRange};
-use super::reach::Place;
 use super::retry::BusyWait;
 use super::roots::{ResolvedRoots, Root};
 use super::scan::{FolderIdentity, ScanEnd, ScanOptions, ScanReport, ScanSink, scan};
 use super::sender::ContentSender;
 use super::source::SourceReader;
 use super::unfinished::{self, ChosenUpload};
-use super::uploading::{Holdings, Queues, Sent, Stopped, Uploaded, Uploading, Walked};
+use super::uploading::{Holdings, Progress, Queues, Sent, Stopped, Uploaded, Uploading, Walked};
 use crate::base::host::boot_name;
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::limits::CONTENT_CHUNK_BYTES;
@@ -72,7 +71,8 @@ pub struct BackupSummary {
     /// None after a dry run.
     pub snapshot: Option<SnapshotRow>,
     pub scanned: ScanTotals,
-    /// Files whose contents were sent (or would be), and their bytes.
+    /// Files whose contents were sent (or would be), and their bytes: over all connections of the run, and what
+    /// was sent twice counts twice.
     pub files_sent: u64,
     pub bytes_sent: u64,
     /// Files whose properties changed and whose content the server held already.
@@ -101,16 +101,18 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
         let path = std::os::unix::ffi::OsStrExt::as_bytes(missing.path.as_os_str());
         client.sink.event(Event::FileError { path, reason: &missing.reason });
     }
-    let (mut tries, mut furthest, mut wire_bytes) = (0, None, 0);
+    let (mut tries, mut furthest, mut wire_bytes, mut sent) = (0, None, 0, Sent::default());
     let mut busy = BusyWait::default();
     loop {
+        client.careful = upload.is_begun;
         let mut session = client.connect()?;
-        let mut reached = None;
-        let result = attempt(client, &mut session, options, upload, &mut reached);
+        let mut progress = Progress { reached: None, sent };
+        let result = attempt(client, &mut session, options, upload, &mut progress);
         upload.is_begun = true;
+        sent = progress.sent;
         // Tries are counted while nothing gets on: a line that drops again and again is one to be patient with.
-        if reached > furthest {
-            (tries, furthest) = (0, reached);
+        if progress.reached > furthest {
+            (tries, furthest) = (0, progress.reached);
         }
         match result {
             // That snapshot was stored by an earlier run whose answer was lost: this run makes its own.
@@ -156,12 +158,12 @@ fn attempt(
     session: &mut Session,
     options: &BackupOptions,
     upload: ChosenUpload,
-    reached: &mut Option<Place>,
+    progress: &mut Progress,
 ) -> Result<BackupSummary, ClientError> {
     client.sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "backing up" });
     let (base, data) = match begin(session, options, upload.id)? {
         Answer::Open { base, data } => (base, data),
-        Answer::Stored(row) => return Ok(BackupSummary::of_stored(row)),
+        Answer::Stored(row) => return Ok(BackupSummary::of_stored(row, progress.sent)),
     };
     if !options.dry_run {
         unfinished::note(&client.state, options, upload.id)?;
@@ -217,7 +219,7 @@ fn attempt(
         // Where one did not start, leaving drops the queues, which ends the other.
         started.map_err(|source| Stopped::Client(ClientError::Io { doing: "start a thread".into(), source }))?;
         // `run` owns the queues: when it returns, the other threads find nobody at their ends and return too.
-        upload.run(reached)
+        upload.run(progress)
     });
     match result {
         Ok(uploaded) => Ok(BackupSummary::of(uploaded)),
@@ -273,13 +275,15 @@ fn begin_flags(options: &BackupOptions) -> u8 {
 impl BackupSummary {
     fn of(uploaded: Uploaded) -> BackupSummary {
         let Uploaded { snapshot, scanned, sent } = uploaded;
+        // What an earlier connection could not read is known to the server.
+        let unreadable = snapshot.as_ref().map_or(scanned.unreadable + sent.unreadable, |row| row.unreadable);
         BackupSummary {
             snapshot,
             scanned,
             files_sent: sent.files,
             bytes_sent: sent.bytes,
             files_same: sent.files_same,
-            unreadable: scanned.unreadable + sent.unreadable,
+            unreadable,
             was_stored_before: false,
             wire_bytes: 0,
             elapsed: Duration::ZERO,
@@ -287,13 +291,10 @@ impl BackupSummary {
     }
 
     /// What is left to say about an upload whose answer came late: the snapshot itself.
-    fn of_stored(row: SnapshotRow) -> BackupSummary {
+    fn of_stored(row: SnapshotRow, sent: Sent) -> BackupSummary {
         let scanned = ScanTotals { files: row.files, bytes: row.bytes, ..ScanTotals::default() };
-        let sent = Sent { unreadable: row.unreadable, ..Sent::default() };
-        BackupSummary {
-            was_stored_before: true,
-            ..BackupSummary::of(Uploaded { snapshot: Some(row), scanned, sent })
-        }
+        let uploaded = Uploaded { snapshot: Some(row), scanned, sent };
+        BackupSummary { was_stored_before: true, ..BackupSummary::of(uploaded) }
     }
 }
 

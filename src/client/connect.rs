@@ -6,23 +6,48 @@ use std::time::{Duration, Instant};
 
 use super::config::ServerAddress;
 use super::error::ClientError;
-use super::me_info::{self, FoundMeInfo};
+use super::keys::{self, Keys};
 use super::retry::{self, BusyWait, RetryPolicy};
 use super::state::{Identity, IdentityCheck, StateFolder};
 use crate::base::ids::{ClientId, UserName};
 use crate::base::progress::{Event, Phase, ProgressSink};
 use crate::base::shutdown::Shutdown;
 use crate::channel::{
-    Channel, ChannelError, ClientHandshake, ClientLogin, SegmentCounts, ServerIdentity, Transport,
+    Channel, ChannelError, ClientHandshake, ClientLogin, LoggedIn, SegmentCounts, ServerIdentity, Transport,
 };
-use crate::crypto::{EnrolToken, Fingerprint, PrivateKey};
+use crate::crypto::{EnrolToken, Fingerprint};
+use crate::protocol::handshake::Refusal;
 use crate::protocol::message::{ToClient, ToServer};
 
 /// How long one attempt to reach one address may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The client's resend ring in bytes, and what `--low-memory` makes of it.
-pub const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 pub const LOW_MEMORY_WINDOW_BYTES: u32 = 256 * 1024;
+/// How far the ring grows where round trips are long.
+const LONG_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
+/// What is on its way is lost with either side: of an upload that was cut off before, only this part of it is.
+const CAREFUL_PART: u32 = 8;
+
+/// How much a client may have on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    /// So many bytes, whatever the line.
+    Fixed(u32),
+    /// What the line's round trips need, within bounds.
+    Fitting,
+}
+
+impl Window {
+    /// The resend ring in bytes where a round trip takes so long; zero before that is known.
+    fn bytes(self, round_trip: Duration, careful: bool) -> u32 {
+        let Window::Fixed(bytes) = self else {
+            let whole = Channel::fitting_window(round_trip, WINDOW_BYTES..=LONG_WINDOW_BYTES);
+            return if careful { whole / CAREFUL_PART } else { whole };
+        };
+        bytes
+    }
+}
 
 /// Where the server is.
 #[derive(Debug, Clone)]
@@ -59,8 +84,7 @@ pub struct ClientOptions {
     pub retry: RetryPolicy,
     /// How long a whole message may take.
     pub timeout: Duration,
-    /// The resend ring in bytes.
-    pub window: u32,
+    pub window: Window,
     /// Bits of a new RSA key.
     pub rsa_bits: usize,
 }
@@ -71,7 +95,9 @@ pub struct Client<'a> {
     pub state: StateFolder,
     pub sink: &'a dyn ProgressSink,
     pub shutdown: Shutdown,
-    key: PrivateKey,
+    /// Connections may well be cut off: what goes on with an upload that was puts less at risk.
+    pub careful: bool,
+    pub(super) keys: Keys,
     identity: Option<Identity>,
     reached: bool,
     /// The key that was shown as a first contact's: once is enough.
@@ -90,8 +116,9 @@ impl<'a> Client<'a> {
         if let Some(identity) = &identity {
             identity.check_user(&options.user)?;
         }
-        let key = open_keys(&state, &options, identity.is_none(), sink)?;
-        Ok(Client { options, state, sink, shutdown, key, identity, reached: false, told_key: None })
+        let keys = keys::open(&state, &options, identity.is_none(), sink)?;
+        let (careful, reached, told_key) = (false, false, None);
+        Ok(Client { options, state, sink, shutdown, careful, keys, identity, reached, told_key })
     }
 
     /// Connects and logs in, with as many tries as the options allow.
@@ -100,7 +127,7 @@ impl<'a> Client<'a> {
         let (mut tries, mut busy) = (0, BusyWait::default());
         let began = Instant::now();
         loop {
-            let error = match self.try_connect() {
+            let error = match self.try_keys() {
                 Ok(session) => {
                     self.reached = true;
                     return Ok(session);
@@ -143,23 +170,58 @@ impl<'a> Client<'a> {
         ClientError::Channel { address: self.address(), source }
     }
 
-    fn try_connect(&mut self) -> Result<Session, ClientError> {
+    /// Connects; and once more where the server used a key that is not here. Another run of this client may have
+    /// exchanged the key meanwhile. Else this folder is an older copy of what the client had, and the server takes
+    /// the key that is here as long as it has not seen the next one.
+    fn try_keys(&mut self) -> Result<Session, ClientError> {
+        match self.try_connect(false) {
+            Err(ClientError::Channel { source: ChannelError::OtherKey, .. }) => {
+                if let Some(keys) = keys::read(&self.state, self.sink)? {
+                    self.keys = keys;
+                }
+                self.try_connect(true)
+            }
+            other => other,
+        }
+    }
+
+    fn try_connect(&mut self, by_key: bool) -> Result<Session, ClientError> {
         let transport = Transport::tcp(open_socket(self.options.destination.address())?)
             .map_err(|error| self.channel_error(error.into()))?;
         let closer = transport.closer();
         // Ctrl-C ends whatever waits on the connection, from the first byte on.
         self.shutdown.close_on_request(move || closer.close());
-        let (handshake, server) = ClientHandshake::begin(transport, self.options.window, self.options.timeout)
+        let announced = self.options.window.bytes(Duration::ZERO, self.careful);
+        let began = Instant::now();
+        let (handshake, server) = ClientHandshake::begin(transport, announced, self.options.timeout)
             .map_err(|error| self.channel_error(error))?;
+        let round_trip = began.elapsed();
         let moved = self.check_server(&server)?;
         let (name, known) = (&self.options.user, self.identity.as_ref().and_then(|identity| identity.client_id));
         // A token is shown only where it is needed, and never to a server other than its own.
         let token = self.options.token.as_ref().filter(|_| known.is_none()).map(|token| &token.secret);
-        let login = ClientLogin { name, known, token, key: &self.key };
-        let (mut channel, client) = handshake.login(&login).map_err(|error| self.channel_error(error))?;
+        let (key, next_key) = (&self.keys.present, self.keys.next.as_ref());
+        let login = ClientLogin { name, known, token, key, next_key, by_key };
+        let LoggedIn { mut channel, client, with_next_key } =
+            handshake.login(&login).map_err(|error| self.channel_error(without_rotation(&server, error)))?;
+        let began = Instant::now();
         self.wait_for_welcome(&mut channel)?;
+        // The server may have been busy during one of the two.
+        let round_trip = round_trip.min(began.elapsed());
+        channel.set_window(self.options.window.bytes(round_trip, self.careful));
         self.remember(&server, client, moved)?;
-        Ok(Session { channel, address: self.address(), shutdown: self.shutdown.clone() })
+        if with_next_key && self.state.is_exclusive() {
+            self.keys.promote(&self.state)?;
+            self.notice("the new key has taken the place of the old one, which opens nothing any more");
+        }
+        Ok(Session {
+            channel,
+            address: self.address(),
+            shutdown: self.shutdown.clone(),
+            server: server.fingerprint,
+            client,
+            rotates_keys: server.rotates_keys,
+        })
     }
 
     /// The server has let us in, is full, or cannot register us.
@@ -231,6 +293,14 @@ impl<'a> Client<'a> {
     }
 }
 
+/// A server that exchanges no keys has used a wrong one, where it used another.
+fn without_rotation(server: &ServerIdentity, error: ChannelError) -> ChannelError {
+    match error {
+        ChannelError::OtherKey if !server.rotates_keys => ChannelError::Refused(Refusal::Authentication),
+        error => error,
+    }
+}
+
 /// Connects to one of the addresses that the host has.
 pub(super) fn open_socket(address: &ServerAddress) -> Result<TcpStream, ClientError> {
     let resolved = (address.host(), address.port())
@@ -255,55 +325,16 @@ pub fn server_fingerprint(address: &ServerAddress, timeout: Duration) -> Result<
     Ok(server.fingerprint)
 }
 
-/// The client's key pair; made where there is none yet.
-fn open_keys(
-    state: &StateFolder,
-    options: &ClientOptions,
-    is_new: bool,
-    sink: &dyn ProgressSink,
-) -> Result<PrivateKey, ClientError> {
-    let broken = |source| ClientError::Key { file: state.private_key_path().display().to_string(), source };
-    if let Some(der) = state.read_private_key()? {
-        if let Some(message) = state.open_key_warning() {
-            sink.event(Event::Notice { message: &message });
-        }
-        let key = PrivateKey::from_pkcs8_der(&der).map_err(broken)?;
-        if state.is_exclusive() && state.read_public_key()?.as_deref() != Some(key.public().spki_der()) {
-            state.write_public_key(key.public().spki_der())?;
-        }
-        return Ok(key);
-    }
-    let notice = |message: &str| sink.event(Event::Notice { message });
-    if is_new && let Some(found) = me_info::to_take_over(state, &options.user, notice) {
-        return take_over(state, found, sink);
-    }
-    if options.rsa_bits < 2_048 {
-        let message = "an RSA key below 2,048 bits can be broken with effort: see docs/threat-model.md";
-        sink.event(Event::Notice { message });
-    }
-    let key = PrivateKey::generate(options.rsa_bits).map_err(broken)?;
-    state.write_keys(&key.to_pkcs8_der().map_err(broken)?, key.public().spki_der())?;
-    Ok(key)
-}
-
-/// Takes the key of a legacy client over, which its name belongs to at the server.
-fn take_over(state: &StateFolder, found: FoundMeInfo, sink: &dyn ProgressSink) -> Result<PrivateKey, ClientError> {
-    let (key, file) = (found.info.key, me_info::shown(&found.file));
-    let broken = |source| ClientError::Key { file: file.clone(), source };
-    state.write_keys(&key.to_pkcs8_der().map_err(broken)?, key.public().spki_der())?;
-    let message = format!(
-        "the key of {} is taken over from {file}; it has only 1,024 bits: see docs/migration.md",
-        found.info.name
-    );
-    sink.event(Event::Notice { message: &message });
-    Ok(key)
-}
-
 /// A proven connection to the server.
 pub struct Session {
     pub(super) channel: Channel,
     pub(super) address: String,
     pub(super) shutdown: Shutdown,
+    /// The key that the server has proved.
+    pub(super) server: Fingerprint,
+    pub(super) client: ClientId,
+    /// Whether the server lets keys be exchanged.
+    pub(super) rotates_keys: bool,
 }
 
 impl Session {
@@ -328,5 +359,23 @@ impl Session {
             return ClientError::Interrupted;
         }
         ClientError::Channel { address: self.address.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_fits_its_line_within_bounds_unless_it_is_given() {
+        let bytes =
+            |window: Window, milliseconds, careful| window.bytes(Duration::from_millis(milliseconds), careful);
+        assert_eq!(bytes(Window::Fitting, 0, false), 2 << 20);
+        assert_eq!(bytes(Window::Fitting, 20, false), 2 << 20);
+        assert_eq!(bytes(Window::Fitting, 50, false), 4_000_000);
+        assert_eq!(bytes(Window::Fitting, 60_000, false), 8 << 20);
+        assert_eq!(bytes(Window::Fitting, 0, true), 256 << 10);
+        assert_eq!(bytes(Window::Fitting, 200, true), 1 << 20);
+        assert_eq!(bytes(Window::Fixed(70_000), 200, true), 70_000);
     }
 }

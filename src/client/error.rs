@@ -139,7 +139,7 @@ fn state_exit_code(error: &StateError) -> ExitCode {
 
 fn channel_exit_code(error: &ChannelError) -> ExitCode {
     match error {
-        ChannelError::Refused(_) | ChannelError::Unproven => ExitCode::Refused,
+        ChannelError::Refused(_) | ChannelError::Unproven | ChannelError::OtherKey => ExitCode::Refused,
         ChannelError::LegacyServer => ExitCode::NoConnection,
         error if error.is_passing() => ExitCode::NoConnection,
         _ => ExitCode::Failed,
@@ -204,7 +204,7 @@ fn channel_text(formatter: &mut fmt::Formatter<'_>, address: &str, source: &Chan
             "the server at {address} speaks only the legacy dialect: update it (docs/migration.md), or send to it with \
              \"backup --legacy\", which protects less"
         ),
-        ChannelError::Refused(Refusal::Authentication) => write!(
+        ChannelError::Refused(Refusal::Authentication) | ChannelError::OtherKey => write!(
             formatter,
             "the server at {address} does not know this name with this id and key: if it was set up anew, move \
              identity.json out of the state folder to register again; otherwise ask its operator"

@@ -10,6 +10,7 @@ mod export;
 mod facts;
 pub mod given;
 pub mod json;
+mod keys;
 mod legacy;
 mod listing;
 mod listing_spill;
@@ -29,6 +30,7 @@ mod restore;
 mod restoring;
 mod retry;
 pub mod roots;
+mod rotate_key;
 pub mod scan;
 mod sender;
 pub mod source;
@@ -44,7 +46,7 @@ mod test_tree;
 
 pub use backup::{BackupOptions, BackupSummary, backup};
 pub use connect::{
-    Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, WINDOW_BYTES, server_fingerprint,
+    Client, ClientOptions, Destination, LOW_MEMORY_WINDOW_BYTES, Session, Window, server_fingerprint,
 };
 pub use error::{ClientError, ExitCode};
 pub use export::{ExportSummary, Exporting, Taken};
@@ -54,4 +56,5 @@ pub use query::{Damage, ListSummary, Listed, VerifySummary};
 pub use request_limits::{check_backup, check_selection};
 pub use restore::{Restore, RestoreSummary};
 pub use retry::RetryPolicy;
+pub use rotate_key::{KeyRotation, rotate_key};
 pub use unfinished::unfinished_upload;

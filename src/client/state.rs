@@ -29,6 +29,8 @@ const IDENTITY_FILE: &str = "identity.json";
 const STATUS_FILE: &str = "status.json";
 const LOCK_FILE: &str = "lock";
 const PRIVATE_KEY_FILE: &str = "valid_private_key.der";
+/// The private key that takes the place of the other with the first login in which the server uses it.
+const NEXT_PRIVATE_KEY_FILE: &str = "valid_private_key.der.next";
 const PUBLIC_KEY_FILE: &str = "valid_public_key.der";
 
 /// Why the state folder cannot be used, or does not fit this run.
@@ -225,6 +227,29 @@ impl StateFolder {
     /// The private key as it lies on the disk (PKCS#8); none before the first run.
     pub fn read_private_key(&self) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
         read_bounded(&self.folder.join(PRIVATE_KEY_FILE))
+    }
+
+    /// The private key that is to follow; none where no rotation is under way.
+    pub fn read_next_private_key(&self) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+        read_bounded(&self.folder.join(NEXT_PRIVATE_KEY_FILE))
+    }
+
+    /// Writes the private key that is to follow (0600); an earlier one that was to follow is lost.
+    pub fn write_next_private_key(&self, private_der: &[u8]) -> Result<(), StateError> {
+        self.write_file(NEXT_PRIVATE_KEY_FILE, private_der, 0o600)
+    }
+
+    /// Puts the next key in the place of the present one, which is gone then. As with a new pair, the public key comes
+    /// last.
+    pub fn promote_next_key(&self, public_der: &[u8]) -> Result<(), StateError> {
+        let next = self.folder.join(NEXT_PRIVATE_KEY_FILE);
+        durable::rename_file(&next, PRIVATE_KEY_FILE).map_err(failed(&next, "rename"))?;
+        self.write_file(PUBLIC_KEY_FILE, public_der, 0o644)
+    }
+
+    /// Where the next private key lies, for messages.
+    pub fn next_private_key_path(&self) -> PathBuf {
+        self.folder.join(NEXT_PRIVATE_KEY_FILE)
     }
 
     /// What to tell a person whose private key others can read.

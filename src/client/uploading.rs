@@ -69,6 +69,15 @@ pub struct Sent {
     pub unreadable: u64,
 }
 
+/// How far a connection got, whichever way it ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress {
+    /// The last content that arrived for sure.
+    pub reached: Option<Place>,
+    /// What was sent so far, over all connections.
+    pub sent: Sent,
+}
+
 /// A range that the server has been asked about.
 struct Pending {
     number: u32,
@@ -201,13 +210,15 @@ impl<'a> Uploading<'a> {
     }
 
     /// Runs until the snapshot is stored, or a dry run has seen everything. Where the line ends, what the
-    /// server said before that is the reason. `reached` becomes the last content that arrived for sure.
-    pub fn run(mut self, reached: &mut Option<Place>) -> Result<Uploaded, Stopped> {
+    /// server said before that is the reason. `progress` goes on from what earlier connections sent.
+    pub fn run(mut self, progress: &mut Progress) -> Result<Uploaded, Stopped> {
+        self.sent = progress.sent;
         let result = match self.upload() {
             Err(Stopped::Channel(error)) => Err(self.last_word().unwrap_or(Stopped::Channel(error))),
             other => other,
         };
-        *reached = self.reach.verified(self.channel.segments_acknowledged());
+        let reached = self.reach.verified(self.channel.segments_acknowledged());
+        *progress = Progress { reached, sent: self.sent };
         result
     }
 

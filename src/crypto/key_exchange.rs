@@ -23,6 +23,7 @@ use x25519_dalek::{PublicKey as X25519Public, StaticSecret};
 use zeroize::Zeroizing;
 
 use super::error::CryptoError;
+use super::rsa_keys::Fingerprint;
 use super::secret::{Secret, constant_time_equal};
 
 /// How many segments of one chain share an epoch's keys unless a test says otherwise: 2^22, that is 64 GiB of full
@@ -223,6 +224,24 @@ pub fn enrol_proof(
         mac.update(part);
     }
     Ok(mac.finalize().into_bytes().into())
+}
+
+/// What a client answers to the challenge under its new key: `HMAC-SHA256(challenge, "rotation" ‖ fingerprint of the
+/// server's key [32] ‖ client id [16] ‖ new public key)`.
+///
+/// Only the owner of the new key can open the challenge. Server and client bind the answer to the one session that
+/// it is for, so that nobody can have it made elsewhere.
+pub fn rotation_proof(
+    challenge: &Secret<32>,
+    server: &Fingerprint,
+    client: &[u8; 16],
+    new_public_key_der: &[u8],
+) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(challenge.expose()).expect("HMAC takes a key of any length");
+    for part in [b"rotation", &server.as_bytes()[..], client, new_public_key_der] {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
 }
 
 /// Whether `proof` is the [`enrol_proof`] of these inputs, compared in constant time. A name too long for any proof

@@ -53,7 +53,8 @@ pub use blocks::{BLOCK_BYTES, BlockHasher, BlockSum, SumsCombiner, block_sum, bl
 pub use checksum::{ContentHasher, ContentSums, blake3_hash, crc32};
 pub use error::{CryptoError, Damaged};
 pub use key_exchange::{
-    Chain, DirectionChains, Ephemeral, SEGMENTS_PER_EPOCH, SessionKeys, Transcript, enrol_proof, verify_enrol_proof,
+    Chain, DirectionChains, Ephemeral, SEGMENTS_PER_EPOCH, SessionKeys, Transcript, enrol_proof, rotation_proof,
+    verify_enrol_proof,
 };
 pub use legacy_file::{FileDecryptor, FileEncryptor, file_ciphertext_bytes};
 pub use legacy_keys::{LEGACY_WRAPPED_BYTES, LegacyExponent, LegacyOaep};

@@ -178,7 +178,7 @@ impl PublicKey {
             return Err(CryptoError::KeyExponent);
         }
         let spki_der = key.to_public_key_der().map_err(|_| CryptoError::PublicKeyMalformed)?.into_vec();
-        let fingerprint = Fingerprint::from_bytes(Sha256::digest(&spki_der).into());
+        let fingerprint = Fingerprint::of_der(&spki_der);
         Ok(Self { key, spki_der, fingerprint })
     }
 
@@ -253,6 +253,11 @@ impl Fingerprint {
     /// Takes the 32 bytes of the hash.
     pub fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// Of a SubjectPublicKeyInfo in its one encoding.
+    pub fn of_der(spki_der: &[u8]) -> Self {
+        Self(Sha256::digest(spki_der).into())
     }
 
     /// The 32 bytes of the hash.

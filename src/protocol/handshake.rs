@@ -16,9 +16,9 @@ pub const SHORT_ANSWER_BYTES: usize = 2;
 /// Most features that a list may name.
 const FEATURES_MAX: usize = 64;
 /// A SubjectPublicKeyInfo of 4,096 bits takes 550 bytes.
-const PUBLIC_KEY_BYTES_MAX: usize = 600;
+pub(super) const PUBLIC_KEY_BYTES_MAX: usize = 600;
 /// An RSA ciphertext is as long as its modulus: at most 4,096 bits.
-const RSA_CIPHERTEXT_BYTES_MAX: usize = 512;
+pub(super) const RSA_CIPHERTEXT_BYTES_MAX: usize = 512;
 /// 100 characters of UTF-8.
 const NAME_BYTES_MAX: usize = 400;
 
@@ -31,6 +31,10 @@ pub const SEGMENTS_PER_EPOCH_RANGE: std::ops::RangeInclusive<u64> = 64..=1 << 22
 pub mod feature {
     /// The conversation as `docs/protocol.md` describes it. Always offered, always chosen.
     pub const BASE: u16 = 1;
+    /// Keys can be exchanged for new ones.
+    pub const KEY_ROTATION: u16 = 2;
+    /// All that this program knows.
+    pub const ALL: [u16; 2] = [BASE, KEY_ROTATION];
 }
 
 /// Message 1.
@@ -149,6 +153,9 @@ impl ServerHello {
 pub enum Claim {
     /// It has been here before and was given this id.
     Known(ClientId),
+    /// The same, and which of its keys it has: the SHA-256 of that public key. For a client that the server would
+    /// have used another key of.
+    KnownByKey(ClientId, [u8; 32]),
     /// It is new, or lost the answer that held its id: its public key as SubjectPublicKeyInfo DER.
     Register(Vec<u8>),
 }
@@ -166,6 +173,7 @@ pub struct Login {
 
 const CLAIM_KNOWN: u8 = 1;
 const CLAIM_REGISTER: u8 = 2;
+const CLAIM_KNOWN_BY_KEY: u8 = 3;
 
 impl Login {
     pub fn encode(&self) -> Vec<u8> {
@@ -175,6 +183,11 @@ impl Login {
             Claim::Known(id) => {
                 out.put_u8(CLAIM_KNOWN);
                 out.put_bytes(id.as_bytes());
+            }
+            Claim::KnownByKey(id, fingerprint) => {
+                out.put_u8(CLAIM_KNOWN_BY_KEY);
+                out.put_bytes(id.as_bytes());
+                out.put_bytes(fingerprint);
             }
             Claim::Register(public_key) => {
                 out.put_u8(CLAIM_REGISTER);
@@ -196,6 +209,10 @@ impl Login {
             name: name.parse().map_err(|_| DecodeError::Invalid { what: "user name" })?,
             claim: match reader.u8("claim")? {
                 CLAIM_KNOWN => Claim::Known(ClientId::from_bytes(reader.array("client id")?)),
+                CLAIM_KNOWN_BY_KEY => {
+                    let id = ClientId::from_bytes(reader.array("client id")?);
+                    Claim::KnownByKey(id, reader.array("client key fingerprint")?)
+                }
                 CLAIM_REGISTER => {
                     Claim::Register(reader.bytes16(PUBLIC_KEY_BYTES_MAX, "client public key")?.to_vec())
                 }
@@ -349,12 +366,18 @@ mod tests {
         }
     }
 
-    fn logins() -> [Login; 2] {
+    fn logins() -> [Login; 3] {
         let name: UserName = "Ada".parse().unwrap();
         [
             Login {
                 name: name.clone(),
                 claim: Claim::Known(ClientId::from_bytes([6; 16])),
+                token_proof: None,
+                sealed_secret: vec![7; 128],
+            },
+            Login {
+                name: name.clone(),
+                claim: Claim::KnownByKey(ClientId::from_bytes([6; 16]), [5; 32]),
                 token_proof: None,
                 sealed_secret: vec![7; 128],
             },
@@ -390,7 +413,7 @@ mod tests {
     /// The bytes of every handshake message, as `tests/testdata/vectors/handshake.txt` pins them.
     #[test]
     fn the_bytes_of_every_handshake_message_are_pinned() {
-        let [known, register] = logins();
+        let [known, known_by_key, register] = logins();
         let answer = LoginAnswer {
             client: ClientId::from_bytes([1; 16]),
             client_fingerprint: [2; 32],
@@ -400,6 +423,7 @@ mod tests {
             ("client-hello", client_hello().encode()),
             ("server-hello", server_hello().encode()),
             ("login-known", known.encode()),
+            ("login-known-by-key", known_by_key.encode()),
             ("login-register", register.encode()),
             ("login-answer", answer.encode()),
             ("busy", Busy { seconds: 30 }.encode()),
@@ -417,7 +441,7 @@ mod tests {
         let messages: [(Vec<u8>, Decodes); 3] = [
             (client_hello().encode(), |bytes| ClientHello::decode(bytes).is_ok()),
             (server_hello().encode(), |bytes| ServerHello::decode(bytes).is_ok()),
-            (logins()[1].encode(), |bytes| Login::decode(bytes).is_ok()),
+            (logins()[2].encode(), |bytes| Login::decode(bytes).is_ok()),
         ];
         for (bytes, decodes) in messages {
             assert!(decodes(&bytes));

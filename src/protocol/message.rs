@@ -3,18 +3,22 @@
 //! Each kind has its own limit, checked before a byte of the body is buffered. Bulk bodies (contents,
 //! encoded ranges) are borrowed from the receiving buffer, never copied here.
 
+mod begin;
 mod fields;
 pub(crate) mod message_kind;
 mod pages;
 
+pub use self::begin::{Begin, HostFolder, begin_flag};
 pub use self::pages::{BlockRun, Page, ReadBlocks};
 
+use self::begin::BOOT_BYTES_MAX;
 use self::fields::{
-    put_cut_text, put_pair, put_path_option, put_paths, put_snapshot_option, put_tags, put_text, read_pair,
-    read_path_option, read_paths, read_snapshot, read_snapshot_option, read_tags,
+    put_pair, put_path_option, put_paths, put_snapshot_option, put_tags, put_text, read_pair, read_path_option,
+    read_paths, read_snapshot, read_snapshot_option, read_tags,
 };
+use super::handshake::{PUBLIC_KEY_BYTES_MAX, RSA_CIPHERTEXT_BYTES_MAX};
 use crate::base::codec::{DecodeError, Reader, Writer};
-use crate::base::ids::{SnapshotId, UploadId};
+use crate::base::ids::SnapshotId;
 use crate::base::limits::{
     CONTENT_CHUNK_BYTES, LABEL_BYTES_MAX, PATH_BYTES_MAX, PATHS_BYTES_MAX, RANGE_BYTES_MAX, RANGE_ENTRIES_MAX,
     READ_BLOCKS_MAX, REQUEST_PATHS_MAX, ROOTS_MAX, TAGS_MAX,
@@ -83,44 +87,6 @@ impl FailureCode {
     fn from_number(number: u16) -> FailureCode {
         Self::ALL.into_iter().find(|code| *code as u16 == number).unwrap_or(FailureCode::Internal)
     }
-}
-
-/// What a backup begins with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Begin {
-    /// Chosen by the client; the same id again means the same upload.
-    pub upload: UploadId,
-    pub started: Timestamp,
-    /// Bits of [`begin_flag`].
-    pub flags: u8,
-    /// Compare with this snapshot instead of the newest.
-    pub parent: Option<SnapshotId>,
-    pub host: String,
-    pub label: String,
-    pub tags: Vec<String>,
-    pub roots: Vec<EntryPath>,
-}
-
-/// How a backup compares with what is stored.
-pub mod begin_flag {
-    /// With no earlier snapshot: everything is sent.
-    pub const FULL: u8 = 1;
-    /// Another inode alone is no change.
-    pub const IGNORE_INODE: u8 = 2;
-    /// Another ctime alone is no change.
-    pub const IGNORE_CTIME: u8 = 4;
-    /// Nothing is to be stored: what is left of the upload stays as it is.
-    pub const DRY_RUN: u8 = 8;
-    pub const ALL: u8 = FULL | IGNORE_INODE | IGNORE_CTIME | DRY_RUN;
-}
-
-/// A folder by its place in a running system: so that a client on the same host leaves it out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostFolder {
-    /// Names one boot of one kernel; empty where the system has no such name.
-    pub boot: String,
-    pub device: u64,
-    pub inode: u64,
 }
 
 /// An entry that is needed and for whose path the server holds something.
@@ -272,6 +238,10 @@ pub enum ToServer<'a> {
     Cancel,
     Page(Page<'a>),
     ReadBlocks(ReadBlocks),
+    /// The public key, SubjectPublicKeyInfo DER, that is to take the place of the client's.
+    NewKey(&'a [u8]),
+    /// What the client makes of the challenge under its new key.
+    NewKeyProof([u8; 32]),
 }
 
 /// One snapshot as a listing shows it.
@@ -379,6 +349,10 @@ pub enum ToClient<'a> {
         files: u64,
         bytes: u64,
     },
+    /// A secret under the client's new key.
+    KeyChallenge(&'a [u8]),
+    /// The new key is written down: the next login may be with it.
+    KeyTaken,
     /// JSON, as `stats` prints it.
     Statistics(String),
     /// The end of a streamed answer: how many rows it had.
@@ -401,7 +375,9 @@ pub const fn blocks_bytes_max(count: u32) -> usize {
 pub fn body_bytes_max(kind: u8) -> Option<usize> {
     use message_kind::*;
     Some(match kind {
-        FINISHED | LIST_SNAPSHOTS | STATISTICS | CANCEL | SERVER_FINISHED | WELCOME => 0,
+        FINISHED | LIST_SNAPSHOTS | STATISTICS | CANCEL | SERVER_FINISHED | WELCOME | KEY_TAKEN => 0,
+        NEW_KEY => PUBLIC_KEY_BYTES_MAX,
+        KEY_CHALLENGE => RSA_CIPHERTEXT_BYTES_MAX,
         BUSY => 2,
         RANGE_HELD | RANGE_LACKING => 4,
         CONTENT_START | CONTENT_SKIP | CONTENT_REPEAT | DELTA_START | END => 8,
@@ -410,7 +386,7 @@ pub fn body_bytes_max(kind: u8) -> Option<usize> {
         BLOCKS => 16 + BLOCKS_WANTED_MAX as usize * BLOCK_HASH_BYTES,
         VERIFIED | CONTENT_RESUME => 16,
         COMMIT => 20,
-        RANGE_OFFER => 32,
+        RANGE_OFFER | NEW_KEY_PROOF => 32,
         CONTENT_END | SERVER_CONTENT_END => CONTENT_END_BYTES,
         CONTENT_SAME => 9,
         BEGUN => 1 + SnapshotId::LENGTH + 2 + BOOT_BYTES_MAX + 16,
@@ -506,6 +482,10 @@ impl ToServer<'_> {
             ToServer::Cancel => put_message(out, message_kind::CANCEL, |_| {}),
             ToServer::Page(page) => put_message(out, message_kind::PAGE, |out| page.encode(out)),
             ToServer::ReadBlocks(read) => put_message(out, message_kind::READ_BLOCKS, |out| read.encode(out)),
+            ToServer::NewKey(key) => put_message(out, message_kind::NEW_KEY, |out| out.put_bytes(key)),
+            ToServer::NewKeyProof(proof) => {
+                put_message(out, message_kind::NEW_KEY_PROOF, |out| out.put_bytes(proof));
+            }
         }
     }
 
@@ -567,6 +547,8 @@ impl ToServer<'_> {
             message_kind::CANCEL => ToServer::Cancel,
             message_kind::PAGE => Page::decode(&mut reader)?,
             message_kind::READ_BLOCKS => ToServer::ReadBlocks(ReadBlocks::decode(&mut reader)?),
+            message_kind::NEW_KEY => ToServer::NewKey(reader.rest()),
+            message_kind::NEW_KEY_PROOF => ToServer::NewKeyProof(reader.array("proof of the new key")?),
             _ => return Err(DecodeError::Invalid { what: "message kind" }),
         };
         reader.finish("message")?;
@@ -637,6 +619,10 @@ impl ToClient<'_> {
                 out.put_u64(*files);
                 out.put_u64(*bytes);
             }),
+            ToClient::KeyChallenge(sealed) => {
+                put_message(out, message_kind::KEY_CHALLENGE, |out| out.put_bytes(sealed));
+            }
+            ToClient::KeyTaken => put_message(out, message_kind::KEY_TAKEN, |_| {}),
             ToClient::Statistics(json) => {
                 put_message(out, message_kind::STATISTICS_ANSWER, |out| out.put_bytes(json.as_bytes()));
             }
@@ -687,6 +673,8 @@ impl ToClient<'_> {
             message_kind::VERIFIED => {
                 ToClient::Verified { files: reader.u64("verified files")?, bytes: reader.u64("verified bytes")? }
             }
+            message_kind::KEY_CHALLENGE => ToClient::KeyChallenge(reader.rest()),
+            message_kind::KEY_TAKEN => ToClient::KeyTaken,
             message_kind::STATISTICS_ANSWER => {
                 let json = String::from_utf8(reader.rest().to_vec());
                 ToClient::Statistics(json.map_err(|_| DecodeError::Invalid { what: "statistics" })?)
@@ -699,43 +687,12 @@ impl ToClient<'_> {
     }
 }
 
-impl Begin {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.put_bytes(self.upload.as_bytes());
-        self.started.encode(out);
-        out.put_u8(self.flags);
-        put_snapshot_option(out, self.parent);
-        put_text(out, &self.host);
-        put_text(out, &self.label);
-        put_tags(out, &self.tags);
-        put_paths(out, &self.roots);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Begin, DecodeError> {
-        Ok(Begin {
-            upload: UploadId::from_bytes(reader.array("upload id")?),
-            started: Timestamp::decode(reader)?,
-            flags: match reader.u8("begin flags")? {
-                flags if flags & !begin_flag::ALL == 0 => flags,
-                _ => return Err(DecodeError::Invalid { what: "begin flags" }),
-            },
-            parent: read_snapshot_option(reader)?,
-            host: reader.text16(LABEL_BYTES_MAX, "host")?,
-            label: reader.text16(LABEL_BYTES_MAX, "label")?,
-            tags: read_tags(reader)?,
-            roots: read_paths(reader, ROOTS_MAX, "roots")?,
-        })
-    }
-}
-
 const CONTENT_END_BYTES: usize = 8 + 4 + 32 + 1;
 const HELD_LARGE: u8 = 1;
 const HELD_PARTIAL: u8 = 2;
 const HELD_PARTIAL_DELTA: u8 = 2 | 4;
 /// Entry number, BLAKE3, and flags: whether its blocks can be asked for, and whether there is a beginning.
 const HELD_BYTES: usize = 4 + 32 + 1;
-/// Longest name of a boot.
-const BOOT_BYTES_MAX: usize = 64;
 
 impl ContentEnd {
     fn encode(&self, out: &mut Vec<u8>) {
@@ -751,22 +708,6 @@ impl ContentEnd {
             crc32: reader.u32("content CRC32")?,
             blake3: reader.array("content BLAKE3")?,
             flags: reader.u8("content flags")?,
-        })
-    }
-}
-
-impl HostFolder {
-    fn encode(&self, out: &mut Vec<u8>) {
-        put_cut_text(out, &self.boot, BOOT_BYTES_MAX);
-        out.put_u64(self.device);
-        out.put_u64(self.inode);
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<HostFolder, DecodeError> {
-        Ok(HostFolder {
-            boot: reader.text16(BOOT_BYTES_MAX, "boot")?,
-            device: reader.u64("device")?,
-            inode: reader.u64("inode")?,
         })
     }
 }

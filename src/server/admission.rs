@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::base::ids::{ClientId, UserName};
 use crate::channel::LoginReceived;
-use crate::crypto::{PublicKey, Secret};
+use crate::crypto::{Fingerprint, PublicKey, Secret};
 use crate::protocol::handshake::{Claim, Refusal, RegistrationPolicy};
 use crate::storage::{ClientRecord, Store, StoreError};
 
@@ -48,10 +48,18 @@ pub fn decide(
         Claim::Known(id) => {
             let record = store.client(*id).filter(|record| record.is_called(login.name()));
             let record = record.ok_or(Refusal::Authentication)?;
-            known(&record)
+            // A client that has proved its next key has it.
+            known(&record, record.next_key.as_ref().unwrap_or(&record.public_key))
+        }
+        Claim::KnownByKey(id, fingerprint) => {
+            let record = store.client(*id).filter(|record| record.is_called(login.name()));
+            let record = record.ok_or(Refusal::Authentication)?;
+            let mut keys = record.next_key.iter().chain([&record.public_key]);
+            let key = keys.find(|key| Fingerprint::of_der(key).as_bytes() == fingerprint);
+            known(&record, key.ok_or(Refusal::Authentication)?)
         }
         Claim::Register(public_key) => match store.client_named(login.name()) {
-            Some(record) if record.public_key == *public_key => known(&record),
+            Some(record) if record.has_key(public_key) => known(&record, public_key),
             existing => {
                 let token = may_register(store, policy, peer, login, public_key)?;
                 // Only who may register learns that a name is taken.
@@ -72,11 +80,12 @@ pub fn decide(
     }
 }
 
-fn known(record: &ClientRecord) -> Result<Admitted, Refusal> {
+/// Admits a client with one of its keys.
+fn known(record: &ClientRecord, key: &[u8]) -> Result<Admitted, Refusal> {
     if record.is_reset() {
         return Err(Refusal::Authentication);
     }
-    let key = PublicKey::from_spki_der(&record.public_key).map_err(|error| {
+    let key = PublicKey::from_spki_der(key).map_err(|error| {
         log::error!("the recorded key of {} cannot be used: {error}", record.name);
         Refusal::Authentication
     })?;
@@ -113,13 +122,20 @@ fn may_register(
 
 impl Admitted {
     /// Writes a new client down, durably; gives the record of a known one. The peer has proved its key.
-    pub fn register(&self, store: &Store) -> Result<Arc<ClientRecord>, StoreError> {
+    /// Where that replaces the client's key, `end_others` ends the sessions that were opened with the old one.
+    pub fn register(&self, store: &Store, end_others: impl FnOnce()) -> Result<Arc<ClientRecord>, StoreError> {
         match self.registration {
             None => {
                 let gone = || StoreError::NotFound { what: format!("client {} is no longer here", self.name) };
                 let record = store.client(self.client);
                 // The operator may have reset it since.
-                let record = record.filter(|record| record.public_key == self.key.spki_der()).ok_or_else(gone)?;
+                let record = record.filter(|record| record.has_key(self.key.spki_der())).ok_or_else(gone)?;
+                if record.next_key.as_deref() == Some(self.key.spki_der()) {
+                    let record = store.finish_key_rotation(record.id, self.key.spki_der())?;
+                    end_others();
+                    log::info!("{} has its new key: the old one is refused from now on", record.name);
+                    return Ok(record);
+                }
                 if record.legacy {
                     store.close_to_legacy(record.id)?;
                     log::info!(

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::blocks;
 use super::session::{Ended, Failure};
+use super::sessions::Doing;
 use crate::base::ids::{ClientId, SnapshotId};
 use crate::base::limits::{CONTENT_CHUNK_BYTES, HOLE_BYTES_MAX, LARGE_FILE_BYTES};
 use crate::base::path::EntryPath;
@@ -29,6 +30,19 @@ pub enum Request {
     Blocks(ReadBlocks),
     File { selection: Selection, offset: u64, length: u64 },
     Verify(Selection),
+}
+
+impl Request {
+    /// What a session does that answers it.
+    pub fn doing(&self) -> Doing {
+        match self {
+            Request::Snapshots | Request::Entries { contents: false, .. } => Doing::Listing,
+            Request::Page { page: Page { wanted: None, .. }, .. } => Doing::Listing,
+            Request::Entries { .. } | Request::Page { .. } => Doing::Sending,
+            Request::Blocks(_) | Request::File { .. } => Doing::Sending,
+            Request::Verify(_) => Doing::Verifying,
+        }
+    }
 }
 
 /// A part of a selection: the first entries behind a path, and which of their contents are wanted.
@@ -243,6 +257,7 @@ fn content(store: &Store, client: ClientId, stored: &StoredEntry, outbox: &mut O
         }
         Err(error) => {
             log::error!("{error}");
+            note_damage(store, client, stored, &error);
             let text = Failure::from(error).text;
             Ok(outbox.send_to_client(&ToClient::ContentFailed { text })?)
         }
@@ -357,9 +372,22 @@ fn file(
     outbox.send_to_client(&ToClient::Entry(EntryRow { content: content_end(&stored), entry: &encoded }))?;
     match stream_content(store, client, &stored, offset, length, outbox)? {
         Ok(()) => outbox.send_to_client(&ToClient::ContentEnd(content_end(&stored).expect("it has content")))?,
-        Err(error) => return Err(error.into()),
+        Err(error) => {
+            note_damage(store, client, &stored, &error);
+            return Err(error.into());
+        }
     }
     Ok(1)
+}
+
+/// A content that could not be read is looked at as a whole, so that the list of damaged contents says what it has.
+fn note_damage(store: &Store, client: ClientId, stored: &StoredEntry, error: &StoreError) {
+    if error.is_damage() {
+        let _ = store.verify_content(client, stored);
+        if let Err(error) = store.save_damage(client) {
+            log::warn!("{error}");
+        }
+    }
 }
 
 /// The one file that a selection names, and the walk that found it: as long as that is there, the snapshot is too.
@@ -419,6 +447,7 @@ fn verify(store: &Store, client: ClientId, selection: &Selection, outbox: &mut O
     match (unmatched.first(), heads.last()) {
         (Some(path), Some(head)) => Err(not_found(path.display(), head).into()),
         _ => {
+            store.save_damage(client)?;
             outbox.send_to_client(&ToClient::Verified { files, bytes })?;
             Ok(damaged)
         }

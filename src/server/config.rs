@@ -15,6 +15,8 @@ use crate::protocol::handshake::RegistrationPolicy;
 
 /// The server's resend ring: what one session may keep of sealed segments, in bytes.
 pub const WINDOW_BYTES: u32 = 512 * 1024;
+/// How far it grows where round trips are long.
+pub const LONG_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 
 /// Everything a server needs to know.
 #[derive(Debug, Clone)]
@@ -61,6 +63,16 @@ pub enum LowSpace {
     Bytes(u64),
     /// Of the whole disk.
     Percent(u8),
+}
+
+impl LowSpace {
+    /// In bytes, on a disk of `total`.
+    pub fn bytes_of(self, total: u64) -> u64 {
+        match self {
+            LowSpace::Bytes(bytes) => bytes,
+            LowSpace::Percent(percent) => (u128::from(total) * u128::from(percent) / 100) as u64,
+        }
+    }
 }
 
 impl FromStr for LowSpace {

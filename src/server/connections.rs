@@ -2,13 +2,15 @@
 //! join every thread.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::base::ids::UserName;
 use crate::base::waker::Waker;
-use crate::channel::Closer;
+use crate::channel::{Closer, Meter, Transport};
 
 /// All connections that have a thread.
 #[derive(Debug, Default)]
@@ -40,11 +42,33 @@ pub struct Connection {
     connections: Arc<Connections>,
     number: u64,
     working: Arc<AtomicBool>,
+    peer: SocketAddr,
+    meter: Arc<Meter>,
+    /// Whom it was found to speak for last.
+    client: Mutex<Option<UserName>>,
 }
 
 impl Connection {
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// What it has carried.
+    pub fn meter(&self) -> Arc<Meter> {
+        self.meter.clone()
+    }
+
+    /// Notes whom it speaks for, so that what fails on it can be said to be theirs.
+    pub fn set_client(&self, name: &UserName) {
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.clone());
+    }
+
+    pub fn client(&self) -> Option<UserName> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether a command is being worked on: only such a connection is waited for when the server ends.
@@ -78,14 +102,15 @@ impl Connections {
     }
 
     /// A place for a connection whose thread is about to be started.
-    pub fn add(self: &Arc<Connections>, closer: Closer) -> Connection {
+    pub fn add(self: &Arc<Connections>, peer: SocketAddr, transport: &Transport) -> Connection {
         let mut table = self.table();
         let number = table.next_number;
         table.next_number += 1;
         let working = Arc::new(AtomicBool::new(false));
-        let entry = Entry { closer, working: working.clone(), thread: None, finished: false };
+        let entry = Entry { closer: transport.closer(), working: working.clone(), thread: None, finished: false };
         table.entries.insert(number, entry);
-        Connection { connections: self.clone(), number, working }
+        let (connections, meter) = (self.clone(), transport.meter());
+        Connection { connections, number, working, peer, meter, client: Mutex::default() }
     }
 
     /// Notes the thread of a connection; it may have ended already.

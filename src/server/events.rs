@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::config::{LowSpace, Watch};
+use super::config::Watch;
 use super::error::ServerError;
 use crate::base::amount::{Size, Span};
 use crate::base::shutdown::Shutdown;
@@ -217,11 +217,7 @@ impl Teller {
     fn look_at_space(&mut self) {
         let Some(limit) = self.watch.low_space else { return };
         let Ok(space) = self.store.space() else { return };
-        let least = match limit {
-            LowSpace::Bytes(bytes) => bytes,
-            LowSpace::Percent(percent) => (u128::from(space.total) * u128::from(percent) / 100) as u64,
-        };
-        if space.available >= least {
+        if space.available >= limit.bytes_of(space.total) {
             self.low_told = None;
         } else if self.low_told.is_none_or(|told| told.elapsed() >= REMIND_AFTER) {
             self.low_told = Some(Instant::now());

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::connections::Connection;
 use super::listener::Shared;
 use super::semaphore::{Permit, Semaphore};
-use super::sessions::Visit;
+use super::sessions::{Doing, Guest, Live, Visit};
 use super::statistics::Count;
 use super::waiting_room::Seat;
 use crate::base::ids::ClientId;
@@ -46,8 +46,8 @@ pub const HELD_MAX: usize = 64;
 const HELD_FOR: Duration = Duration::from_secs(60);
 /// How often it is looked whether a client that is held has left.
 const HELD_LOOK: Duration = Duration::from_millis(250);
-/// General errors on one connection before it is closed.
-const GENERAL_ERRORS_MAX: u32 = 16;
+/// Refusals (1601, 1606, 1607) on one connection before it is closed: each is a line in the log.
+const REFUSALS_MAX: u32 = 16;
 /// What is read from the socket at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -91,25 +91,25 @@ pub fn serve(
     shared: &Arc<Shared>,
     line: PlainConnection,
     first: RequestHeader,
-    peer: SocketAddr,
     seat: Seat,
     connection: &Connection,
 ) -> Result<(), ChannelError> {
     if !shared.config.legacy {
-        log::warn!("{peer}: a legacy client (code {}): --legacy is off", first.code);
-        shared.statistics.count(Count::Failure);
+        let text = format!("a legacy client (code {}): --legacy is off", first.code);
+        log::warn!("{}: {text}", connection.peer());
+        shared.fail(connection, &text);
         line.end(&Response::GeneralError.encode());
         return Ok(());
     }
     let mut session = Session {
         shared,
         line,
-        peer,
+        peer: connection.peer(),
         connection,
         standing: Standing::Waiting(seat),
         who: Who::Nobody,
         files: Files::new(),
-        general_errors: 0,
+        refusals: 0,
         counted: (0, 0),
     };
     let last_word = session.run(first);
@@ -140,7 +140,7 @@ struct Session<'a> {
     standing: Standing,
     who: Who,
     files: Files,
-    general_errors: u32,
+    refusals: u32,
     /// Bytes received and sent that are in the statistics.
     counted: (u64, u64),
 }
@@ -165,6 +165,7 @@ enum Who {
         /// For the operator: it is being served.
         #[allow(dead_code, reason = "held until it is dropped")]
         visit: Visit,
+        live: Arc<Live>,
     },
 }
 
@@ -175,9 +176,13 @@ impl Session<'_> {
             self.allow_message(header.payload_bytes);
             let answered = self.answer(&header);
             self.connection.set_working(self.files.are_under_way());
+            self.show_whether_idle();
             self.count_bytes();
             match answered {
                 Ok(None) => {}
+                Ok(Some(Response::RegistrationRefused | Response::ReconnectRefused { .. })) if self.is_tiring() => {
+                    return Ok(LastWord::GeneralError);
+                }
                 Ok(Some(response)) => self.line.write_all(&response.encode())?,
                 Err(Problem::Lost(error)) => return Err(error),
                 Err(Problem::Ending(problem)) => {
@@ -186,8 +191,7 @@ impl Session<'_> {
                 }
                 Err(Problem::Refused(problem)) => {
                     self.note(&problem);
-                    self.general_errors += 1;
-                    if self.general_errors > GENERAL_ERRORS_MAX {
+                    if self.is_tiring() {
                         return Ok(LastWord::GeneralError);
                     }
                     self.line.write_all(&Response::GeneralError.encode())?;
@@ -205,6 +209,12 @@ impl Session<'_> {
         }
     }
 
+    /// Counts a refusal; says whether it was one too many.
+    fn is_tiring(&mut self) -> bool {
+        self.refusals += 1;
+        self.refusals > REFUSALS_MAX
+    }
+
     fn is_session(&self) -> bool {
         matches!(self.standing, Standing::Session(_))
     }
@@ -218,8 +228,17 @@ impl Session<'_> {
     }
 
     fn note(&self, problem: &str) {
-        self.shared.statistics.count(Count::Failure);
+        self.shared.fail(self.connection, problem);
         log::warn!("{} (legacy): {problem}", self.peer);
+    }
+
+    /// Between two files of a run it is idle.
+    fn show_whether_idle(&self) {
+        if let Who::Client { live, .. } = &self.who
+            && !self.files.are_under_way()
+        {
+            live.set(Doing::Idle);
+        }
     }
 
     fn count_bytes(&mut self) {
@@ -280,7 +299,7 @@ impl Session<'_> {
 
     fn take_key(&mut self, id: ClientId, name: &NameField, key: &[u8]) -> Result<Response, Problem> {
         let name = name.user_name().map_err(|error| refused(error.to_string()))?;
-        let known = self.shared.store.client(id).filter(|record| record.legacy && record.name == name);
+        let known = self.shared.store.client(id).filter(|record| record.legacy && record.is_called(&name));
         let record = match (known, &self.who) {
             (Some(record), _) if record.public_key == key => record,
             (None, Who::Registered(reserved)) if reserved.is_of(id, &name) => {
@@ -295,7 +314,8 @@ impl Session<'_> {
 
     fn reconnect(&mut self, id: ClientId, name: &NameField) -> Result<Response, Problem> {
         let name = name.user_name().ok();
-        let record = self.shared.store.client(id).filter(|record| Some(&record.name) == name.as_ref());
+        let is_called = |record: &ClientRecord| name.as_ref().is_some_and(|name| record.is_called(name));
+        let record = self.shared.store.client(id).filter(|record| is_called(record));
         let reason = match &record {
             None => Some("reconnect refused: no client has this id and name".to_string()),
             Some(record) if !record.legacy => {
@@ -318,7 +338,9 @@ impl Session<'_> {
     /// Takes the client for who it says it is, with a fresh key for its files, wrapped.
     fn let_in(&mut self, record: Arc<ClientRecord>) -> Result<[u8; 128], Problem> {
         self.enter()?;
-        let visit = self.shared.sessions.enter(record.id, Some(self.line.closer()));
+        let live = Live::new(&record.name, self.connection, true);
+        let guest = Guest { closer: self.line.closer(), live: live.clone() };
+        let visit = self.shared.sessions.enter(record.id, Some(guest));
         // Removed or reset in the same moment?
         if self.shared.store.client(record.id).is_none_or(|now| now.public_key != record.public_key) {
             return Err(ending(format!("{} is no client any more", record.name)));
@@ -334,7 +356,8 @@ impl Session<'_> {
         self.forget();
         log::info!("{}: {} is here, in the legacy dialect", self.peer, record.name);
         self.shared.statistics.count(Count::Session);
-        self.who = Who::Client { record, file_key, visit };
+        self.connection.set_client(&record.name);
+        self.who = Who::Client { record, file_key, visit, live };
         Ok(wrapped)
     }
 
@@ -390,7 +413,8 @@ impl Session<'_> {
         let name = packet.file.file_name().map_err(|error| ending(error.to_string()))?;
         let mut payload = Payload { line: &mut self.line, left: packet.content_bytes as usize, piece: Vec::new() };
         let taken = match &self.who {
-            Who::Client { record, file_key, .. } if record.id == header.client => {
+            Who::Client { record, file_key, live, .. } if record.id == header.client => {
+                live.set(Doing::Receiving);
                 self.connection.set_working(true);
                 self.files.take(&self.shared.store, record.id, file_key, &packet, &name, &mut payload)
             }

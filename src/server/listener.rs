@@ -10,22 +10,24 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::admission::{self, Admitted};
-use super::config::{ServerConfig, WINDOW_BYTES};
+use super::config::{LONG_WINDOW_BYTES, ServerConfig, WINDOW_BYTES};
 use super::connections::{Connection, Connections};
 use super::error::ServerError;
 use super::events::{self, EventKind, Events};
+use super::failures::Failures;
 use super::legacy::{self, HELD_MAX, Reservations};
 use super::operator;
+use super::overview::Overview;
 use super::prune;
 use super::semaphore::{Permit, Semaphore};
 use super::session::{Failure, Session};
-use super::sessions::Sessions;
+use super::sessions::{Guest, Live, Sessions};
 use super::statistics::{Count, Report, Statistics};
 use super::waiting_room::WaitingRoom;
 use crate::base::durable::Disk;
@@ -50,7 +52,7 @@ const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 /// Name of the server's key file in the store.
 pub(super) const KEY_NAME: &str = "server_private_key.der";
 /// The same key for others to see.
-const PUBLIC_KEY_NAME: &str = "server_public_key.der";
+pub(super) const PUBLIC_KEY_NAME: &str = "server_public_key.der";
 
 /// What all connections share.
 pub struct Shared {
@@ -58,6 +60,7 @@ pub struct Shared {
     pub store: Arc<Store>,
     pub statistics: Statistics,
     pub events: Arc<Events>,
+    pub failures: Failures,
     key: PrivateKey,
     pub(super) slots: Arc<Semaphore>,
     /// RSA work at a time: one permit for each core.
@@ -79,6 +82,12 @@ impl Shared {
 
     pub fn fingerprint(&self) -> Fingerprint {
         self.key.public().fingerprint()
+    }
+
+    /// Counts a failure on a connection, and keeps it for the operator.
+    pub(super) fn fail(&self, connection: &Connection, text: &str) {
+        self.statistics.count(Count::Failure);
+        self.failures.note(connection.peer(), connection.client(), text);
     }
 }
 
@@ -116,6 +125,7 @@ impl Server {
             room: WaitingRoom::new(),
             statistics: Statistics::new(),
             events: Events::new(&config.watch),
+            failures: Failures::default(),
             connections: Connections::new(),
             sessions: Arc::default(),
             config,
@@ -129,11 +139,11 @@ impl Server {
             sessions: shared.sessions.clone(),
             shutdown: shared.shutdown.clone(),
         };
-        let operator = operator::listen(desk)?;
+        let operator = operator::listen(desk.clone())?;
         let sweeping = shared.store.clone();
         shared.shutdown.close_on_request(move || sweeping.stop_sweeps());
         let daily = shared.config.daily_prune.clone();
-        let start = |daily| prune::prune_daily(&shared.store, daily, &shared.shutdown);
+        let start = |daily| prune::prune_daily(desk, shared.events.clone(), daily);
         let prune = daily.map(start).transpose()?;
         let (watch, shutdown) = (shared.config.watch.clone(), shared.shutdown.clone());
         let teller = events::start(watch, shared.events.clone(), shared.store.clone(), shutdown)?;
@@ -155,6 +165,11 @@ impl Server {
 
     pub fn report(&self) -> Report {
         self.shared.report()
+    }
+
+    /// A look at it for its operator.
+    pub fn overview(&self) -> Overview {
+        Overview::new(self.shared.clone(), self.address)
     }
 
     /// Waits until the server has ended, in the order above.
@@ -251,12 +266,12 @@ fn begin_connection(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     let begun = || -> io::Result<()> {
         // A listener that does not block may hand its flag down; the transport sets it anyway.
         let transport = Transport::tcp(stream)?;
-        let connection = shared.connections.add(transport.closer());
+        let connection = shared.connections.add(peer, &transport);
         let number = connection.number();
         let owned = shared.clone();
         let handle = thread::Builder::new().name(format!("connection {peer}")).spawn(move || {
-            let result = catch_unwind(AssertUnwindSafe(|| serve(&owned, transport, peer, &connection)));
-            conclude(&owned, peer, result);
+            let result = catch_unwind(AssertUnwindSafe(|| serve(&owned, transport, &connection)));
+            conclude(&owned, &connection, result);
             drop(connection);
         })?;
         shared.connections.started(number, handle);
@@ -267,31 +282,29 @@ fn begin_connection(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     }
 }
 
-fn conclude(shared: &Shared, peer: SocketAddr, result: thread::Result<Result<(), ChannelError>>) {
+fn conclude(shared: &Shared, connection: &Connection, result: thread::Result<Result<(), ChannelError>>) {
+    let peer = connection.peer();
     match result {
         Ok(Ok(())) => {}
         Ok(Err(error)) if shared.shutdown.is_requested() => log::info!("{peer}: ended: {error}"),
         Ok(Err(error)) => {
-            shared.statistics.count(Count::Failure);
+            shared.fail(connection, &error.to_string());
             log::warn!("{peer}: {error}");
         }
         // The panic's own message has been printed; its connection alone is over.
         Err(_) => {
-            shared.statistics.count(Count::Failure);
-            log::error!("{peer}: a fault in the program ended this connection");
-            shared.events.tell(EventKind::Failure, None, "a fault in the program ended a connection");
+            let text = "a fault in the program ended a connection";
+            shared.fail(connection, text);
+            log::error!("{peer}: {text}");
+            shared.events.tell(EventKind::Failure, None, text);
         }
     }
 }
 
 // ---- one connection ----
 
-fn serve(
-    shared: &Arc<Shared>,
-    transport: Transport,
-    peer: SocketAddr,
-    connection: &Connection,
-) -> Result<(), ChannelError> {
+fn serve(shared: &Arc<Shared>, transport: Transport, connection: &Connection) -> Result<(), ChannelError> {
+    let peer = connection.peer();
     let seat = shared.room.enter(peer.ip(), transport.closer());
     let handshake = match FirstRequest::read(transport, HANDSHAKE_TIMEOUT)? {
         // Opened and closed without a byte: a port check, no failure.
@@ -299,20 +312,21 @@ fn serve(
         Some(FirstRequest::Native(handshake)) => *handshake,
         Some(FirstRequest::Legacy { connection: line, header }) => {
             shared.statistics.count(Count::Connection);
-            return legacy::serve(shared, line, header, peer, seat, connection);
+            return legacy::serve(shared, line, header, seat, connection);
         }
         Some(FirstRequest::Unknown { transport }) => {
-            log::warn!("{peer}: not a message of this protocol");
-            shared.statistics.count(Count::Failure);
+            let text = "not a message of this protocol";
+            log::warn!("{peer}: {text}");
+            shared.fail(connection, text);
             answer_general_error(&transport);
             return Ok(());
         }
     };
     shared.statistics.count(Count::Connection);
-    let Some((channel, admitted)) = admit(shared, handshake, peer)? else { return Ok(()) };
+    let Some((channel, admitted)) = admit(shared, handshake, connection)? else { return Ok(()) };
     drop(seat);
     let Some((permit, channel)) = take_slot(shared, channel)? else { return Ok(()) };
-    let session = begin_session(shared, &admitted, channel, peer, connection)?;
+    let session = begin_session(shared, &admitted, channel, connection)?;
     let result = session.map_or(Ok(()), Session::run);
     drop(permit);
     result
@@ -322,7 +336,7 @@ fn serve(
 fn admit(
     shared: &Shared,
     handshake: ServerHandshake,
-    peer: SocketAddr,
+    connection: &Connection,
 ) -> Result<Option<(Channel, Admitted)>, ChannelError> {
     // A hint that costs neither side any RSA; who gets a slot is decided after the proof.
     if shared.slots.available() == 0 {
@@ -337,11 +351,11 @@ fn admit(
         timeout: shared.config.timeout,
         policy: shared.config.registration,
     };
-    let login = handshake.answer(&terms)?;
+    let (login, peer) = (handshake.answer(&terms)?, connection.peer());
     let admitted = match admission::decide(&shared.store, shared.config.registration, peer.ip(), &login) {
         Ok(admitted) => admitted,
         Err(refusal) => {
-            refuse(shared, login, refusal, peer);
+            refuse(shared, login, refusal, connection);
             return Ok(None);
         }
     };
@@ -349,12 +363,17 @@ fn admit(
         let _permit = shared.rsa_gate.acquire();
         login.agree(&shared.key, admitted.client, &admitted.key)?
     };
-    Ok(Some((agreed.confirm()?, admitted)))
+    // The client's answer takes a round trip, and its work with its key.
+    let began = Instant::now();
+    let mut channel = agreed.confirm()?;
+    channel.set_window(Channel::fitting_window(began.elapsed(), WINDOW_BYTES..=LONG_WINDOW_BYTES));
+    Ok(Some((channel, admitted)))
 }
 
-fn refuse(shared: &Shared, login: LoginReceived, refusal: Refusal, peer: SocketAddr) {
-    shared.statistics.count(Count::Failure);
-    log::warn!("{peer}: refused {} ({refusal:?})", login.name());
+fn refuse(shared: &Shared, login: LoginReceived, refusal: Refusal, connection: &Connection) {
+    let text = format!("refused {} ({refusal:?})", login.name());
+    log::warn!("{}: {text}", connection.peer());
+    shared.fail(connection, &text);
     login.refuse(refusal);
 }
 
@@ -373,28 +392,34 @@ fn begin_session<'a>(
     shared: &'a Arc<Shared>,
     admitted: &Admitted,
     mut channel: Channel,
-    peer: SocketAddr,
     connection: &'a Connection,
 ) -> Result<Option<Session<'a>>, ChannelError> {
-    let visit = shared.sessions.enter(admitted.client, Some(channel.closer()));
-    match admitted.register(&shared.store) {
+    let peer = connection.peer();
+    let live = Live::new(&admitted.name, connection, false);
+    let guest = Guest { closer: channel.closer(), live: live.clone() };
+    let visit = shared.sessions.enter(admitted.client, Some(guest));
+    connection.set_client(&admitted.name);
+    match admitted.register(&shared.store, || shared.sessions.end_others(&visit)) {
         Ok(client) if client.id == admitted.client => {
             shared.statistics.count(Count::Session);
             channel.send_to_client(&ToClient::Welcome)?;
             channel.push()?;
             log::info!("{peer}: {} is here", client.name);
-            Ok(Some(Session { shared, client, channel, connection, _visit: visit }))
+            Ok(Some(Session { shared, client, channel, connection, live, offered_key: None, _visit: visit }))
         }
         other => {
-            let answer = match other {
+            let (answer, text) = match other {
                 // Registered by another connection in the same moment, under another id: known when it comes again.
-                Ok(_) => ToClient::Busy { seconds: BUSY_SECONDS },
+                Ok(_) => {
+                    (ToClient::Busy { seconds: BUSY_SECONDS }, "registered by two connections at once".to_string())
+                }
                 Err(error) => {
-                    log::error!("{peer}: cannot register {}: {error}", admitted.name);
-                    Failure::from(error).to_message()
+                    let text = format!("cannot register {}: {error}", admitted.name);
+                    log::error!("{peer}: {text}");
+                    (Failure::from(error).to_message(), text)
                 }
             };
-            shared.statistics.count(Count::Failure);
+            shared.fail(connection, &text);
             channel.send_to_client(&answer)?;
             channel.end_after_failure();
             Ok(None)

@@ -36,8 +36,11 @@ use super::sessions::Sessions;
 
 mod clients;
 mod export;
+pub(super) mod verify;
 
+pub(super) use clients::row as client_row;
 pub use export::{ExportRequest, export};
+pub use verify::{VerifyRequest, verify};
 
 /// Longest line on the socket, in bytes.
 const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -168,6 +171,16 @@ fn desk_of(data: &Path) -> Result<Desk, OperatorError> {
     Ok(Desk { store: Arc::new(store), fingerprint, sessions: Arc::default(), shutdown: Shutdown::new() })
 }
 
+/// A desk that needs no key, on a data folder that no server holds: the key may be what is damaged.
+fn desk_to_read(data: &Path) -> Result<Desk, OperatorError> {
+    if !data.join("keys").is_dir() {
+        return Err(OperatorError::NoServer { folder: data.to_path_buf() });
+    }
+    let store = Arc::new(Store::open(data, Disk::real())?);
+    let fingerprint = Fingerprint::from_bytes([0; 32]);
+    Ok(Desk { store, fingerprint, sessions: Arc::default(), shutdown: Shutdown::new() })
+}
+
 /// What commands are carried out on.
 #[derive(Clone)]
 pub(super) struct Desk {
@@ -181,7 +194,9 @@ pub(super) struct Desk {
 
 fn execute(desk: &Desk, command: &OperatorCommand) -> Result<Vec<Value>, StoreError> {
     match command {
-        OperatorCommand::Clients { stale_seconds } => clients::rows(desk, stale_seconds.map(Duration::from_secs)),
+        OperatorCommand::Clients { stale_seconds } => {
+            clients::rows(&desk.store, stale_seconds.map(Duration::from_secs))
+        }
         OperatorCommand::ResetClient { name } => clients::reset(desk, name),
         OperatorCommand::RemoveClient { name } => clients::remove(desk, name),
         OperatorCommand::SetQuota { name, bytes } => clients::set_quota(desk, name, *bytes),
@@ -323,6 +338,9 @@ fn serve_command(desk: &Desk, is_free: bool, mut stream: UnixStream) -> std::io:
     let line = read_line(&stream)?;
     if let (true, Ok(export::ExportLine { export })) = (is_free, serde_json::from_str(&line)) {
         return export::serve(desk, &export, stream);
+    }
+    if let (true, Ok(verify::VerifyLine { verify })) = (is_free, serde_json::from_str(&line)) {
+        return verify::serve(desk, &verify, stream);
     }
     let answer = match serde_json::from_str::<OperatorCommand>(&line) {
         Ok(_) if !is_free => {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -10,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::error::ServerError;
+use super::events::{EventKind, Events};
+use super::operator::verify::{self, lower_priority};
+use super::operator::{Desk, VerifyRequest};
 use crate::base::ids::{SnapshotId, UserName};
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
@@ -230,6 +234,8 @@ pub struct DailyPrune {
     /// Minutes after midnight, UTC.
     pub minute_of_day: u32,
     pub policy: std::path::PathBuf,
+    /// Then verify so many of a hundred contents.
+    pub verify_percent: Option<u32>,
 }
 
 /// When the next daily prune is due, in seconds since 1970. The clock is what counts, not the time that passed.
@@ -261,21 +267,24 @@ impl Schedule {
 
 /// Prunes every day until `shutdown`. One that was missed, since the machine slept or no server ran, is made up for.
 pub(super) fn prune_daily(
-    store: &std::sync::Arc<Store>,
+    desk: Desk,
+    events: Arc<Events>,
     daily: DailyPrune,
-    shutdown: &Shutdown,
 ) -> Result<JoinHandle<()>, ServerError> {
-    let (store, shutdown) = (store.clone(), shutdown.clone());
     let watch = move || {
+        let (store, shutdown) = (&desk.store, &desk.shutdown);
         let now = || store.clock().now();
         let mut schedule = Schedule::new(daily.minute_of_day, store.last_daily_prune(), now().seconds);
         loop {
             let begun = now();
             if schedule.is_due(begun.seconds) {
-                if prune_all(&store, &daily.policy, &shutdown)
+                if prune_all(store, &daily.policy, shutdown)
                     && let Err(error) = store.note_daily_prune(begun)
                 {
                     log::error!("the next start will prune again: {error}");
+                }
+                if let Some(percent) = daily.verify_percent {
+                    verify_sample(&desk, &events, percent);
                 }
                 schedule.done(now().seconds);
             }
@@ -321,6 +330,34 @@ fn prune_all(store: &Store, policy: &Path, shutdown: &Shutdown) -> bool {
         }
     }
     true
+}
+
+/// The nightly sample, on a thread of its own, whose priority is the lowest.
+fn verify_sample(desk: &Desk, events: &Events, percent: u32) {
+    let request = VerifyRequest { client: None, sample_percent: Some(percent) };
+    let verify = || {
+        lower_priority();
+        verify::run(desk, &request, &mut |row| {
+            let client = row["client"].as_str();
+            match row["row"].as_str() {
+                Some("damage") => {
+                    let (file, reason) = (row["file"].as_str(), row["reason"].as_str());
+                    let text = format!("{}: {}", file.unwrap_or_default(), reason.unwrap_or_default());
+                    log::error!("damage: {text}");
+                    events.tell(EventKind::Damage, client, &text);
+                }
+                Some("end") => log::info!("verified: {} files, {} damaged", row["files"], row["damaged"]),
+                Some("error") => log::warn!("the verification ended early: {}", row["text"]),
+                _ => {}
+            }
+            !desk.shutdown.is_requested()
+        });
+    };
+    thread::scope(|scope| {
+        if let Err(error) = thread::Builder::new().name("verify".to_string()).spawn_scoped(scope, verify) {
+            log::warn!("nothing is verified tonight: {error}");
+        }
+    });
 }
 
 fn log_client(row: &Value) {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::connections::Connection;
 use super::events::EventKind;
+use super::key_rotation::OfferedKey;
 use super::listener::Shared;
-use super::sessions::Visit;
-use super::statistics::Count;
+use super::sessions::{Doing, Live, Visit};
 use super::{answers, upload};
 use crate::base::codec::DecodeError;
 use crate::channel::worker::{self, Gone, Outbox};
@@ -93,6 +93,9 @@ pub struct Session<'a> {
     pub client: Arc<ClientRecord>,
     pub channel: Channel,
     pub connection: &'a Connection,
+    pub live: Arc<Live>,
+    /// The new key of the client that it has to prove.
+    pub offered_key: Option<OfferedKey>,
     /// Says that the client is being served.
     pub _visit: Visit,
 }
@@ -114,6 +117,7 @@ impl Session<'_> {
             self.connection.set_working(true);
             let result = self.obey(command);
             self.connection.set_working(false);
+            self.live.set(Doing::Idle);
             self.report_damage(counted);
             self.shared.statistics.add_segments(counted, self.channel.counts());
             counted = self.channel.counts();
@@ -141,7 +145,7 @@ impl Session<'_> {
 
     /// Tells the client why its session is over. `counted` are the segments that are in the statistics.
     fn fail(mut self, counted: SegmentCounts, failure: &Failure) -> Result<(), ChannelError> {
-        self.shared.statistics.count(Count::Failure);
+        self.shared.fail(self.connection, &failure.text);
         log::warn!("{}: {}", self.client.name, failure.text);
         if let Some(kind) = EventKind::of_failure(failure.code) {
             self.shared.events.tell(kind, Some(self.client.name.as_str()), &failure.text);
@@ -167,12 +171,25 @@ impl Session<'_> {
     fn obey(&mut self, command: Result<Command, DecodeError>) -> Result<(), End> {
         let command = command.map_err(|error| Failure::out_of_place(format!("a malformed request: {error}")))?;
         match command {
-            Command::Begin(begin) => upload::run(self.shared, &self.client, &mut self.channel, *begin),
+            Command::Begin(begin) => upload::run(self.shared, &self.client, &self.live, &mut self.channel, *begin),
             Command::Stream(request) => self.stream(request),
             Command::Statistics => {
                 let report = self.shared.report();
                 let json = serde_json::to_string(&report).expect("numbers become JSON");
                 self.channel.send_to_client(&ToClient::Statistics(json))?;
+                Ok(self.channel.push()?)
+            }
+            Command::NewKey(key) => {
+                let (offered, sealed) = OfferedKey::challenge(&key)?;
+                self.offered_key = Some(offered);
+                self.channel.send_to_client(&ToClient::KeyChallenge(&sealed))?;
+                Ok(self.channel.push()?)
+            }
+            Command::NewKeyProof(proof) => {
+                let offered = self.offered_key.take();
+                let offered = offered.ok_or_else(|| Failure::out_of_place("no new key was offered"))?;
+                offered.take(&self.shared.store, self.shared.fingerprint(), &self.client, &proof)?;
+                self.channel.send_to_client(&ToClient::KeyTaken)?;
                 Ok(self.channel.push()?)
             }
             Command::Cancel => Ok(()),
@@ -182,6 +199,7 @@ impl Session<'_> {
 
     fn stream(&mut self, request: answers::Request) -> Result<(), End> {
         let (store, client) = (&self.shared.store, self.client.id);
+        self.live.set(request.doing());
         let streamed = worker::answer(&mut self.channel, |outbox: &mut Outbox| {
             let rows = answers::stream(store, client, request, outbox);
             let damaged = outbox.damaged();
@@ -226,6 +244,8 @@ enum Command {
     Begin(Box<crate::protocol::message::Begin>),
     Stream(answers::Request),
     Statistics,
+    NewKey(Vec<u8>),
+    NewKeyProof([u8; 32]),
     /// Of an answer that has ended meanwhile.
     Cancel,
     OutOfPlace,
@@ -253,6 +273,8 @@ impl Command {
             ToServer::ReadBlocks(read) => Command::Stream(answers::Request::Blocks(read)),
             ToServer::Verify(selection) => Command::Stream(answers::Request::Verify(selection)),
             ToServer::Statistics => Command::Statistics,
+            ToServer::NewKey(key) => Command::NewKey(key.to_vec()),
+            ToServer::NewKeyProof(proof) => Command::NewKeyProof(proof),
             ToServer::Cancel => Command::Cancel,
             _ => Command::OutOfPlace,
         }

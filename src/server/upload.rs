@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::listener::{BUSY_SECONDS, Shared};
 use super::session::{End, Ended, Failure};
+use super::sessions::{Doing, Live};
 use super::statistics::Count;
 use crate::base::host::boot_name;
 use crate::base::ids::ClientId;
@@ -22,10 +23,18 @@ use crate::storage::{
 use super::answers::snapshot_row;
 
 /// Serves one upload from its beginning to its commit.
-pub fn run(shared: &Arc<Shared>, client: &ClientRecord, channel: &mut Channel, begin: Begin) -> Result<(), End> {
+pub fn run(
+    shared: &Arc<Shared>,
+    client: &ClientRecord,
+    live: &Live,
+    channel: &mut Channel,
+    begin: Begin,
+) -> Result<(), End> {
+    live.set(Doing::Comparing);
     let (store, id) = (&shared.store, client.id);
     let closer = channel.closer();
-    let result = worker::converse(channel, |intake, outbox| receive(store, id, begin, closer, intake, outbox))?;
+    let result =
+        worker::converse(channel, |intake, outbox| receive((store, id), live, begin, closer, intake, outbox))?;
     let worker::Conversation { result, channel: carried } = result;
     match result {
         Ok(Some(head)) => {
@@ -46,8 +55,8 @@ pub fn run(shared: &Arc<Shared>, client: &ClientRecord, channel: &mut Channel, b
 
 /// The worker: gives the head it committed, or none where the upload was stored before.
 fn receive(
-    store: &Store,
-    client: ClientId,
+    (store, client): (&Store, ClientId),
+    live: &Live,
     begin: Begin,
     closer: Closer,
     intake: &Intake,
@@ -87,8 +96,9 @@ fn receive(
     let data = HostFolder { boot: boot_name(), device, inode };
     outbox.send_to_client(&ToClient::Begun { base: upload.base().map(|head| head.id), data })?;
     outbox.flush()?;
-    match take_in(&mut upload, intake, outbox) {
+    match take_in(&mut upload, live, intake, outbox) {
         Ok(Some(counts)) => {
+            live.set(Doing::Committing);
             let head = upload.commit(counts)?;
             outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
             Ok(Some(head))
@@ -109,7 +119,12 @@ fn receive(
 }
 
 /// Takes ranges and contents in until the client asks for the commit, or (none) cancels.
-fn take_in(upload: &mut Upload, intake: &Intake, outbox: &mut Outbox) -> Result<Option<CommitCounts>, Ended> {
+fn take_in(
+    upload: &mut Upload,
+    live: &Live,
+    intake: &Intake,
+    outbox: &mut Outbox,
+) -> Result<Option<CommitCounts>, Ended> {
     while let Some(batch) = intake.next() {
         let mut messages = worker::messages(&batch);
         while let Some((kind, body)) = messages.next() {
@@ -127,7 +142,12 @@ fn take_in(upload: &mut Upload, intake: &Intake, outbox: &mut Outbox) -> Result<
                     };
                 }
                 ToServer::Cancel => return Ok(None),
-                message => apply(upload, message, outbox)?,
+                message => {
+                    if is_content(&message) {
+                        live.set(Doing::Receiving);
+                    }
+                    apply(upload, message, outbox)?;
+                }
             }
         }
         outbox.flush()?;
@@ -135,6 +155,12 @@ fn take_in(upload: &mut Upload, intake: &Intake, outbox: &mut Outbox) -> Result<
         intake.done(batch);
     }
     Err(Ended::Gone)
+}
+
+/// Whether a content begins to come, whole or in part.
+fn is_content(message: &ToServer<'_>) -> bool {
+    use ToServer::{ContentResume, ContentStart, DeltaStart};
+    matches!(message, ContentStart { .. } | ContentResume { .. } | DeltaStart { .. })
 }
 
 fn apply(upload: &mut Upload, message: ToServer<'_>, outbox: &mut Outbox) -> Result<(), Ended> {

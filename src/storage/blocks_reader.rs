@@ -61,7 +61,7 @@ impl ClientFiles {
         }
     }
 
-    fn blocks(&self, snapshot: SnapshotId) -> PathBuf {
+    pub fn blocks(&self, snapshot: SnapshotId) -> PathBuf {
         match self.unfinished(snapshot) {
             Some(upload) => upload.join("blocks"),
             None => self.ranges.join(blocks_name(snapshot)),
@@ -75,17 +75,23 @@ impl ClientFiles {
         }
     }
 
-    /// Opens a source of the content at `path`.
-    pub fn open(&self, source: &Source, path: &EntryPath) -> io::Result<File> {
+    /// Where a source of the content at `path` lies: the folder, and the path below it.
+    pub fn place(&self, source: &Source, path: &EntryPath) -> io::Result<(PathBuf, EntryPath)> {
         match source {
             Source::Plain { snapshot, path: stored } => {
-                open_stored(&self.received(*snapshot), stored.as_ref().unwrap_or(path))
+                Ok((self.received(*snapshot), stored.as_ref().unwrap_or(path).clone()))
             }
             Source::Delta { snapshot } => {
                 let (folder, name) = self.delta(snapshot);
-                open_stored(folder, &EntryPath::parse(name).map_err(io::Error::other)?)
+                Ok((folder.to_path_buf(), EntryPath::parse(name).map_err(io::Error::other)?))
             }
         }
+    }
+
+    /// Opens a source of the content at `path`.
+    pub fn open(&self, source: &Source, path: &EntryPath) -> io::Result<File> {
+        let (folder, stored) = self.place(source, path)?;
+        open_stored(&folder, &stored)
     }
 }
 

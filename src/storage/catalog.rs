@@ -11,11 +11,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::clients::ClientRecord;
+use super::damage::KeptDamage;
 use super::dropped::DroppedTotals;
 use super::error::StoreError;
 use super::head::{HEAD_BYTES_MAX, Head, HeadError};
@@ -51,11 +52,14 @@ pub struct ClientState {
     /// Whether the client's folders have been made and flushed by this process.
     pub folders_ready: Mutex<bool>,
     pub quota: Quota,
+    pub damage: Mutex<KeptDamage>,
 }
 
 /// What other sessions see of an upload under way.
 pub struct OpenUpload {
-    pub superseded: AtomicBool,
+    superseded: AtomicBool,
+    /// Rises with everything that the upload takes in.
+    steps: AtomicU64,
     /// Ends the session that has it.
     end: Box<dyn Fn() + Send + Sync>,
 }
@@ -66,6 +70,24 @@ impl std::fmt::Debug for OpenUpload {
     }
 }
 
+impl OpenUpload {
+    /// Notes that the upload gets on. False once a newer session has taken it over.
+    pub fn goes_on(&self) -> bool {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        !self.superseded.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        self.superseded.store(true, Ordering::Relaxed);
+        (self.end)();
+    }
+}
+
+/// What an older session has received from a client that is gone is not to be lost: a newer one lets it get on so
+/// long, and no longer than it does.
+const WORK_OFF_MAX: Duration = Duration::from_secs(3);
+/// An older session that took nothing in for so long has nothing more.
+const WORK_OFF_QUIET: Duration = Duration::from_millis(400);
 /// How long a newer session waits for the older one to let go.
 const TAKE_OVER_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -73,6 +95,7 @@ impl ClientState {
     pub fn new(record: Arc<ClientRecord>) -> ClientState {
         ClientState {
             quota: Quota::new(record.quota),
+            damage: Mutex::default(),
             record,
             pruning: Mutex::default(),
             sweep_interrupted: AtomicBool::new(false),
@@ -94,6 +117,16 @@ impl ClientState {
         let turn = locked(&self.pruning);
         let what = || StoreError::NotFound { what: format!("client {} is no longer here", self.record.id) };
         if self.removed.load(Ordering::SeqCst) { Err(what()) } else { Ok(turn) }
+    }
+
+    /// The same where nobody has the turn.
+    pub fn try_prune_turn(&self) -> Option<MutexGuard<'_, ()>> {
+        let turn = match self.pruning.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        turn.filter(|_| !self.removed.load(Ordering::SeqCst))
     }
 
     /// The same, before a sweep that is under way is through: it ends at the next good place.
@@ -143,7 +176,7 @@ impl ClientState {
     }
 
     /// Notes that an upload is under way, and `end` as the way to end its session. An older session of the
-    /// same upload is ended and waited for.
+    /// same upload is given [`WORK_OFF_MAX`] to work off what has come, then ended and waited for.
     ///
     /// # Errors
     /// `StillOpen` where the older one does not let go in time.
@@ -152,20 +185,38 @@ impl ClientState {
         id: UploadId,
         end: Box<dyn Fn() + Send + Sync>,
     ) -> Result<Arc<OpenUpload>, StoreError> {
+        let mut uploads = self.let_work_off(id);
         let deadline = Instant::now() + TAKE_OVER_WAIT_MAX;
-        let mut uploads = locked(&self.uploads);
         while let Some(older) = uploads.get(&id) {
-            older.superseded.store(true, Ordering::Relaxed);
-            (older.end)();
+            older.end();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(StoreError::StillOpen { upload: id });
             }
             uploads = self.closed.wait_timeout(uploads, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let ticket = Arc::new(OpenUpload { superseded: AtomicBool::new(false), end });
+        let ticket = Arc::new(OpenUpload { superseded: AtomicBool::new(false), steps: AtomicU64::new(0), end });
         uploads.insert(id, ticket.clone());
         Ok(ticket)
+    }
+
+    /// Waits while an older session of the upload gets on, within bounds. One whose client is gone ends by itself.
+    fn let_work_off(&self, id: UploadId) -> MutexGuard<'_, HashMap<UploadId, Arc<OpenUpload>>> {
+        let began = Instant::now();
+        let (mut seen, mut moved) = (None, began);
+        let mut uploads = locked(&self.uploads);
+        while let Some(older) = uploads.get(&id) {
+            let steps = Some(older.steps.load(Ordering::Relaxed));
+            if seen != steps {
+                (seen, moved) = (steps, Instant::now());
+            }
+            let left = WORK_OFF_QUIET.saturating_sub(moved.elapsed());
+            if left.is_zero() || began.elapsed() >= WORK_OFF_MAX {
+                break;
+            }
+            uploads = self.closed.wait_timeout(uploads, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        uploads
     }
 
     /// Whether a session has this upload open.

@@ -40,12 +40,27 @@ pub fn complete(disk: &Disk, layout: &Layout, record: &ClientRecord) -> Result<(
         remove_below(disk, &parent, &record.folder)?;
     }
     summary::remove(disk, layout, record.id)?;
+    remove_damage(disk, layout, &record.folder)?;
     let clients = layout.clients();
     let folder = open_folder(&clients).at("open", &clients)?;
     let name = removed_name(record.id);
     disk.remove_file(folder.as_fd(), name.as_bytes())
         .and_then(|()| disk.flush_folder(folder.as_fd(), b"clients"))
         .at("remove", &clients.join(name))
+}
+
+fn remove_damage(disk: &Disk, layout: &Layout, client: &ClientFolder) -> Result<(), StoreError> {
+    let path = layout.damage();
+    let folder = open_folder(&path).at("open", &path)?;
+    for path in [layout.damage_list(client), layout.checked(client)] {
+        match path.file_name().map(|name| disk.remove_file(folder.as_fd(), name.as_encoded_bytes())) {
+            Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).at("remove", &path);
+            }
+            _ => {}
+        }
+    }
+    disk.flush_folder(folder.as_fd(), b"damage").at("flush", &path)
 }
 
 fn remove_below(disk: &Disk, parent: &Path, client: &ClientFolder) -> Result<(), StoreError> {

@@ -16,12 +16,16 @@ use serde::{Deserialize, Serialize};
 use super::error::{At, StoreError};
 use super::head::Moment;
 use super::layout::{ClientFolder, names_in, read_small_file};
+use super::sealed_json::{decode_sealed, encode_sealed};
 use crate::base::durable::{Disk, FILE_MODE};
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, UserName};
 use crate::base::time::Timestamp;
 
-const CLIENT_VERSION: u64 = 1;
+/// The newest record that is read. A record with a next key is of version 2, so that a program that knows of no such
+/// key does not lose it; every other one is of version 1.
+const CLIENT_VERSION: u64 = 2;
+const PLAIN_CLIENT_VERSION: u64 = 1;
 const CLIENT_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// How many of its earlier names a client is still known by.
 const FORMER_NAMES_MAX: usize = 8;
@@ -33,6 +37,8 @@ pub struct ClientRecord {
     pub name: UserName,
     /// SubjectPublicKeyInfo, DER; empty once the operator has reset the client.
     pub public_key: Vec<u8>,
+    /// The key that takes the place of it with the first login in which it is proved.
+    pub next_key: Option<Vec<u8>>,
     pub registered: Timestamp,
     /// Most bytes that its snapshots may take; none for as many as there are.
     pub quota: Option<u64>,
@@ -49,6 +55,11 @@ impl ClientRecord {
         self.public_key.is_empty()
     }
 
+    /// Whether it may log in with this key.
+    pub fn has_key(&self, public_key: &[u8]) -> bool {
+        self.public_key == public_key || self.next_key.as_deref() == Some(public_key)
+    }
+
     /// Whether it is called so, or was before the operator renamed it.
     pub fn is_called(&self, name: &UserName) -> bool {
         self.name == *name || self.former_names.contains(name)
@@ -63,6 +74,8 @@ struct ClientFile {
     folder: String,
     registered: Moment,
     public_key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_public_key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quota: Option<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -123,7 +136,7 @@ impl Clients {
         legacy: bool,
     ) -> Result<Arc<ClientRecord>, StoreError> {
         if let Some(record) = self.named(name) {
-            return match record.public_key == public_key {
+            return match record.has_key(public_key) {
                 true => Ok(record),
                 false => Err(StoreError::NameTaken { name: name.to_string() }),
             };
@@ -132,6 +145,7 @@ impl Clients {
             id,
             name: name.clone(),
             public_key: public_key.to_vec(),
+            next_key: None,
             registered: Timestamp::now(),
             quota: None,
             former_names: Vec::new(),
@@ -165,6 +179,7 @@ impl Clients {
     pub fn reset(&mut self, disk: &Disk, folder: &Path, id: ClientId) -> Result<Arc<ClientRecord>, StoreError> {
         self.change(disk, folder, id, |record| {
             record.public_key.clear();
+            record.next_key = None;
             record.legacy = false;
         })
     }
@@ -188,6 +203,49 @@ impl Clients {
             };
         }
         self.change(disk, folder, id, |record| record.public_key = public_key.to_vec())
+    }
+
+    /// Notes the key that is to follow `current`; an earlier one that was to follow is forgotten.
+    ///
+    /// # Errors
+    /// `NameTaken` where the client has another key by now than `current`.
+    pub fn begin_rotation(
+        &mut self,
+        disk: &Disk,
+        folder: &Path,
+        id: ClientId,
+        current: &[u8],
+        next: &[u8],
+    ) -> Result<Arc<ClientRecord>, StoreError> {
+        let record = self.get(id).ok_or_else(|| no_client(id))?;
+        if record.is_reset() || record.public_key != current {
+            return Err(StoreError::NameTaken { name: record.name.to_string() });
+        }
+        if record.next_key.as_deref() == Some(next) {
+            return Ok(record);
+        }
+        self.change(disk, folder, id, |record| record.next_key = Some(next.to_vec()))
+    }
+
+    /// Puts the next key, which has been proved, in the place of the present one.
+    ///
+    /// # Errors
+    /// `NameTaken` where the client has neither as its key nor as its next.
+    pub fn finish_rotation(
+        &mut self,
+        disk: &Disk,
+        folder: &Path,
+        id: ClientId,
+        next: &[u8],
+    ) -> Result<Arc<ClientRecord>, StoreError> {
+        let record = self.get(id).ok_or_else(|| no_client(id))?;
+        if record.public_key == next {
+            return Ok(record);
+        }
+        if record.next_key.as_deref() != Some(next) {
+            return Err(StoreError::NameTaken { name: record.name.to_string() });
+        }
+        self.change(disk, folder, id, |record| record.public_key = record.next_key.take().unwrap_or_default())
     }
 
     pub fn set_quota(
@@ -259,18 +317,18 @@ fn no_client(id: ClientId) -> StoreError {
 
 fn write_client(disk: &Disk, folder: &Path, record: &ClientRecord) -> Result<(), StoreError> {
     let file = ClientFile {
-        version: CLIENT_VERSION,
+        version: if record.next_key.is_some() { CLIENT_VERSION } else { PLAIN_CLIENT_VERSION },
         id: record.id,
         name: record.name.clone(),
         folder: record.folder.to_string(),
         registered: record.registered.into(),
         public_key: STANDARD.encode(&record.public_key),
+        next_public_key: record.next_key.as_ref().map(|key| STANDARD.encode(key)),
         quota: record.quota,
         former_names: record.former_names.clone(),
         legacy: record.legacy,
     };
-    let mut bytes = serde_json::to_vec_pretty(&file).expect("strings and numbers always serialise");
-    bytes.push(b'\n');
+    let bytes = encode_sealed(&file);
     let name = client_file_name(record.id);
     let handle = open_folder(folder).at("open", folder)?;
     disk.replace_file(handle.as_fd(), name.as_bytes(), &bytes, FILE_MODE).at("write", &folder.join(name))
@@ -283,18 +341,20 @@ pub fn client_file_name(id: ClientId) -> String {
 /// Reads the record of a client; its file is named by the id, whatever the ending.
 pub fn read_client(path: &Path) -> Result<ClientRecord, StoreError> {
     let bytes = read_small_file(path, CLIENT_FILE_BYTES_MAX)?;
-    let file: ClientFile = serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(path, error))?;
+    let file: ClientFile = decode_sealed(&bytes, path)?;
     if file.version > CLIENT_VERSION {
         return Err(StoreError::NewerFormat { path: path.to_path_buf(), version: file.version });
     }
     let own_name = path.file_stem().and_then(|stem| stem.to_str()) == Some(file.id.to_string().as_str());
     let folder = ClientFolder::parse(&file.folder).filter(|_| own_name);
     let folder = folder.ok_or_else(|| StoreError::damaged(path, "its id or folder is not what it should be"))?;
-    let public_key = STANDARD.decode(&file.public_key).map_err(|error| StoreError::damaged(path, error))?;
+    let key = |text: &String| STANDARD.decode(text).map_err(|error| StoreError::damaged(path, error));
+    let (public_key, next_key) = (key(&file.public_key)?, file.next_public_key.as_ref().map(key).transpose()?);
     Ok(ClientRecord {
         id: file.id,
         name: file.name,
         public_key,
+        next_key,
         registered: file.registered.into(),
         quota: file.quota,
         former_names: file.former_names,

@@ -20,6 +20,7 @@ use super::blocks_writer::{BLOCKS, DELTA};
 use super::catalog::locked;
 use super::error::{At, StoreError};
 use super::head::{Head, SnapshotTotals};
+use super::heal::heal;
 use super::index::{IndexRecord, encode_index};
 use super::layout::{blocks_name, head_name, index_name};
 use super::range::HASH_BYTES;
@@ -74,6 +75,7 @@ impl Upload {
         })?;
         let record = &state.record;
         summary::keep_after_change(&shared.disk, &shared.layout, record.id, &record.folder, &summary);
+        heal(&shared, &state, &head);
         Ok(head)
     }
 

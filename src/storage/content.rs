@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use super::blocks_format::{BlocksPlace, Source};
 use super::blocks_reader::{ClientFiles, ContentMap, MappedContent};
@@ -138,7 +139,13 @@ impl ContentReader {
     }
 
     /// Reads all of it and compares it with what was recorded, and the recorded sums of its blocks too.
-    pub fn verify(mut self) -> Result<(), ContentProblem> {
+    pub fn verify(self) -> Result<(), ContentProblem> {
+        self.verify_watched(&mut |_| true).map(drop)
+    }
+
+    /// As [`ContentReader::verify`]; `watch` is told how many bytes were read, and says whether to go on. False where
+    /// it did not.
+    pub fn verify_watched(mut self, watch: &mut dyn FnMut(u64) -> bool) -> Result<bool, ContentProblem> {
         self.position = 0;
         self.check_size()?;
         let mut summer = ContentHasher::new();
@@ -146,13 +153,14 @@ impl ContentReader {
         loop {
             match self.read(&mut buffer).map_err(ContentProblem::of_reading)? {
                 0 => break,
-                count => summer.update(&buffer[..count]),
+                count if watch(count as u64) => summer.update(&buffer[..count]),
+                _ => return Ok(false),
             }
         }
         if summer.finish() != self.sums {
             return Err(ContentProblem::Sums);
         }
-        self.verify_blocks()
+        self.verify_blocks().map(|()| true)
     }
 
     fn check_size(&self) -> Result<(), ContentProblem> {
@@ -188,7 +196,7 @@ impl ContentReader {
 
     /// The recorded sums are right exactly when the content's are put together from them.
     fn verify_blocks(&mut self) -> Result<(), ContentProblem> {
-        let problem = |error: StoreError| ContentProblem::Blocks { problem: error.to_string() };
+        let problem = ContentProblem::of_blocks;
         let summed = self.with_map(|map| {
             let mut combiner = SumsCombiner::new();
             let mapped = map.size();
@@ -202,7 +210,9 @@ impl ContentReader {
         // A single block's own hash is the content's, which has been checked.
         match combiner.finish(Some(self.sums.blake3)) == Some(self.sums) {
             true => Ok(()),
-            false => Err(ContentProblem::Blocks { problem: "they are those of another content".to_string() }),
+            false => {
+                Err(ContentProblem::Blocks { file: None, problem: "they are those of another content".to_string() })
+            }
         }
     }
 }
@@ -263,16 +273,26 @@ pub enum ContentProblem {
     Sums,
     /// The record of its blocks: the sums, or of which stretches it is made.
     Blocks {
+        /// The file with the record, where that is known.
+        file: Option<PathBuf>,
         problem: String,
     },
 }
 
 impl ContentProblem {
+    pub(crate) fn of_blocks(error: StoreError) -> ContentProblem {
+        let file = match &error {
+            StoreError::Damaged { path, .. } => Some(path.clone()),
+            _ => None,
+        };
+        ContentProblem::Blocks { file, problem: error.to_string() }
+    }
+
     /// Reading through a map also fails where the map is damaged, whatever the bytes are.
     fn of_reading(error: io::Error) -> ContentProblem {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<StoreError>());
-        if let Some(damaged @ StoreError::Damaged { .. }) = inner {
-            return ContentProblem::Blocks { problem: damaged.to_string() };
+        if let Some(damaged @ StoreError::Damaged { path, .. }) = inner {
+            return ContentProblem::Blocks { file: Some(path.clone()), problem: damaged.to_string() };
         }
         match error.kind() {
             io::ErrorKind::NotFound => ContentProblem::Missing,
@@ -290,7 +310,7 @@ impl std::fmt::Display for ContentProblem {
                 write!(f, "{recorded} bytes were stored and {found} are there")
             }
             ContentProblem::Sums => f.write_str("the stored content does not have its recorded checksums"),
-            ContentProblem::Blocks { problem } => write!(f, "the record of its blocks is unusable: {problem}"),
+            ContentProblem::Blocks { problem, .. } => write!(f, "the record of its blocks is unusable: {problem}"),
         }
     }
 }

@@ -28,7 +28,7 @@ const CONTENT_BYTES_MAX: u64 = i64::MAX as u64;
 /// What has come of a large content is noted each time so much more is stored of it, or, where that is more, the
 /// `NOTE_PART`th part of it: a process that ends at any moment loses no more, and the maps of the notes stay small
 /// beside the content.
-const NOTE_BYTES: u64 = 2 * 1024 * 1024;
+const NOTE_BYTES: u64 = 256 * 1024;
 const NOTE_PART: u64 = 128;
 
 /// Takes a content in.

@@ -19,6 +19,7 @@ use super::error::{At, StoreError};
 use super::head::Head;
 use super::layout::{dropped_name, head_name, held_name, index_name, names_in, read_small_file};
 use super::resume;
+use super::sealed_json::{decode_sealed, encode_sealed};
 use super::store::Store;
 use crate::base::durable::FILE_MODE;
 use crate::base::folder::open_folder;
@@ -225,7 +226,7 @@ pub fn read_dropped(folder: &Path, id: SnapshotId) -> Result<Option<Arc<Head>>, 
 
 /// What the last sweep left of dropped snapshots, as it is kept on the disk.
 #[derive(Serialize, Deserialize)]
-struct TotalsFile {
+pub struct TotalsFile {
     version: u64,
     left_bytes: u64,
     newest_sequence: u64,
@@ -234,14 +235,14 @@ struct TotalsFile {
 /// The record of a sweep; every dropped snapshot that does not wait for one has at most this sequence.
 pub fn encode_record(left_bytes: u64, newest_sequence: u64) -> Vec<u8> {
     let file = TotalsFile { version: TOTALS_VERSION, left_bytes, newest_sequence };
-    serde_json::to_vec_pretty(&file).expect("numbers always serialise")
+    encode_sealed(&file)
 }
 
 /// None where there is no record, or none that can be read: it can be counted anew.
-fn read_record(folder: &Path) -> Result<Option<TotalsFile>, StoreError> {
+pub fn read_record(folder: &Path) -> Result<Option<TotalsFile>, StoreError> {
     match read_small_file(&folder.join(TOTALS_NAME), TOTALS_BYTES_MAX) {
         Ok(bytes) => {
-            let file = serde_json::from_slice::<TotalsFile>(&bytes).ok();
+            let file = decode_sealed::<TotalsFile>(&bytes, &folder.join(TOTALS_NAME)).ok();
             Ok(file.filter(|file| file.version == TOTALS_VERSION))
         }
         Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),

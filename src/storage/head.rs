@@ -9,10 +9,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::range::HASH_BYTES;
+use super::sealed_json::{encode_sealed, is_sealed};
 use crate::base::ids::{ClientId, SnapshotId, UploadId, hex, unhex};
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
-use crate::crypto::blake3_hash as hash;
 
 pub const HEAD_VERSION: u64 = 1;
 /// Most bytes of a head: its roots have 1 MiB at most, which JSON can make six times as long.
@@ -106,9 +106,9 @@ impl From<Moment> for Timestamp {
     }
 }
 
-/// A root as text, or in base64 where it is none.
+/// A path as text, or in base64 where it is none.
 #[derive(Serialize, Deserialize)]
-enum RootFile {
+pub enum RootFile {
     #[serde(rename = "path")]
     Path(String),
     #[serde(rename = "path_base64")]
@@ -125,7 +125,7 @@ impl From<&EntryPath> for RootFile {
 }
 
 impl RootFile {
-    fn parse(&self) -> Result<EntryPath, HeadError> {
+    pub fn parse(&self) -> Result<EntryPath, HeadError> {
         let bytes = match self {
             RootFile::Path(text) => text.as_bytes().to_vec(),
             RootFile::PathBase64(text) => STANDARD.decode(text).map_err(|error| invalid(error.to_string()))?,
@@ -166,11 +166,13 @@ impl Head {
             totals: self.totals,
             index_blake3: hex(&self.index_blake3),
         };
-        seal(serde_json::to_string_pretty(&file).expect("strings and numbers always serialise"))
+        encode_sealed(&file)
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Head, HeadError> {
-        check_seal(bytes)?;
+        if !is_sealed(bytes) {
+            return Err(HeadError::Checksum);
+        }
         let file: HeadFile = read_versioned(bytes)?;
         let index_blake3 = unhex(&file.index_blake3).ok_or_else(|| invalid("index_blake3 is no hash".into()))?;
         Ok(Head {
@@ -205,29 +207,9 @@ fn read_versioned(bytes: &[u8]) -> Result<HeadFile, HeadError> {
     serde_json::from_slice(bytes).map_err(|error| invalid(error.to_string()))
 }
 
-const SEAL_BEFORE: &str = ",\n  \"checksum\": \"";
-const SEAL_AFTER: &str = "\"\n}\n";
-const SEAL_BYTES: usize = SEAL_BEFORE.len() + 2 * HASH_BYTES + SEAL_AFTER.len();
-
-/// Puts the checksum of everything before it in the place of the closing brace.
-fn seal(mut json: String) -> Vec<u8> {
-    json.truncate(json.len() - "\n}".len());
-    let checksum = hex(&hash(json.as_bytes()));
-    json.push_str(SEAL_BEFORE);
-    json.push_str(&checksum);
-    json.push_str(SEAL_AFTER);
-    json.into_bytes()
-}
-
-fn check_seal(bytes: &[u8]) -> Result<(), HeadError> {
-    let cut = bytes.len().checked_sub(SEAL_BYTES).ok_or(HeadError::Checksum)?;
-    let (sealed, found) = bytes.split_at(cut);
-    let expected = format!("{SEAL_BEFORE}{}{SEAL_AFTER}", hex(&hash(sealed)));
-    if found == expected.as_bytes() { Ok(()) } else { Err(HeadError::Checksum) }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::sealed_json::{SEAL_BYTES, seal};
     use super::*;
     use proptest::prelude::*;
 

@@ -13,8 +13,8 @@ use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId, UserName};
 
 /// The folders that are made at the first start.
-const FOLDERS: [&str; 8] =
-    ["received_files", "deltas", "ranges", "snapshots", "incoming", "clients", "tokens", "keys"];
+const FOLDERS: [&str; 9] =
+    ["received_files", "deltas", "ranges", "snapshots", "incoming", "clients", "tokens", "keys", "damage"];
 /// Those with secrets in them: made private again where they are not.
 const PRIVATE_FOLDERS: [&str; 3] = ["keys", "clients", "tokens"];
 /// Most bytes of a user name in the name of a client's folders.
@@ -77,6 +77,17 @@ impl Layout {
     }
     pub fn tokens(&self) -> PathBuf {
         self.data.join("tokens")
+    }
+    pub fn damage(&self) -> PathBuf {
+        self.data.join("damage")
+    }
+    /// The list of a client's damaged contents.
+    pub fn damage_list(&self, client: &ClientFolder) -> PathBuf {
+        self.damage().join(format!("{client}.list"))
+    }
+    /// What was verified when.
+    pub fn checked(&self, client: &ClientFolder) -> PathBuf {
+        self.damage().join(format!("{client}.checked"))
     }
     pub fn incoming_of_all(&self) -> PathBuf {
         self.data.join("incoming")

@@ -113,7 +113,7 @@ impl StoredEntry {
 }
 
 /// Appends what follows an entry's wire bytes in a record.
-fn encode_rest(flags: u8, content: Option<&StoredContent>, out: &mut Vec<u8>) {
+pub(crate) fn encode_rest(flags: u8, content: Option<&StoredContent>, out: &mut Vec<u8>) {
     out.put_u8(flags);
     let Some(content) = content else { return out.put_u8(0) };
     out.put_u8(match (&content.location, content.blocks) {
@@ -133,7 +133,7 @@ fn encode_rest(flags: u8, content: Option<&StoredContent>, out: &mut Vec<u8>) {
     }
 }
 
-fn decode_content(reader: &mut Reader<'_>) -> Result<Option<StoredContent>, DecodeError> {
+pub(crate) fn decode_content(reader: &mut Reader<'_>) -> Result<Option<StoredContent>, DecodeError> {
     let kind = reader.u8("location kind")?;
     if kind == 0 {
         return Ok(None);

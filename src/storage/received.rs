@@ -13,13 +13,22 @@ use crate::base::path::EntryPath;
 
 /// Opens the plain file at `path` below `folder` for reading.
 pub fn open_stored(folder: &Path, path: &EntryPath) -> io::Result<File> {
-    let root = open_folder(folder)?;
-    let file = match open_at_once(root.as_fd(), path) {
+    open_with(folder, path, OFlags::RDONLY)
+}
+
+/// Opens it for writing over what is damaged in it.
+pub fn open_to_mend(folder: &Path, path: &EntryPath) -> io::Result<File> {
+    open_with(folder, path, OFlags::RDWR)
+}
+
+fn open_with(folder: &Path, path: &EntryPath, access: OFlags) -> io::Result<File> {
+    let (root, flags) = (open_folder(folder)?, access | open_flags());
+    let file = match open_at_once(root.as_fd(), path, flags) {
         Some(opened) => opened?,
         None => {
             let mut stack = FolderStack::below(root);
             let parent = stack.enter(path.parent().as_ref(), Missing::Fail)?;
-            File::from(rustix::fs::openat(parent, path.name(), open_flags(), Mode::empty())?)
+            File::from(rustix::fs::openat(parent, path.name(), flags, Mode::empty())?)
         }
     };
     match file.metadata()?.is_file() {
@@ -30,17 +39,17 @@ pub fn open_stored(folder: &Path, path: &EntryPath) -> io::Result<File> {
 
 /// Not waiting: a FIFO in the place of a file must not hold the session up.
 fn open_flags() -> OFlags {
-    OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC
+    OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC
 }
 
 /// One call instead of one for each component; none where the system does not have it, or the path is too
 /// long for it.
 #[cfg(target_os = "linux")]
-fn open_at_once(root: BorrowedFd<'_>, path: &EntryPath) -> Option<io::Result<File>> {
+fn open_at_once(root: BorrowedFd<'_>, path: &EntryPath, flags: OFlags) -> Option<io::Result<File>> {
     use rustix::fs::ResolveFlags;
     use rustix::io::Errno;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    match rustix::fs::openat2(root, path.as_bytes(), open_flags(), Mode::empty(), resolve) {
+    match rustix::fs::openat2(root, path.as_bytes(), flags, Mode::empty(), resolve) {
         Ok(file) => Some(Ok(File::from(file))),
         Err(Errno::NOSYS | Errno::PERM | Errno::NAMETOOLONG | Errno::AGAIN) => None,
         Err(error) => Some(Err(error.into())),
@@ -48,7 +57,7 @@ fn open_at_once(root: BorrowedFd<'_>, path: &EntryPath) -> Option<io::Result<Fil
 }
 
 #[cfg(not(target_os = "linux"))]
-fn open_at_once(_root: BorrowedFd<'_>, _path: &EntryPath) -> Option<io::Result<File>> {
+fn open_at_once(_root: BorrowedFd<'_>, _path: &EntryPath, _flags: OFlags) -> Option<io::Result<File>> {
     None
 }
 

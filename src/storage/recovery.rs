@@ -79,7 +79,7 @@ pub fn recover(disk: &Disk, layout: &Layout) -> Result<RecoveryReport, StoreErro
         let Some(client) = ClientFolder::parse(&name) else { continue };
         report_unexplained(layout, &client, &mut report)?;
     }
-    for folder in [layout.data(), &layout.clients(), &layout.tokens(), &layout.keys()] {
+    for folder in [layout.data(), &layout.clients(), &layout.tokens(), &layout.keys(), &layout.damage()] {
         sweep_temporary(disk, folder)?;
     }
     Ok(report)

@@ -16,7 +16,6 @@ use super::staging::{JOURNAL, RANGES, Staging};
 use crate::base::codec::Writer;
 use crate::base::durable::NewFile;
 use crate::base::ids::SnapshotId;
-use crate::base::limits::LARGE_FILE_BYTES;
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
 use crate::crypto::blake3_hash;
@@ -24,8 +23,10 @@ use crate::crypto::blake3_hash;
 /// How much is stored between two checkpoints, and how long a lesser amount waits for one.
 const CHECKPOINT_BYTES: u64 = 256 * 1024 * 1024;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(30);
-/// Records are gathered to so many bytes before they are written.
+/// Records are gathered to so many bytes before they are written, or until they tell of so many bytes of contents:
+/// what is gathered is lost with the process.
 const JOURNAL_BUFFER_BYTES: usize = 16 * 1024;
+const TOLD_BYTES: u64 = 128 * 1024;
 
 /// An upload's folder, ready to go on.
 pub struct Opened {
@@ -112,6 +113,8 @@ pub fn roots_hash(roots: &[EntryPath]) -> [u8; HASH_BYTES] {
 pub struct JournalWriter {
     file: NewFile,
     buffer: Vec<u8>,
+    /// The bytes of the contents that the buffer tells of.
+    told_bytes: u64,
     /// Whether the journal tells of anything that is worth keeping.
     tells: bool,
     bytes_since_checkpoint: u64,
@@ -127,18 +130,15 @@ impl JournalWriter {
         }
         journal::put_begin(&mut buffer, begin);
         let tells = valid_bytes > 0;
-        Ok(JournalWriter { file, buffer, tells, bytes_since_checkpoint: 0, checkpointed: Instant::now() })
+        let checkpointed = Instant::now();
+        Ok(JournalWriter { file, buffer, told_bytes: 0, tells, bytes_since_checkpoint: 0, checkpointed })
     }
 
     pub fn content(&mut self, stored: &StoredEntry) -> io::Result<()> {
-        self.bytes_since_checkpoint += stored.content.as_ref().map_or(0, |content| content.sums.size);
+        let size = stored.content.as_ref().map_or(0, |content| content.sums.size);
+        self.bytes_since_checkpoint += size;
+        self.told_bytes += size;
         journal::put_content(&mut self.buffer, stored);
-        // A record that stands for much is not left to be lost with the process.
-        let large = stored.content.as_ref().is_some_and(|content| content.sums.size >= LARGE_FILE_BYTES);
-        if large {
-            self.tells = true;
-            return self.write();
-        }
         self.write_when_full()
     }
 
@@ -203,12 +203,14 @@ impl JournalWriter {
 
     fn write_when_full(&mut self) -> io::Result<()> {
         self.tells = true;
-        if self.buffer.len() >= JOURNAL_BUFFER_BYTES { self.write() } else { Ok(()) }
+        let is_full = self.buffer.len() >= JOURNAL_BUFFER_BYTES || self.told_bytes >= TOLD_BYTES;
+        if is_full { self.write() } else { Ok(()) }
     }
 
     fn write(&mut self) -> io::Result<()> {
         self.file.write(&self.buffer)?;
         self.buffer.clear();
+        self.told_bytes = 0;
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use super::head::Head;
 use super::journal::Begin;
 use super::layout::{Layout, names_in, read_small_file};
 use super::lock::StoreLock;
-use super::range::{Location, StoredEntry};
+use super::range::StoredEntry;
 use super::recovery::{self, RecoveryReport};
 use super::resume;
 use super::summary::{self, ClientSummary};
@@ -233,6 +233,22 @@ impl Store {
         let record = clients.renew(disk, &layout.clients(), id, public_key_der)?;
         tokens::consume(disk, &layout.tokens(), &record.name)?;
         Ok(record)
+    }
+
+    /// Notes the key that is to follow a client's `current` one; both are good until the first login with it.
+    /// Durable when this returns.
+    ///
+    /// # Errors
+    /// `NameTaken` where the client has another key by now than `current`.
+    pub fn begin_key_rotation(&self, id: ClientId, current: &[u8], next: &[u8]) -> Result<(), StoreError> {
+        let (disk, folder) = (&self.shared.disk, self.shared.layout.clients());
+        locked(&self.clients).begin_rotation(disk, &folder, id, current, next).map(drop)
+    }
+
+    /// Puts a client's next key in the place of its key, which is no longer good; durable when this returns.
+    pub fn finish_key_rotation(&self, id: ClientId, next: &[u8]) -> Result<Arc<ClientRecord>, StoreError> {
+        let (disk, folder) = (&self.shared.disk, self.shared.layout.clients());
+        locked(&self.clients).finish_rotation(disk, &folder, id, next)
     }
 
     /// Forgets a client's key: with a token, its name can be registered again, and has all its snapshots.
@@ -485,20 +501,6 @@ impl Store {
         let state = self.state(client)?;
         let files = ClientFiles::new(&self.shared.layout, &state.record.folder);
         ContentReader::open(files, &entry.path, content)
-    }
-
-    /// Reads the content of an entry back and compares it with what was recorded. An entry without content
-    /// is whole.
-    pub fn verify_content(&self, client: ClientId, stored: &StoredEntry) -> Result<(), Damage> {
-        let Some(content) = &stored.content else { return Ok(()) };
-        let is_mapped = matches!(content.location, Location::Mapped { .. });
-        let checked = match self.open_content(client, stored) {
-            Ok(reader) => reader.verify(),
-            Err(StoreError::Io { source, .. }) => Err(ContentProblem::Unreadable(source)),
-            Err(error) if is_mapped => Err(ContentProblem::Blocks { problem: error.to_string() }),
-            Err(_) => Err(ContentProblem::Missing),
-        };
-        checked.map_err(|problem| Damage { path: stored.entry.path.clone(), problem })
     }
 
     /// Chooses the way of flushing many files, whatever the file system: for tests.

@@ -413,7 +413,7 @@ impl<'a> Sweep<'a> {
             if !is_swept || self.has_remains(id)? {
                 continue;
             }
-            if !read_dropped(&path, id)?.is_some_and(|head| head.sequence <= newest) {
+            if read_dropped(&path, id)?.is_none_or(|head| head.sequence > newest) {
                 continue;
             }
             let name = dropped_name(id);

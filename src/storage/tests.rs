@@ -379,6 +379,29 @@ fn a_newer_session_of_an_upload_ends_the_older() {
     assert_eq!(files_below(&folder.path().join("incoming")), 0);
 }
 
+#[test]
+fn an_older_session_that_gets_on_is_not_ended_before_it_has_worked_off_what_came() {
+    let Fixture { store, client, folder: _folder } = fixture();
+    let model = Model::with(&[("root/a", "one")]);
+    let upload = UploadId::random();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let ended = std::sync::Arc::new(ended);
+    let end_older = {
+        let ended = ended.clone();
+        move || ended.store(true, std::sync::atomic::Ordering::SeqCst)
+    };
+    let Begun::Open(mut older) = store.begin_upload(client, request(upload), end_older).unwrap() else { panic!() };
+    let mut newer = std::thread::scope(|scope| {
+        let newer = scope.spawn(|| store.begin_upload(client, request(upload), || {}).unwrap());
+        send(&mut older, &model).unwrap();
+        drop(older);
+        let Begun::Open(newer) = newer.join().unwrap() else { panic!() };
+        newer
+    });
+    assert!(!ended.load(std::sync::atomic::Ordering::SeqCst), "it let go by itself");
+    assert_eq!(send(&mut newer, &model).unwrap().contents, 0, "what it took in is there");
+}
+
 fn out_of_place<T: std::fmt::Debug>(result: Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::OutOfPlace { .. })), "{result:?}");
 }

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{At, StoreError};
 use super::head::Moment;
-use super::layout::read_small_file;
+use super::layout::{names_in, read_small_file};
+use super::sealed_json::{decode_sealed, encode_sealed};
 use crate::base::durable::{Disk, FILE_MODE, exists};
 use crate::base::folder::open_folder;
 use crate::base::ids::{UserName, hex, random_array, unhex};
@@ -68,7 +69,7 @@ pub fn create(
 }
 
 fn write(disk: &Disk, folder: &Path, file_name: &str, file: &impl Serialize) -> Result<(), StoreError> {
-    let bytes = serde_json::to_vec_pretty(file).expect("strings and numbers always serialise");
+    let bytes = encode_sealed(file);
     let handle = open_folder(folder).at("open", folder)?;
     let path = folder.join(file_name);
     disk.replace_file(handle.as_fd(), file_name.as_bytes(), &bytes, FILE_MODE).at("write", &path)
@@ -91,7 +92,7 @@ pub fn create_opening(
 pub fn has_opening(folder: &Path, name: &UserName) -> Result<bool, StoreError> {
     let path = folder.join(opening_file_name(name));
     let Some(bytes) = read(&path)? else { return Ok(false) };
-    let file: OpeningFile = serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(&path, error))?;
+    let file: OpeningFile = decode_sealed(&bytes, &path)?;
     Ok(file.name == *name && Timestamp::from(file.expires) > Timestamp::now())
 }
 
@@ -111,10 +112,25 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 pub fn find(folder: &Path, name: &UserName) -> Result<Option<[u8; TOKEN_BYTES]>, StoreError> {
     let path = folder.join(file_name(name));
     let Some(bytes) = read(&path)? else { return Ok(None) };
-    let file: TokenFile = serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(&path, error))?;
+    let file: TokenFile = decode_sealed(&bytes, &path)?;
     let token = unhex(&file.token).ok_or_else(|| StoreError::damaged(&path, "its token is not 32 hex digits"))?;
     let is_good = file.name == *name && Timestamp::from(file.expires) > Timestamp::now();
     Ok(is_good.then_some(token))
+}
+
+/// Reads every token and opening; gives what cannot be read.
+pub fn check_all(folder: &Path) -> Result<Vec<StoreError>, StoreError> {
+    let mut damaged = Vec::new();
+    for name in names_in(folder)?.iter().filter(|name| name.ends_with(".json")) {
+        let path = folder.join(name);
+        let Some(bytes) = read(&path)? else { continue };
+        let checked = match name.ends_with(".legacy.json") {
+            true => decode_sealed::<OpeningFile>(&bytes, &path).map(drop),
+            false => decode_sealed::<TokenFile>(&bytes, &path).map(drop),
+        };
+        damaged.extend(checked.err());
+    }
+    Ok(damaged)
 }
 
 /// Removes the token of `name`, if there is one.

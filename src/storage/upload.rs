@@ -7,14 +7,14 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::blocks_format::Source;
 use super::blocks_reader::ClientFiles;
 use super::blocks_writer::LargeFiles;
 use super::catalog::{ClientState, OpenUpload};
-use super::comparison::{Base, ChangeRule, RangeSet};
+use super::comparison::{Base, ChangeRule, RangeSet, read_range};
 use super::content_writer::{ContentWriter, WrittenContent};
+use super::damage::DamageList;
 use super::delta::OpenHeld;
 use super::error::{At, StoreError};
 use super::head::Head;
@@ -97,6 +97,8 @@ pub struct Upload {
     pub(super) request: UploadRequest,
     pub(super) snapshot: SnapshotId,
     pub(super) base: Option<Base>,
+    /// What is damaged of the client's contents: it counts as changed.
+    damage: DamageList,
     /// None only while it is being dropped.
     pub(super) staging: Option<Staging>,
     /// Opened before the first write, for a flush of the whole file system; none where that is no good.
@@ -208,7 +210,9 @@ impl Upload {
             files,
         )?;
         let stored_before = state.with_catalog(&shared.layout, |catalog| catalog.stored_bytes())?;
+        let damage = state.damage_list(&shared.layout);
         Ok(Upload {
+            damage,
             stored_before,
             arrived_bytes: 0,
             large,
@@ -277,7 +281,8 @@ impl Upload {
             return Ok(RangeAnswer::Held);
         }
         let roots = &self.request.roots;
-        if let Some(record) = self.base.as_ref().and_then(|base| base.shareable_range(&wire_hash, roots)) {
+        let shareable = self.base.as_ref().and_then(|base| base.shareable_range(&wire_hash, roots));
+        if let Some(record) = shareable.filter(|record| !self.names_damage(record)) {
             let record = record.clone();
             self.check_order(self.slots.len(), &record.first, &record.last)?;
             self.count_index_bytes(record.encoded_bytes())?;
@@ -292,6 +297,15 @@ impl Upload {
         }
         self.slots.push(Slot { wire_hash, state: SlotState::Offered });
         Ok(RangeAnswer::Lacking)
+    }
+
+    /// Whether a content that the range names is damaged: its entries have to come then.
+    fn names_damage(&self, record: &IndexRecord) -> bool {
+        if !self.damage.touches(record) {
+            return false;
+        }
+        let entries = read_range(&self.shared.layout.ranges(&self.state.record.folder), record);
+        entries.map_or(true, |entries| entries.iter().any(|stored| self.damage.has(stored)))
     }
 
     /// Takes the entries of a lacking range; they come in the order of the ranges. Answers which contents
@@ -377,6 +391,7 @@ impl Upload {
         let left = self.left.as_mut().and_then(|left| left.find(&entry.path));
         // No delta is built on a large one that changed since, for its file goes with the commit: it is gone on with.
         let left = left.filter(|stored| rule.is_unchanged(stored, entry) || !stored.is_large());
+        let left = left.filter(|stored| !self.damage.has(stored));
         if let Some(stored) = left {
             return match (rule.is_unchanged(&stored, entry), stored.content) {
                 (true, Some(content)) => {
@@ -387,6 +402,8 @@ impl Upload {
             };
         }
         let stored = self.base.as_mut().and_then(|base| base.find(&entry.path));
+        // Neither is it built upon what is damaged.
+        let stored = stored.filter(|stored| !self.damage.has(stored));
         let held = match stored.map(|stored| (rule.is_unchanged(stored, entry), stored.content.clone())) {
             Some((true, Some(content))) => return Fate::Stored { flags: 0, content },
             Some((_, held)) => held.map(Box::new),
@@ -426,6 +443,7 @@ impl Upload {
     /// Appends to the content that was begun.
     pub fn write_content(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let Some(writing) = &mut self.writing else { return Err(no_content_begun()) };
+        self.ticket.goes_on();
         if writing.is_spoiled {
             return Ok(());
         }
@@ -635,9 +653,9 @@ impl Upload {
     }
 
     pub(super) fn check_live(&self) -> Result<(), StoreError> {
-        match self.ticket.superseded.load(Ordering::Relaxed) {
-            true => Err(StoreError::Superseded { upload: self.request.upload }),
-            false => Ok(()),
+        match self.ticket.goes_on() {
+            true => Ok(()),
+            false => Err(StoreError::Superseded { upload: self.request.upload }),
         }
     }
 }

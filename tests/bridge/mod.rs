@@ -1,6 +1,7 @@
 //! The page's bridge: the real program, spoken to over real sockets.
 
 mod answers;
+mod dashboard;
 mod front;
 mod jobs;
 mod uploads;
@@ -59,8 +60,14 @@ impl Gui {
     }
 
     pub fn start_with(workplace: &Workplace, server: &str, flags: &[&str]) -> Gui {
+        Gui::start_on(0, workplace, server, flags)
+    }
+
+    /// On this port, as where a page expects it again.
+    pub fn start_on(port: u16, workplace: &Workplace, server: &str, flags: &[&str]) -> Gui {
+        let port = port.to_string();
         let words =
-            ["gui", "--port", "0", "--server", server, "--user", "ada", "--state", "state", "--rsa-bits", "2048"];
+            ["gui", "--port", &port, "--server", server, "--user", "ada", "--state", "state", "--rsa-bits", "2048"];
         let mut command = workplace.command(words.iter().chain(flags));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("gui starts");
         let mut line = String::new();
@@ -80,9 +87,7 @@ impl Gui {
     }
 
     pub fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).expect("the bridge accepts");
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT)).unwrap();
-        stream
+        connect(self.address)
     }
 
     /// Sends bytes as they are and takes everything that comes back.
@@ -96,15 +101,7 @@ impl Gui {
     }
 
     pub fn send(&self, method: &str, target: &str, headers: &str, body: &[u8]) -> Response {
-        let mut stream = self.connect();
-        let head = format!(
-            "{method} {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n{headers}\r\n",
-            self.address,
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        let _ = stream.write_all(body);
-        read_response(stream)
+        send(self.address, method, target, headers, body)
     }
 
     pub fn get(&self, target: &str) -> Response {
@@ -156,6 +153,23 @@ impl Drop for Gui {
             let _ = self.child.wait();
         }
     }
+}
+
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the page accepts");
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).unwrap();
+    stream
+}
+
+/// Sends a request to a page at this address.
+pub fn send(address: SocketAddr, method: &str, target: &str, headers: &str, body: &[u8]) -> Response {
+    let mut stream = connect(address);
+    let length = body.len();
+    let head =
+        format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let _ = stream.write_all(body);
+    read_response(stream)
 }
 
 pub fn read_response(mut stream: impl Read) -> Response {

@@ -165,3 +165,19 @@ fn a_server_that_ends_waits_for_a_file_that_is_under_way() {
     peer.conclude(1029, "a");
     server.wait_for_log("stopped");
 }
+
+#[test]
+fn a_client_that_was_renamed_is_let_in_under_its_earlier_name() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let key = Key::make(17);
+    let (mut first, file_key) = Peer::enter(&server, "ada", &key);
+    workplace.run(["clients", "rename", "ada", "lovelace", "--data", server.data.to_str().unwrap()]).expect(0);
+    let file = Encrypted::of(&write_noise(&workplace, "noise", 100), &file_key);
+    first.store("a", &file, 1_000);
+    for name in ["ada", "lovelace"] {
+        Peer::reenter(&server, name, first.id, &key);
+        let mut peer = Peer { id: first.id, ..Peer::connect(&server) };
+        peer.send_key(name, &key);
+    }
+}

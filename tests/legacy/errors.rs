@@ -317,6 +317,21 @@ fn a_connection_of_nothing_but_errors_is_closed() {
 }
 
 #[test]
+fn a_connection_of_nothing_but_refusals_is_closed() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let _ada = Peer::enter(&server, "ada", &Key::make(17));
+    for (code, refusal) in [(1025, 1601), (1027, 1606)] {
+        let mut peer = Peer::connect(&server);
+        for _ in 0..16 {
+            assert_eq!(peer.ask(code, &field(b"ada")).0, refusal);
+        }
+        peer.say(code, &field(b"ada"));
+        peer.expect_error_and_close();
+    }
+}
+
+#[test]
 fn a_payload_of_16_mib_and_1024_bytes_is_taken() {
     let workplace = Workplace::new();
     let server = TestServer::start(&workplace);

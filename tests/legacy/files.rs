@@ -156,6 +156,24 @@ fn a_repeated_packet_replaces_the_earlier_one() {
 }
 
 #[test]
+fn every_packet_of_a_file_may_be_replaced() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let (mut peer, file_key) = Peer::enter(&server, "ada", &Key::make(17));
+    let file = Encrypted::of(&write_noise(&workplace, "noise", 50_000), &file_key);
+    let (packet_bytes, total) = (1_000, file.packets(1_000));
+    peer.say_part("a", &file, 1, packet_bytes);
+    for number in 2..=total {
+        if number < total {
+            peer.say_packet(b"a", file.original_bytes, number, total, &[0xa5; 1_000]);
+        }
+        peer.say_part("a", &file, number, packet_bytes);
+    }
+    peer.expect_received("a", &file);
+    peer.conclude(1029, "a");
+}
+
+#[test]
 fn packet_1_again_begins_the_file_anew() {
     let workplace = Workplace::new();
     let server = TestServer::start(&workplace);

@@ -52,7 +52,8 @@ impl Guest {
         let transport = Transport::tcp(TcpStream::connect(address)?)?;
         let (handshake, _) = ClientHandshake::begin(transport, WINDOW, PATIENCE)?;
         let name = name.parse().expect("a user name");
-        let (mut channel, _) = handshake.login(&ClientLogin { name: &name, known: None, token: None, key })?;
+        let login = ClientLogin { name: &name, known: None, token: None, key, next_key: None, by_key: false };
+        let mut channel = handshake.login(&login)?.channel;
         channel.push()?;
         let mut guest = Guest { channel };
         let (kind, body) = guest.hear()?;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub mod browser;
 pub mod changes;
 pub mod random;
 pub mod slow_line;
@@ -242,6 +243,8 @@ pub struct TestServer {
     child: Child,
     pub address: String,
     pub fingerprint: String,
+    /// Where its dashboard is; empty without one.
+    pub dashboard: String,
     pub data: PathBuf,
     log: PathBuf,
 }
@@ -269,7 +272,9 @@ impl TestServer {
             text.strip_prefix(prefix).unwrap_or_else(|| panic!("not {prefix:?}: {text:?}\n{log}")).to_string()
         };
         let (address, fingerprint) = (line("listening on "), line("key "));
-        TestServer { child, address, fingerprint, data, log }
+        let has_dashboard = flags.iter().any(|flag| flag.starts_with("--dashboard"));
+        let dashboard = if has_dashboard { line("dashboard ") } else { String::new() };
+        TestServer { child, address, fingerprint, dashboard, data, log }
     }
 
     pub fn id(&self) -> u32 {

@@ -128,8 +128,12 @@ impl Shared {
             let size = piece.len() as u64;
             let take = |left: u64| left.checked_sub(size);
             let fits = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok();
-            if !fits || to.write_all(&piece).is_err() {
+            if !fits {
                 self.cut();
+                return;
+            }
+            // What goes the other way still arrives.
+            if to.write_all(&piece).is_err() {
                 return;
             }
             self.carried.fetch_add(size, Ordering::SeqCst);

@@ -67,8 +67,9 @@ impl fmt::Display for LegacyError {
             ),
             Self::ForgottenByServer => formatter.write_str(
                 "the server does not know the id in me.info any more (1606) and does not register its name anew \
-                 (1601): if the name has moved over to the native dialect, leave --legacy out; otherwise choose another \
-                 name with --user and another folder with --state",
+                 (1601): if the name has moved over to the native dialect, leave --legacy out; if its registration was \
+                 cut off, try again in ten minutes; otherwise choose another name with --user and another folder with \
+                 --state",
             ),
             Self::FileKey => formatter.write_str(
                 "the session's key does not open under this client's key: the server holds another key for this \

@@ -25,6 +25,8 @@ pub const PAGE: u8 = 39;
 pub const READ_BLOCKS: u8 = 40;
 pub const PARTIAL_WANTED: u8 = 47;
 pub const CONTENT_RESUME: u8 = 48;
+pub const NEW_KEY: u8 = 56;
+pub const NEW_KEY_PROOF: u8 = 57;
 
 pub const SERVER_FINISHED: u8 = 129;
 pub const FAILURE: u8 = 130;
@@ -48,3 +50,5 @@ pub const STATISTICS_ANSWER: u8 = 167;
 pub const END: u8 = 168;
 pub const SERVER_CONTENT_HOLE: u8 = 169;
 pub const BLOCK_HASHES: u8 = 170;
+pub const KEY_CHALLENGE: u8 = 184;
+pub const KEY_TAKEN: u8 = 185;

@@ -1,6 +1,7 @@
 //! Every message comes back as it was, and its bytes are pinned.
 
 use super::*;
+use crate::base::ids::UploadId;
 use crate::base::limits::{PAGE_ENTRIES_MAX, READ_RUNS_MAX};
 use proptest::prelude::*;
 
@@ -88,6 +89,8 @@ fn to_server() -> Vec<ToServer<'static>> {
             hashes: BlockRun { first: 1, count: 2 },
             runs: vec![BlockRun { first: 3, count: 4 }, BlockRun { first: 7, count: 1 }],
         }),
+        ToServer::NewKey(b"key"),
+        ToServer::NewKeyProof([3; 32]),
     ]
 }
 
@@ -124,6 +127,8 @@ fn to_client() -> Vec<ToClient<'static>> {
         ToClient::Damage { snapshot: id(), path: None, text: "gone".into() },
         ToClient::BlockHashes { first: 3, hashes: &[9; 2 * BLOCK_HASH_BYTES] },
         ToClient::Verified { files: 1, bytes: 2 },
+        ToClient::KeyChallenge(b"sealed"),
+        ToClient::KeyTaken,
         ToClient::Statistics("{}".into()),
         ToClient::End { rows: 4 },
     ]

@@ -3,7 +3,8 @@
 //!
 //! Packets that come in order go straight through. One that comes too early waits in the upload's folder and is
 //! joined in its turn. One that comes again and differs replaces the earlier one, also where that has been decrypted:
-//! what was written is then encrypted again, into the place where packets wait, and all of it is joined anew.
+//! what was written is then encrypted again, into the place where packets wait. From there on all of them wait, and are
+//! joined when the last is in.
 //!
 //! Memory does not grow with the file: two pieces, and a few bytes for each packet (65,535 at most). Neither does the
 //! disk beyond what was announced: the file once, and [`SPOOLED_TIMES`] its size of packets that waited.
@@ -46,6 +47,9 @@ pub struct Transfer {
     ciphertext_bytes: u64,
     /// What has been put where packets wait, in all.
     spooled: u64,
+    /// A packet was replaced after it had been decrypted: from then on all packets wait until the last is here, so
+    /// that each further one that is replaced costs no more than its own bytes.
+    joins_at_end: bool,
 }
 
 /// A packet as far as it has to be known again: its length, and a sum of its bytes.
@@ -136,6 +140,7 @@ impl Transfer {
             waiting: BTreeMap::new(),
             ciphertext_bytes: 0,
             spooled: 0,
+            joins_at_end: false,
         })
     }
 
@@ -161,11 +166,13 @@ impl Transfer {
         if self.ciphertext_bytes > u64::from(self.ciphertext_bytes_max) {
             return Err(refused(format!("{name} has more ciphertext than its size allows")));
         }
-        match usize::from(packet.number) == self.joined.len() + 1 {
+        match usize::from(packet.number) == self.joined.len() + 1 && !self.joins_at_end {
             true => self.join(payload)?,
             false => self.set_aside(packet, payload)?,
         }
-        self.join_waiting()?;
+        if !self.joins_at_end || self.waiting.len() == usize::from(self.total) {
+            self.join_waiting()?;
+        }
         if self.joined.len() < usize::from(self.total) {
             return Ok(None);
         }
@@ -251,6 +258,7 @@ impl Transfer {
             self.waiting.insert(number, Waiting { offset, packet });
             offset += u64::from(packet.bytes);
         }
+        self.joins_at_end = true;
         Ok(self.upload.begin_content()?)
     }
 

@@ -9,46 +9,57 @@ use crate::base::amount::Size;
 use crate::base::ids::UserName;
 use crate::base::time::Timestamp;
 use crate::crypto::PublicKey;
-use crate::storage::{ClientRecord, GROWTH_DAYS, StoreError};
+use crate::storage::{ClientRecord, ClientSummary, GROWTH_DAYS, Store, StoreError};
 
 /// One row for each client; with `stale`, only for those that have stored nothing for so long.
-pub fn rows(desk: &Desk, stale: Option<Duration>) -> Result<Vec<Value>, StoreError> {
+pub fn rows(store: &Store, stale: Option<Duration>) -> Result<Vec<Value>, StoreError> {
     let now = Timestamp::now();
     let oldest = stale.map(|stale| now.seconds.saturating_sub_unsigned(stale.as_secs()));
     let mut rows = Vec::new();
-    for client in desk.store.clients() {
-        let summary = desk.store.summary(client.id)?;
+    for client in store.clients() {
+        let summary = store.summary(client.id)?;
         let last = summary.last.as_ref();
         // One that has never stored anything counts from the day it came.
         let active = last.map_or(client.registered, |last| last.committed());
         if oldest.is_some_and(|oldest| active.seconds >= oldest) {
             continue;
         }
-        rows.push(json!({
-            "name": client.name,
-            "id": client.id,
-            "registered": client.registered.to_string(),
-            "last_success": last.map(|last| last.committed().to_string()),
-            "last_snapshot": last.map(|last| last.id),
-            "snapshots": summary.snapshots,
-            "damaged_snapshots": summary.damaged_snapshots,
-            "latest_files": last.map_or(0, |last| last.files),
-            "latest_bytes": last.map_or(0, |last| last.bytes),
-            "stored_bytes": summary.stored_bytes,
-            "growth_bytes": summary.growth(now),
-            "growth_days": GROWTH_DAYS,
-            "quota_bytes": client.quota,
-            "fingerprint": fingerprint(&client),
-            "legacy": client.legacy,
-        }));
+        rows.push(row(&client, &summary, now));
     }
     Ok(rows)
 }
 
+/// What is told of a client.
+pub fn row(client: &ClientRecord, summary: &ClientSummary, now: Timestamp) -> Value {
+    let last = summary.last.as_ref();
+    json!({
+        "name": client.name,
+        "id": client.id,
+        "registered": client.registered.to_string(),
+        "last_success": last.map(|last| last.committed().to_string()),
+        "last_snapshot": last.map(|last| last.id),
+        "snapshots": summary.snapshots,
+        "damaged_snapshots": summary.damaged_snapshots,
+        "latest_files": last.map_or(0, |last| last.files),
+        "latest_bytes": last.map_or(0, |last| last.bytes),
+        "stored_bytes": summary.stored_bytes,
+        "growth_bytes": summary.growth(now),
+        "growth_days": GROWTH_DAYS,
+        "quota_bytes": client.quota,
+        "fingerprint": fingerprint(client),
+        "next_fingerprint": client.next_key.as_deref().map(fingerprint_of),
+        "legacy": client.legacy,
+    })
+}
+
 /// None for a client that was reset and waits for its new key.
 fn fingerprint(client: &ClientRecord) -> Option<String> {
-    let key = (!client.is_reset()).then(|| PublicKey::from_spki_der(&client.public_key))?;
-    Some(key.map_or_else(|_| "unreadable".to_string(), |key| key.fingerprint().to_string()))
+    (!client.is_reset()).then(|| fingerprint_of(&client.public_key))
+}
+
+fn fingerprint_of(public_key: &[u8]) -> String {
+    let key = PublicKey::from_spki_der(public_key);
+    key.map_or_else(|_| "unreadable".to_string(), |key| key.fingerprint().to_string())
 }
 
 /// Forgets the client's key, and ends the sessions that it was proved in.

@@ -223,3 +223,67 @@ fn a_thousand_clients_are_listed_and_a_start_made_within_a_second() {
     let second = timed("a later list", &mut || assert_eq!(list(), 365_001));
     assert!(start < Duration::from_secs(1) && second < Duration::from_secs(1));
 }
+
+fn keys(store: &Store, client: ClientId) -> (Vec<u8>, Option<Vec<u8>>) {
+    let record = store.client(client).unwrap();
+    (record.public_key.clone(), record.next_key.clone())
+}
+
+#[test]
+fn a_next_key_waits_beside_the_present_one_until_it_is_used() {
+    let Fixture { store, client, folder } = fixture();
+    let (old, reopened) = (keys(&store, client).0, |store: Store| {
+        drop(store);
+        Store::open(folder.path(), Disk::real()).unwrap()
+    });
+    let file = folder.path().join("clients").join(format!("{client}.json"));
+    let version =
+        || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&file).unwrap()).unwrap()["version"].clone();
+    assert_eq!(version(), 1);
+    store.begin_key_rotation(client, &old, b"lost").unwrap();
+    store.begin_key_rotation(client, &old, b"new").unwrap();
+    let store = reopened(store);
+    assert_eq!((keys(&store, client), version()), ((old.clone(), Some(b"new".to_vec())), 2.into()));
+    assert!(store.finish_key_rotation(client, b"lost").is_err());
+    assert_eq!(store.finish_key_rotation(client, b"new").unwrap().public_key, b"new");
+    let store = reopened(store);
+    assert_eq!((keys(&store, client), version()), ((b"new".to_vec(), None), 1.into()));
+    // A session of the old key is of no use any more.
+    let error = store.begin_key_rotation(client, &old, b"thief's").unwrap_err();
+    assert!(matches!(error, StoreError::NameTaken { .. }), "{error}");
+    // A reset takes both.
+    store.begin_key_rotation(client, b"new", b"newer").unwrap();
+    store.reset_client(client).unwrap();
+    assert_eq!(keys(&reopened(store), client), (Vec::new(), None));
+}
+
+#[test]
+fn a_rotation_that_stops_anywhere_leaves_a_record_of_before_or_after_each_step() {
+    let Fixture { store, client, folder } = fixture();
+    let old = keys(&store, client).0;
+    drop(store);
+    let opening = {
+        let disk = Disk::real();
+        Store::open(folder.path(), disk.clone()).unwrap();
+        disk.operations()
+    };
+    for stop in 0.. {
+        let present = keys(&Store::open(folder.path(), Disk::real()).unwrap(), client).0;
+        let next = format!("key {stop}").into_bytes();
+        let store = Store::open(folder.path(), Disk::stopping_after(opening + stop)).unwrap();
+        let begun = store.begin_key_rotation(client, &present, &next).is_ok();
+        let finished = store.finish_key_rotation(client, &next).is_ok();
+        drop(store);
+        let (now, waiting) = keys(&Store::open(folder.path(), Disk::real()).unwrap(), client);
+        match (begun, finished) {
+            // What was not answered may have happened all the same.
+            (false, _) => assert_eq!(now, present, "stopped after {stop}"),
+            (true, false) => assert!(now == next || (now == present && waiting.as_ref() == Some(&next)), "{stop}"),
+            (true, true) => assert_eq!((now, waiting), (next, None), "stopped after {stop}"),
+        }
+        if finished {
+            assert!(stop >= 10 && present != old, "both steps were cut off at every operation: {stop}");
+            return;
+        }
+    }
+}

@@ -1,0 +1,186 @@
+// The snapshots of this client at the server: what is in them, search, download, restore.
+
+import { exactPath, get, post, query } from "./api.js";
+import { isKnown, notMet } from "./connection.js";
+import { $, announce, empty, failed, h, loading, toast } from "./dom.js";
+import { bytes, number, plural, time } from "./format.js";
+import { chooseFolder } from "./hosts.js";
+import { on } from "./live.js";
+import { Tree } from "./tree.js";
+import { watch } from "./job.js";
+
+const SNAPSHOTS_SHOWN = 200;
+const FOUND_SHOWN = 500;
+/** A search begins when nothing was typed for so long, in milliseconds. */
+const TYPING = 300;
+
+let snapshots = [];
+let chosen = null;
+let isStale = true;
+let selected = null;
+let asked = 0;
+const parts = {};
+
+export function setUp() {
+  $("snapshots-again").addEventListener("click", () => load());
+  on("status", (status) => { if (status.state === "completed") isStale = true; });
+  on("connected", () => { isStale = true; });
+}
+
+/** The view is shown, with a snapshot to choose or none. */
+export async function show(id) {
+  if (isStale || (id && !snapshots.some((one) => one.snapshot === id))) await load();
+  if (id && snapshots.some((one) => one.snapshot === id)) choose(id);
+}
+
+async function load() {
+  if (!(await isKnown())) {
+    $("snapshots").replaceChildren(notMet());
+    return choose(null);
+  }
+  if (snapshots.length === 0) $("snapshots").replaceChildren(loading("Asking the server for its snapshots…"));
+  try {
+    const answer = await get("/api/snapshots");
+    isStale = false;
+    snapshots = answer.snapshots;
+    draw(SNAPSHOTS_SHOWN, answer.damaged ?? []);
+    if (!snapshots.some((one) => one.snapshot === chosen)) choose(snapshots[0]?.snapshot ?? null);
+  } catch (error) {
+    snapshots = [];
+    $("snapshots").replaceChildren(failed(error, load));
+    choose(null);
+  }
+  return undefined;
+}
+
+function draw(shown, damaged = []) {
+  if (snapshots.length === 0) {
+    $("snapshots").replaceChildren(empty("No snapshots yet", "The first backup makes the first one."), h("a", { class: "button", href: "#backup" }, "Back something up"));
+    return;
+  }
+  const list = h("ul", { class: "plain snapshots" }, snapshots.slice(0, shown).map((one) => h("li", {},
+    h("button", { type: "button", "data-snapshot": one.snapshot, "aria-current": one.snapshot === chosen ? "true" : false, onclick: () => choose(one.snapshot) },
+      h("span", { class: "row between" }, h("strong", {}, time(one.committed)), one.label && h("span", { class: "chip" }, one.label)),
+      h("span", { class: "muted path" }, one.roots.map((root) => root.path).join(", ")),
+      h("span", { class: "muted" }, `${plural(one.files, "file")}, ${bytes(one.bytes)} (${bytes(one.new_bytes)} new)`,
+        one.unreadable ? `, ${number(one.unreadable)} unreadable` : "")))));
+  $("snapshots").replaceChildren(list);
+  if (snapshots.length > shown) {
+    $("snapshots").append(h("button", { type: "button", class: "quiet", onclick: () => draw(shown + SNAPSHOTS_SHOWN) }, `Show more (and ${number(snapshots.length - shown)} more)`));
+  }
+  for (const one of damaged) $("snapshots").append(h("p", { class: "note bad" }, `${one.snapshot ?? "A snapshot"} cannot be listed: ${one.reason}`));
+}
+
+function choose(id) {
+  chosen = id;
+  selected = null;
+  for (const button of $("snapshots").querySelectorAll("[data-snapshot]")) {
+    if (button.dataset.snapshot === id) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
+  }
+  const snapshot = snapshots.find((one) => one.snapshot === id);
+  if (!snapshot) {
+    $("snapshot-card").replaceChildren(h("h2", {}, "Contents"), empty("No snapshot is chosen", "What is in a snapshot is shown here: look into folders, search, download one file, or restore."));
+    return;
+  }
+  const search = h("input", { type: "search", placeholder: "Search by name or path", autocomplete: "off", spellcheck: "false", "aria-label": "Search in this snapshot" });
+  let timer = 0;
+  search.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => find(search.value.trim()), TYPING);
+  });
+  parts.body = h("div", { class: "tree-box" });
+  parts.detail = h("div", { class: "detail" });
+  $("snapshot-card").replaceChildren(
+    h("div", { class: "row between" }, h("h2", {}, `Contents of ${time(snapshot.committed)}`),
+      h("button", { type: "button", onclick: () => restore(null) }, "Restore all of it…")),
+    h("p", { class: "muted mono small" }, snapshot.snapshot), search, parts.body, parts.detail);
+  drawTree();
+  drawDetail();
+}
+
+const entries = (path, more = {}) => get(query(`/api/snapshots/${chosen}/entries`, more) + (path === null ? "" : `${Object.keys(more).length ? "&" : "?"}path=${path}`));
+
+async function drawTree() {
+  const tree = new Tree("Files of the snapshot", {
+    children: async (entry) => {
+      const answer = await entries(entry ? exactPath(entry) : null);
+      return { entries: answer.entries, truncated: answer.truncated };
+    },
+    select,
+    note: (entry) => (entry.kind === "file" ? bytes(entry.size) : ""),
+  });
+  parts.body.replaceChildren(tree.box);
+  await tree.open();
+}
+
+async function find(text) {
+  if (text === "") return drawTree();
+  const number_ = (asked += 1);
+  parts.body.replaceChildren(loading("Searching…"));
+  try {
+    const answer = await entries(null, { search: text, limit: FOUND_SHOWN });
+    if (number_ !== asked) return undefined;
+    drawFound(answer, text);
+  } catch (error) {
+    if (number_ === asked) parts.body.replaceChildren(failed(error, () => find(text)));
+  }
+  return undefined;
+}
+
+function drawFound(answer, text) {
+  const found = answer.entries;
+  announce(`${plural(found.length, "entry")} found`);
+  if (found.length === 0) {
+    parts.body.replaceChildren(empty("Nothing found", `No path in this snapshot holds “${text}”.`));
+    return;
+  }
+  parts.body.replaceChildren(h("ul", { class: "plain found", "aria-label": "What was found" }, found.map((entry) => h("li", {},
+    h("button", { type: "button", class: "found-row", onclick: () => select(entry) },
+      h("span", { class: `entry-name path ${entry.kind}` }, entry.path), h("span", { class: "muted figure" }, entry.kind === "file" ? bytes(entry.size) : ""))))),
+  answer.truncated && h("p", { class: "muted" }, `The first ${number(found.length)} are shown: search for more of the name.`) || "");
+}
+
+function select(entry) {
+  selected = entry;
+  drawDetail();
+}
+
+const download = (entry) => `/api/snapshots/${chosen}/file?path=${exactPath(entry)}`;
+
+function drawDetail() {
+  if (!selected) {
+    parts.detail.replaceChildren(h("p", { class: "muted" }, "Choose a file or folder to download or restore it."));
+    return;
+  }
+  const entry = selected;
+  const facts = [["Path", entry.path], ["Kind", entry.kind]];
+  if (entry.kind === "file") facts.push(["Size", `${bytes(entry.size)} (${number(entry.size)} bytes)`]);
+  if (entry.mtime) facts.push(["Changed", time(entry.mtime)]);
+  if (entry.mode) facts.push(["Mode", entry.mode]);
+  if (entry.crc32) facts.push(["CRC-32", entry.crc32]);
+  if (entry.blake3) facts.push(["BLAKE3", entry.blake3]);
+  if (entry.unreadable) facts.push(["Note", "It could not be read when the backup was made."]);
+  parts.detail.replaceChildren(h("h3", { class: "path" }, entry.name),
+    h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", { class: "path" }, value)))),
+    h("div", { class: "row" },
+      entry.kind === "file" && !entry.unreadable && h("a", { class: "button primary", id: "download", href: download(entry), download: entry.name, onclick: () => toast(`Downloading ${entry.name}`) }, "Download"),
+      h("button", { type: "button", onclick: () => restore(entry) }, entry.kind === "folder" ? "Restore this folder…" : "Restore to a folder…")));
+  announce(`${entry.name} is chosen`);
+}
+
+async function restore(entry) {
+  const what = entry ? `“${entry.path}”` : "all of this snapshot";
+  const to = await chooseFolder("Restore to a folder", `Puts ${what} below a folder of the host that this program runs on.`, "Restore");
+  if (!to) return;
+  try {
+    const paths = entry ? [entry.path_base64 ? { path_base64: entry.path_base64 } : entry.path] : undefined;
+    const { job } = await post("/api/restore", { snapshot: chosen, paths, to });
+    toast(`Restoring to ${to}`);
+    watch(job);
+    location.hash = "#backup";
+  } catch (error) {
+    toast(error.message, "bad");
+  }
+}
+

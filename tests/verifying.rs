@@ -1,0 +1,247 @@
+//! Verification of a whole store by its operator, and healing by the clients' next backups: one byte flipped in each
+//! file of a store with every kind of file in it.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use cyberbackup::base::time::Timestamp;
+
+use crate::support::random::Random;
+use crate::support::{LARGE_BYTES, Run, TestClient, TestServer, Workplace, kill, large_file, wait_until};
+
+const MIB: usize = 1024 * 1024;
+
+/// All files below a folder.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for item in fs::read_dir(folder).into_iter().flatten() {
+        let path = item.unwrap().path();
+        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut random = Random::new(seed);
+    (0..bytes).map(|_| random.below(256) as u8).collect()
+}
+
+fn flip_middle(file: &Path) {
+    let mut bytes = fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(file, bytes).unwrap();
+}
+
+/// A store with every kind of file in it, whose server has ended, and the tree of its newest snapshot.
+struct Store {
+    workplace: Workplace,
+    source: PathBuf,
+    data: PathBuf,
+}
+
+impl Store {
+    fn new() -> Store {
+        let workplace = Workplace::new();
+        let server = TestServer::start(&workplace);
+        let data = server.data.clone();
+        let source = workplace.join("source");
+        let client = TestClient::new(&workplace, &server.address, "ada");
+        (0..4).for_each(|n| drop(workplace.write(format!("source/f{n}"), format!("{n}"))));
+        workplace.write("source/large", noise(3 * MIB, 1));
+        let first = client.backup(&source);
+        let large = fs::OpenOptions::new().write(true).open(source.join("large")).unwrap();
+        large.write_all_at(b"changed", MIB as u64).unwrap();
+        workplace.write("source/f0", "other");
+        settle();
+        let second = client.backup(&source);
+        let store = Store { workplace, source, data };
+        store.operator(&["hold", &second]).expect(0);
+        store.operator(&["prune", "--snapshot", &first]).expect(0);
+        store.operator(&["enroll", "bob"]).expect(0);
+        let stalled = store.workplace.join("stalled");
+        fs::create_dir(&stalled).unwrap();
+        large_file(&stalled.join("large"), LARGE_BYTES);
+        let client = TestClient::new(&store.workplace, &server.address, "ada");
+        let cut_off = client.start(["backup", stalled.to_str().unwrap()]);
+        let staged = || files_below(&server.data.join("incoming"));
+        let is_under_way =
+            |file: PathBuf| file.ends_with("large") && fs::metadata(&file).is_ok_and(|it| it.len() > 1 << 21);
+        wait_until(|| staged().into_iter().any(is_under_way), "two mebibytes of an upload");
+        kill(cut_off.id(), "KILL");
+        drop(cut_off);
+        assert_eq!(server.stop(), 0);
+        store
+    }
+
+    fn operator(&self, words: &[&str]) -> Run {
+        let data = self.data.to_str().unwrap();
+        self.workplace.run([words, &["--data", data]].concat())
+    }
+
+    fn serve(&self) -> TestServer {
+        TestServer::start(&self.workplace)
+    }
+
+    /// What is restored of the newest snapshot is right, whether or not all of it is.
+    fn check_restored(&self, to: &str) {
+        let server = self.serve();
+        let client = TestClient::new(&self.workplace, &server.address, "ada");
+        let run = client.run(["restore", "--to", to]);
+        let restored = self.workplace.join(to).join(self.source.strip_prefix("/").unwrap());
+        let original = files_below(&self.source);
+        let came = files_below(&restored);
+        if run.code == 0 {
+            assert_eq!(came.len(), original.len());
+        }
+        for file in &came {
+            let name = file.strip_prefix(&restored).unwrap();
+            assert!(fs::read(file).unwrap() == fs::read(self.source.join(name)).unwrap(), "{}", name.display());
+        }
+        assert_eq!(server.stop(), 0);
+    }
+}
+
+/// A file that was written to within two seconds is looked at again by the next backup, whatever else there is.
+fn settle() {
+    let until = Timestamp::now().seconds + 3;
+    wait_until(|| Timestamp::now().seconds >= until, "three seconds");
+}
+
+#[test]
+fn a_flipped_byte_in_any_file_of_a_store_is_named_and_nothing_wrong_is_restored() {
+    let store = Store::new();
+    store.operator(&["verify"]).expect(0);
+    let mut kinds = std::collections::BTreeSet::new();
+    for file in files_below(&store.data) {
+        let name = file.strip_prefix(&store.data).unwrap().to_str().unwrap().to_string();
+        let is_staged = name.starts_with("incoming/") && !name.ends_with("/journal");
+        if is_staged || name.ends_with(".summary") || name == "lock" || name.ends_with(".held") {
+            continue;
+        }
+        let whole = fs::read(&file).unwrap();
+        flip_middle(&file);
+        let run = store.operator(&["verify"]).expect(6);
+        let told = format!("\n{}", run.err());
+        assert!(told.contains(&format!("\n{name}")), "{name} is not named in:\n{told}");
+        let folder = name.split('/').next().unwrap().to_string();
+        if ["received_files", "deltas", "ranges", "snapshots"].contains(&folder.as_str()) {
+            store.check_restored(&format!("to{}", kinds.len()));
+        }
+        let end = Path::new(&name).extension().map_or("", |end| end.to_str().unwrap()).to_string();
+        kinds.insert((folder, end));
+        fs::write(&file, whole).unwrap();
+    }
+    store.operator(&["verify"]).expect(0);
+    let kind = |folder: &str, end: &str| kinds.contains(&(folder.to_string(), end.to_string()));
+    for (folder, end) in [
+        ("received_files", ""),
+        ("deltas", ""),
+        ("ranges", ""),
+        ("ranges", "blocks"),
+        ("snapshots", "index"),
+        ("snapshots", "json"),
+        ("snapshots", "dropped"),
+        ("clients", "json"),
+        ("tokens", "json"),
+        ("keys", "der"),
+        ("damage", "checked"),
+        ("incoming", ""),
+    ] {
+        assert!(kind(folder, end), "no {folder} file with the end {end:?} was there: {kinds:?}");
+    }
+}
+
+#[test]
+fn the_next_backup_heals_plain_files_and_deltas_for_all_snapshots() {
+    let store = Store::new();
+    let is_content = |file: &&PathBuf| {
+        let name = file.strip_prefix(&store.data).unwrap().to_str().unwrap();
+        name.starts_with("deltas/") || name.ends_with("/f0") || name.ends_with("/f3") || name.ends_with("/large")
+    };
+    let files = files_below(&store.data);
+    let harmed: Vec<&PathBuf> =
+        files.iter().filter(is_content).filter(|file| !file.starts_with(store.data.join("incoming"))).collect();
+    assert_eq!(harmed.len(), 4, "f0 and f3, the large file, and its delta: {harmed:?}");
+    let whole: Vec<Vec<u8>> = harmed.iter().map(|file| fs::read(file).unwrap()).collect();
+    harmed.iter().for_each(|file| flip_middle(file));
+    // One that is gone is damaged too.
+    fs::remove_file(harmed.iter().find(|file| file.ends_with("f3")).unwrap()).unwrap();
+    let server = store.serve();
+    let run = store.operator(&["verify", "--json"]).expect(6);
+    assert_eq!(run.event("summary")["damaged"], 4, "{}", run.out());
+    assert_eq!(files_below(&store.data.join("damage")).len(), 2, "the list, and what was read when");
+    let client = TestClient::new(&store.workplace, &server.address, "ada");
+    client.backup(&store.source);
+    store.operator(&["verify"]).expect(0);
+    for (file, whole) in harmed.iter().zip(&whole) {
+        assert!(fs::read(file).unwrap() == *whole, "{} is as it was", file.display());
+    }
+    client.run(["verify"]).expect(0);
+    // What is whole is not asked for again.
+    let again = client.run(["backup", "--json", "--quiet", store.source.to_str().unwrap()]).expect(0);
+    assert_eq!(again.event("summary")["bytes_sent"], 0, "{}", again.out());
+}
+
+#[test]
+fn what_a_client_finds_damaged_is_healed_by_its_next_backup() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let source = workplace.join("source");
+    (0..3).for_each(|n| drop(workplace.write(format!("source/f{n}"), format!("{n}"))));
+    settle();
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    client.backup(&source);
+    let stored = files_below(&server.data.join("received_files"));
+    flip_middle(&stored[0]);
+    fs::remove_file(&stored[1]).unwrap();
+    client.run(["verify"]).expect(6);
+    client.backup(&source);
+    client.run(["verify"]).expect(0);
+    // A restore that cannot read a file is enough.
+    fs::remove_file(&stored[2]).unwrap();
+    client.run(["restore", "--to", "to"]).expect(6);
+    client.backup(&source);
+    client.run(["verify"]).expect(0);
+    assert_eq!(fs::read(&stored[2]).unwrap(), b"2");
+}
+
+#[test]
+fn samples_of_a_tenth_have_read_everything_after_ten_runs() {
+    const FILES: u64 = 200;
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    (0..FILES).for_each(|n| drop(workplace.write(format!("source/f{n}"), format!("{n}"))));
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    client.backup(&workplace.join("source"));
+    let data = server.data.to_str().unwrap();
+    let mut read = 0;
+    for _ in 0..10 {
+        // Runs within one second are told apart by the number of the part.
+        let second = Timestamp::now().seconds;
+        let run =
+            workplace.run(["verify", "--data", data, "--client", "ada", "--sample", "10%", "--json"]).expect(0);
+        let files = run.event("summary")["files"].as_u64().unwrap();
+        assert!(files < FILES / 3, "{files}");
+        read += files;
+        wait_until(|| Timestamp::now().seconds > second, "the next second");
+    }
+    assert!(read >= FILES, "{read}");
+}
+
+#[test]
+fn flags_that_do_not_belong_together_are_refused() {
+    let workplace = Workplace::new();
+    for (words, told) in [
+        (&["verify", "--sample", "10%"][..], "--data"),
+        (&["verify", "--data", "d", "--sample", "10"], "as in 10%"),
+        (&["server", "--data", "d", "--verify-sample", "10%"], "--prune-daily"),
+        (&["verify", "--data", "d", "a/path"], "--client"),
+        (&["verify", "--data", "d", "--snapshot", "latest"], "does not go with"),
+    ] {
+        let run = workplace.run(words).expect(2);
+        assert!(run.err().contains(told), "{words:?}: {}", run.err());
+    }
+}
