@@ -199,6 +199,22 @@ fn after_any_drops_the_others_read_back_and_nothing_superfluous_is_left() {
     }
 }
 
+#[test]
+fn a_range_that_a_kept_snapshot_shares_stays() {
+    let Fixture { store, client, folder } = fixture();
+    let mut model = Model::many(3_000);
+    let (first, _) = back_up(&store, client, &model);
+    model.put("root/d01/f00001", b"changed", 2);
+    let (second, _) = back_up(&store, client, &model);
+    let ranges =
+        |head| read_index(&store.shared.layout, &store.client(client).unwrap().folder, head).unwrap().len();
+    assert!(ranges(&first) > 2, "some are shared");
+    store.drop_snapshots(client, &[first.id]).unwrap();
+    assert_eq!(store.sweep(client).unwrap().ranges, 1);
+    check_snapshot(&store, &second, &model);
+    check_nothing_superfluous(&store, client, folder.path());
+}
+
 /// What is on the disk of a data folder, but for what differs between two runs.
 fn state_of(data: &Path) -> BTreeSet<String> {
     let mut names = names_below(data);
