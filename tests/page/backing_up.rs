@@ -113,7 +113,7 @@ fn an_upload_is_paused_resumed_and_cancelled() {
     browser.wait_for_text("#job-card .badge", "cancelled");
     assert_eq!(page.gui.get("/api/snapshots").expect(200)["snapshots"], json!([]));
     // The same once more, to its end.
-    page.choose(&[large.clone()]);
+    page.choose(std::slice::from_ref(&large));
     browser.click("#start");
     page.completed();
     let answer = page.gui.get("/api/snapshots/latest/file?path=uploads/large.raw");
