@@ -13,7 +13,7 @@ import { again, uploadOf } from "./upload.js";
 /** Files of a job that are remembered here: of more, the newest. */
 const FILES_MAX = 5000;
 const KINDS = { backup: "Backup of this host", upload: "Upload from a browser", restore: "Restore" };
-const WORDS = { CONNECT: "connecting", BACKUP_IN_PROGRESS: "backing up", CLEANUP: "finishing", COMPLETED: "completed", READY: "waiting" };
+const WORDS = { CONNECT: "connecting", BACKUP_IN_PROGRESS: "backing up", CLEANUP: "finishing", COMPLETED: "completed", READY: "connecting" };
 const ENDED = ["completed", "failed", "cancelled"];
 
 let jobs = [];
@@ -49,17 +49,23 @@ export function watch(job) {
 
 export async function refresh() {
   try {
-    jobs = (await get("/api/jobs")).jobs;
+    const list = (await get("/api/jobs")).jobs;
+    jobs = list.map((job) => newer(jobs.find((old) => old.job_id === job.job_id), job));
     draw();
   } catch {
     // Said where the line is shown.
   }
 }
 
+/** An answer can be overtaken by what the bridge tells: a job never goes back. */
+function newer(old, job) {
+  return old && old.progress.percentage > job.progress.percentage ? { ...job, ...old } : { ...old, ...job };
+}
+
 function merged(status) {
   const index = jobs.findIndex((job) => job.job_id === status.job_id);
   if (index < 0) jobs.unshift(status);
-  else jobs[index] = { ...jobs[index], ...status };
+  else jobs[index] = newer(jobs[index], status);
   return index >= 0;
 }
 
