@@ -522,8 +522,8 @@ mod tests {
         assert_eq!(
             message(identity(Some("home:1256")), Some("home:1256")),
             "the server at home:1256 has another key than before (SHA256:two, not SHA256:one): somebody may be in \
-             between; if the server was set up anew, compare the new fingerprint with its operator, then move \
-             identity.json out of the state folder"
+             between; if the server was set up anew, or its key was exchanged while this client was away, compare \
+             the new fingerprint with its operator, then move identity.json out of the state folder"
         );
         let other = "this state folder belongs to another server (its key is SHA256:one, this one's is SHA256:two): \
                      use another folder with --state";
