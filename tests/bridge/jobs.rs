@@ -57,7 +57,8 @@ fn pause_resume_and_cancel_act_within_a_second() {
         assert!(began.elapsed() < Duration::from_secs(1), "{action}: {:?}", began.elapsed());
     };
     steer("pause", "paused");
-    assert_eq!(gui.post(&format!("/api/jobs/{job}/pause"), json!({})).status, 409);
+    // A page whose upload was cut off may wish it after the fact.
+    assert_eq!(gui.post(&format!("/api/jobs/{job}/pause"), json!({})).expect(200)["job"]["state"], "paused");
     gui.post(&format!("/api/resume/{job}"), json!({})).expect(200);
     gui.wait_for(&job, "running");
     steer("cancel", "cancelled");
