@@ -29,9 +29,13 @@ fn noise(bytes: usize, seed: u64) -> Vec<u8> {
 }
 
 fn flip_middle(file: &Path) {
+    flip_at(file, |length| length / 2);
+}
+
+fn flip_at(file: &Path, place: impl Fn(usize) -> usize) {
     let mut bytes = fs::read(file).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
+    let place = place(bytes.len());
+    bytes[place] ^= 1;
     fs::write(file, bytes).unwrap();
 }
 
@@ -122,8 +126,20 @@ fn a_flipped_byte_in_any_file_of_a_store_is_named_and_nothing_wrong_is_restored(
             continue;
         }
         let whole = fs::read(&file).unwrap();
-        flip_middle(&file);
-        let run = store.operator(&["verify"]).expect(6);
+        // Some records of blocks are dead: notes of a content that was still arriving. Their damage harms nothing.
+        let mut run = None;
+        for part in if name.ends_with(".blocks") { 1..16 } else { 8..9 } {
+            flip_at(&file, |length| length * part / 16);
+            let verified = store.operator(&["verify"]);
+            if verified.code == 6 {
+                run = Some(verified);
+                break;
+            }
+            assert!(name.ends_with(".blocks"), "{name} is not found damaged: {}", verified.out());
+            store.check_restored(&format!("dead{part}"));
+            fs::write(&file, &whole).unwrap();
+        }
+        let run = run.unwrap_or_else(|| panic!("{name} is not found damaged, whatever part of it is"));
         let told = format!("\n{}", run.err());
         assert!(told.contains(&format!("\n{name}")), "{name} is not named in:\n{told}");
         let folder = name.split('/').next().unwrap().to_string();
