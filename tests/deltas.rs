@@ -195,3 +195,24 @@ fn the_holes_of_a_sparse_file_are_neither_sent_nor_stored_and_restored_as_holes(
     let room = fs::metadata(restored).unwrap().blocks() * 512;
     assert!(room < 2 * MIB as u64, "the restored file takes {room} bytes");
 }
+
+#[test]
+fn many_short_holes_stay_holes() {
+    let mut case = Case::new(b"");
+    case.resize(50 * MIB);
+    for place in 0..400 {
+        case.write_at(&noise(4 * KIB, place as u64), place * 128 * KIB);
+    }
+    if fs::metadata(&case.file).unwrap().blocks() * 512 > 4 * MIB as u64 {
+        println!("no holes here: nothing to test");
+        return;
+    }
+    // One block of 16 KiB for each run of data.
+    let first = case.back_up();
+    assert!(first.wire < 7 * MIB as u64, "{} bytes on the wire", first.wire);
+    assert!(first.disk < 8 * MIB as u64, "{} bytes on the disk", first.disk);
+    case.check();
+    let restored = case.restore(&case.snapshots[0].0, "short");
+    let room = fs::metadata(restored).unwrap().blocks() * 512;
+    assert!(room < 8 * MIB as u64, "the restored file takes {room} bytes");
+}

@@ -285,7 +285,8 @@ impl ContentSender<'_> {
                 }
                 Err(error) => return Ok(Err(error)),
             }
-            match file.read_into(chunk) {
+            let room = file.data_room(BLOCK, chunk.len());
+            match file.read_into(&mut chunk[..room]) {
                 Ok(0) => return Ok(Ok(difference.finish(batch))),
                 Ok(count) => self.compare_chunk(&chunk[..count], held, &mut difference, batch)?,
                 Err(error) => return Ok(Err(error)),

@@ -305,6 +305,7 @@ impl ContentSender<'_> {
 fn read_chunk(file: &mut SourceFile, out: &mut Vec<u8>) -> Result<usize, SourceError> {
     let start = out.len();
     let room = usize::try_from(file.left()).unwrap_or(usize::MAX).min(CONTENT_CHUNK_BYTES);
+    let room = file.data_room(BLOCK_BYTES as u64, room);
     out.push(message_kind::CONTENT_DATA);
     out.resize(start + MESSAGE_HEADER_BYTES + room, 0);
     let read = file.read_into(&mut out[start + MESSAGE_HEADER_BYTES..]);

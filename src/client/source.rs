@@ -237,6 +237,17 @@ impl SourceFile {
         Ok(length)
     }
 
+    /// How much to read at once, at most `limit`, so that the hole behind the present data is not read: up to the
+    /// border of the block of `block` bytes in which it begins. All of `limit` where no hole has been looked for.
+    pub fn data_room(&self, block: u64, limit: usize) -> usize {
+        let SourceBytes::Disk(file) = &self.bytes else { return limit };
+        let end = file.data_until.checked_next_multiple_of(block).unwrap_or(u64::MAX);
+        match end.saturating_sub(self.bytes_read) {
+            0 => limit,
+            data => usize::try_from(data).unwrap_or(usize::MAX).min(limit),
+        }
+    }
+
     /// Goes back to `offset`, which has been read: that and what follows is read once more.
     pub fn go_back(&mut self, offset: u64) -> Result<(), SourceError> {
         let SourceBytes::Disk(file) = &self.bytes else { return Err(SourceError::Vanished) };
