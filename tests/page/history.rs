@@ -22,6 +22,12 @@ fn focused(page: &Page) -> String {
     text.as_str().unwrap_or_default().to_string()
 }
 
+/// Which row has the focus, and whether it is open.
+fn place(page: &Page) -> String {
+    let script = "const row = document.activeElement; return row.getAttribute('aria-expanded') + row.textContent";
+    page.browser.script(script).as_str().unwrap_or_default().to_string()
+}
+
 #[test]
 fn the_tree_is_walked_with_the_keyboard() {
     let page = with_a_snapshot();
@@ -33,20 +39,23 @@ fn the_tree_is_walked_with_the_keyboard() {
         if focused(&page) == "drop" {
             break;
         }
+        // Opens the folder, or goes to the first in it.
+        let before = place(&page);
         browser.press(RIGHT);
+        wait_until(|| place(&page) != before, "the key to do something");
         browser.wait_for("!document.querySelector('.tree-note')");
     }
     assert_eq!(focused(&page), "drop");
     browser.press(RIGHT);
     browser.wait_for_text(".tree", "album");
     browser.press("al");
-    assert_eq!(focused(&page), "album");
+    wait_until(|| focused(&page) == "album", "the row that begins so to have the focus");
     browser.press(RIGHT);
     browser.wait_for_text(".tree", "one.jpg");
     browser.press(&format!("{DOWN}{DOWN}{ENTER}"));
     browser.wait_for_text(".detail", "one.jpg");
     browser.press(&format!("{LEFT}{LEFT}"));
-    assert_eq!(focused(&page), "album");
+    wait_until(|| focused(&page) == "album", "the focus to be back");
     browser.assert_quiet();
 }
 

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 /// How long the driver may take for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often the driver is started until it has a port.
+const DRIVER_STARTS_MAX: u32 = 5;
 /// How long the page may take to become what a test waits for.
 const WAIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -47,10 +49,7 @@ impl Browser {
     pub fn start() -> Browser {
         let mut command = Command::new("chromedriver");
         let command = command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut driver = command.spawn().unwrap_or_else(|error| {
-            panic!("chromedriver cannot be run ({error}): install chromium and chromium-driver (tests/run does)")
-        });
-        let port = driver_port(&mut driver);
+        let (driver, port) = start_driver(command);
         let profile = tempfile::tempdir().expect("a temporary folder");
         let mut browser = Browser { driver, port, session: String::new(), profile };
         let profile = format!("--user-data-dir={}", browser.profile.path().join("profile").display());
@@ -81,6 +80,13 @@ impl Browser {
     /// One request to the driver; its `value`.
     #[track_caller]
     fn call(&self, method: &str, path: &str, data: &Value) -> Value {
+        let value = self.ask(method, path, data);
+        assert!(value["error"].is_null(), "{method} {path}: {value}");
+        value
+    }
+
+    /// The same, whatever is answered.
+    fn ask(&self, method: &str, path: &str, data: &Value) -> Value {
         let body = if method == "POST" { data.to_string() } else { String::new() };
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the driver accepts");
         stream.set_read_timeout(Some(ANSWER_TIMEOUT)).unwrap();
@@ -93,9 +99,7 @@ impl Browser {
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(body.as_bytes()).unwrap();
         let mut answer: Value = read_answer(stream);
-        let value = answer["value"].take();
-        assert!(value["error"].is_null(), "{method} {path}: {value}");
-        value
+        answer["value"].take()
     }
 
     #[track_caller]
@@ -168,8 +172,21 @@ impl Browser {
     #[track_caller]
     pub fn click(&self, selector: &str) {
         self.wait_for(&format!("document.querySelector({})?.checkVisibility()", json!(selector)));
-        let element = self.element(selector);
-        self.post(&format!("/element/{element}/click"), json!({}));
+        self.click_found(|| self.element(selector));
+    }
+
+    /// Clicks an element. The page may have drawn it anew between the finding and the click: then once more.
+    #[track_caller]
+    fn click_found(&self, find: impl Fn() -> String) {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let path = format!("{}/element/{}/click", self.session, find());
+            let value = self.ask("POST", &path, &json!({}));
+            if value["error"].is_null() {
+                return;
+            }
+            assert!(value["error"] == "stale element reference" && Instant::now() < deadline, "{path}: {value}");
+        }
     }
 
     /// Clicks the button or link with this text that can be seen.
@@ -180,9 +197,11 @@ impl Browser {
              one.checkVisibility() && one.innerText.trim().startsWith({}))",
             json!(text)
         );
-        let element = self.wait_for(&found);
-        let id = element.as_object().and_then(|found| found.values().next()).and_then(Value::as_str).unwrap();
-        self.post(&format!("/element/{id}/click"), json!({}));
+        self.click_found(|| {
+            let element = self.wait_for(&found);
+            let id = element.as_object().and_then(|found| found.values().next()).and_then(Value::as_str);
+            id.expect("an element").to_string()
+        });
     }
 
     /// Types into a field, or gives paths to a file input.
@@ -260,8 +279,23 @@ impl Drop for Browser {
     }
 }
 
+/// Starts the driver. It looks for a free port first and takes it then: another may be quicker.
+fn start_driver(command: &mut Command) -> (Child, u16) {
+    for _ in 0..DRIVER_STARTS_MAX {
+        let mut driver = command.spawn().unwrap_or_else(|error| {
+            panic!("chromedriver cannot be run ({error}): install chromium and chromium-driver (tests/run does)")
+        });
+        if let Some(port) = driver_port(&mut driver) {
+            return (driver, port);
+        }
+        let _ = driver.kill();
+        let _ = driver.wait();
+    }
+    panic!("chromedriver took no port in {DRIVER_STARTS_MAX} starts")
+}
+
 /// The port that the driver took, from what it prints.
-fn driver_port(driver: &mut Child) -> u16 {
+fn driver_port(driver: &mut Child) -> Option<u16> {
     let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
     let said = lines.find_map(|line| {
         let line = line.ok()?;
@@ -269,7 +303,7 @@ fn driver_port(driver: &mut Child) -> u16 {
     });
     // What it prints later must not fill the pipe.
     std::thread::spawn(move || lines.for_each(drop));
-    said.expect("chromedriver says its port")
+    said
 }
 
 /// The JSON of an answer: its length is told, and the driver may keep the line.
