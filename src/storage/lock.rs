@@ -16,7 +16,7 @@ const HOLDER_BYTES_MAX: u64 = 1_024;
 /// Holds the data folder until dropped.
 #[derive(Debug)]
 pub struct StoreLock {
-    _file: File,
+    file: File,
 }
 
 impl StoreLock {
@@ -34,7 +34,15 @@ impl StoreLock {
             Err(TryLockError::Error(error)) => return Err(error).at("lock", &path),
         }
         describe(&mut file).at("write", &path)?;
-        Ok(StoreLock { _file: file })
+        Ok(StoreLock { file })
+    }
+}
+
+impl Drop for StoreLock {
+    /// A process that is being started has all descriptors of this one for a moment: closing ours alone would leave
+    /// it with the lock until then.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
     }
 }
 
@@ -71,6 +79,17 @@ mod tests {
         let first = StoreLock::acquire(&layout).unwrap();
         let Err(StoreError::Locked { holder, .. }) = StoreLock::acquire(&layout) else { panic!("locked twice") };
         assert!(holder.starts_with(&format!("process {} (", std::process::id())), "{holder}");
+        drop(first);
+        StoreLock::acquire(&layout).unwrap();
+    }
+
+    #[test]
+    fn a_descriptor_that_another_process_got_does_not_hold_the_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path(), &Disk::real()).unwrap();
+        let first = StoreLock::acquire(&layout).unwrap();
+        // What a child has of its parent until it runs its own program.
+        let _inherited = first.file.try_clone().unwrap();
         drop(first);
         StoreLock::acquire(&layout).unwrap();
     }
