@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use cyberbackup::base::time::Timestamp;
 
-use crate::support::{Run, TestClient, TestServer, Workplace, wait_until};
+use crate::support::{Run, TestClient, TestServer, Workplace, tree, wait_until};
 
 /// How a file of the store is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,17 +31,6 @@ impl Harm {
     }
 }
 
-/// All files below a folder.
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for item in fs::read_dir(folder).into_iter().flatten() {
-        let path = item.unwrap().path();
-        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
-}
-
 /// A stored tree of many files, whose server is then stopped, harmed and started again.
 struct Harmed {
     workplace: Workplace,
@@ -61,7 +50,7 @@ impl Harmed {
         (0..FILES).for_each(|n| fs::write(source.join(format!("f{n:04}")), format!("{n}")).unwrap());
         let server = TestServer::start(&workplace);
         let snapshot = TestClient::new(&workplace, &server.address, "ada").backup(&source);
-        let files = files_below(&server.data.join(part));
+        let files = tree::files_below(&server.data.join(part));
         let file = files.iter().find(|file| file.to_string_lossy().ends_with(ending)).expect("something to harm");
         server.stop();
         harm.apply(file);
@@ -128,7 +117,7 @@ fn a_range_that_is_damaged_or_gone_costs_its_own_entries_only() {
         let listed = listing.out().lines().count();
         assert!(listed > 0 && listed < FILES, "{listed}");
         says(harmed.run(&["restore", "--to", "to"]), "the list from here to");
-        let restored = files_below(&harmed.restored()).len();
+        let restored = tree::files_below(&harmed.restored()).len();
         assert!((listed - 1..=listed).contains(&restored), "{restored} of {listed}");
         says(harmed.run(&["verify"]), "the list from here to");
         // The next backup does not share it.
@@ -145,7 +134,7 @@ fn a_content_that_is_damaged_or_gone_costs_its_own_file_only() {
         says(harmed.run(&["verify"]), "f0007: ");
         let to = harmed.run(&["restore", "--to", "to"]);
         says(to, "f0007: ");
-        assert_eq!(files_below(&harmed.restored()).len(), FILES - 1);
+        assert_eq!(tree::files_below(&harmed.restored()).len(), FILES - 1);
     }
 }
 

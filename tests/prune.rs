@@ -189,8 +189,8 @@ fn a_prune_that_is_killed_is_finished_by_the_next_one() {
             .unwrap();
         // From the first file that is gone on, anything may have happened.
         let received = data.join("received_files");
-        let before = files_below(&received);
-        while child.try_wait().unwrap().is_none() && files_below(&received) + round > before {}
+        let before = tree::files_below(&received).len();
+        while child.try_wait().unwrap().is_none() && tree::files_below(&received).len() + round > before {}
         child.kill().unwrap();
         killed += usize::from(!child.wait().unwrap().success());
     }
@@ -205,12 +205,11 @@ fn a_prune_that_is_killed_is_finished_by_the_next_one() {
     let waiting = std::fs::read_dir(folder).unwrap().flatten();
     let waiting = waiting.filter(|item| item.file_name().to_str().unwrap().ends_with(".index")).count();
     assert_eq!(waiting, 1, "every sweep has been finished");
-    assert_eq!(files_below(&data.join("received_files")), 80, "what the last snapshot needs, and no more");
-}
-
-fn files_below(folder: &Path) -> usize {
-    let Ok(items) = std::fs::read_dir(folder) else { return 0 };
-    items.flatten().map(|item| if item.path().is_dir() { files_below(&item.path()) } else { 1 }).sum()
+    assert_eq!(
+        tree::files_below(&data.join("received_files")).len(),
+        80,
+        "what the last snapshot needs, and no more"
+    );
 }
 
 /// A source with three snapshots at a server that has been stopped, and a policy that keeps the last one.

@@ -102,7 +102,10 @@ impl Story {
         let mut command = self.client().command(self.words(flags));
         let mut run = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts");
         let incoming = data.join("incoming");
-        wait_until(|| bytes_below(&incoming) >= bytes || run.try_wait().unwrap().is_some(), "the run to get on");
+        wait_until(
+            || tree::bytes_below(&incoming) >= bytes || run.try_wait().unwrap().is_some(),
+            "the run to get on",
+        );
         if with_server {
             self.server.take().expect("a server runs").kill();
         }
@@ -133,7 +136,7 @@ impl Story {
             fs::remove_dir_all(&to).unwrap();
         }
         self.client().run(["verify"]).expect(0);
-        assert_eq!(bytes_below(&self.server().data.join("incoming")), 0, "something is left of an upload");
+        assert_eq!(tree::bytes_below(&self.server().data.join("incoming")), 0, "something is left of an upload");
     }
 }
 
@@ -169,17 +172,6 @@ fn below(root: &Path, name: &OsStr) -> PathBuf {
     let mut path = root.as_os_str().to_owned();
     path.push(name);
     PathBuf::from(path)
-}
-
-fn bytes_below(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
-            Ok(metadata) => metadata.len(),
-            Err(_) => 0,
-        })
-        .sum()
 }
 
 /// So many backups of one seed's tree, and all of them restored.

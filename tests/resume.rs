@@ -48,17 +48,6 @@ fn mixed(workplace: &Workplace, mix: Mix) -> PathBuf {
     root
 }
 
-fn bytes_below(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
-            Ok(metadata) => metadata.len(),
-            Err(_) => 0,
-        })
-        .sum()
-}
-
 fn start(client: &TestClient<'_>, source: &Path) -> Child {
     let mut command = client.command([OsStr::new("backup"), "--quiet".as_ref(), source.as_os_str()]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts")
@@ -113,7 +102,7 @@ impl<'a> Place<'a> {
         tree::assert_same(source, &client.restore(source, &restored));
         fs::remove_dir_all(self.workplace.join(&restored)).unwrap();
         client.run(["verify"]).expect(0);
-        assert_eq!(bytes_below(&server.data.join("incoming")), 0, "nothing is left of the upload");
+        assert_eq!(tree::bytes_below(&server.data.join("incoming")), 0, "nothing is left of the upload");
 
         let other = TestClient::new(self.workplace, &server.address, "undisturbed");
         let once = other.run(words).expect(0).event("summary")["wire_bytes"].as_u64().unwrap();
@@ -127,7 +116,7 @@ impl<'a> Place<'a> {
 fn survives_kills(mix: Mix, times: u64) {
     let workplace = Workplace::new();
     let source = mixed(&workplace, mix);
-    let bytes = bytes_below(&source);
+    let bytes = tree::bytes_below(&source);
     let mut place = Place::new(&workplace, "data");
     let mut random = Random::new(times);
     for round in 0..times {
@@ -141,7 +130,7 @@ fn survives_kills(mix: Mix, times: u64) {
 fn survives_single_kills(mix: Mix, times: u64) {
     let workplace = Workplace::new();
     let source = mixed(&workplace, mix);
-    let bytes = bytes_below(&source);
+    let bytes = tree::bytes_below(&source);
     let mut random = Random::new(times + 1);
     for round in 0..times {
         let mut place = Place::new(&workplace, &format!("data-{round}"));
@@ -249,7 +238,7 @@ impl OneFile {
         assert!(sent <= size * 11 / 10, "{sent} bytes to the server for a file of {size}");
         tree::assert_same(&self.file, &client.restore(&self.file, "restored"));
         client.run(["verify"]).expect(0);
-        assert_eq!(bytes_below(&self.server.data.join("incoming")), 0, "nothing is left of the upload");
+        assert_eq!(tree::bytes_below(&self.server.data.join("incoming")), 0, "nothing is left of the upload");
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Run, TestClient, TestServer, Workplace, kill, wait_until};
+use crate::support::{Run, TestClient, TestServer, Workplace, kill, tree, wait_until};
 
 /// What either side may ever have resident.
 const MEMORY_KIB_MAX: u64 = 24 * 1024;
@@ -151,13 +151,5 @@ fn first_file(tree: &Path) -> PathBuf {
 
 /// What the server keeps to say what there is: heads, indexes and ranges.
 fn index_bytes(data: &Path) -> u64 {
-    ["snapshots", "ranges"].iter().map(|name| bytes_below(&data.join(name))).sum()
-}
-
-fn bytes_below(folder: &Path) -> u64 {
-    let bytes_at = |path: PathBuf| match path.is_dir() {
-        true => bytes_below(&path),
-        false => fs::metadata(&path).unwrap().len(),
-    };
-    fs::read_dir(folder).unwrap().map(|entry| bytes_at(entry.unwrap().path())).sum()
+    ["snapshots", "ranges"].iter().map(|name| tree::bytes_below(&data.join(name))).sum()
 }

@@ -8,20 +8,9 @@ use std::path::{Path, PathBuf};
 use cyberbackup::base::time::Timestamp;
 
 use crate::support::random::Random;
-use crate::support::{LARGE_BYTES, Run, TestClient, TestServer, Workplace, kill, large_file, wait_until};
+use crate::support::{LARGE_BYTES, Run, TestClient, TestServer, Workplace, kill, large_file, tree, wait_until};
 
 const MIB: usize = 1024 * 1024;
-
-/// All files below a folder.
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for item in fs::read_dir(folder).into_iter().flatten() {
-        let path = item.unwrap().path();
-        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
-    }
-    found.sort();
-    found
-}
 
 fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     let mut random = Random::new(seed);
@@ -70,7 +59,7 @@ impl Store {
         large_file(&stalled.join("large"), LARGE_BYTES);
         let client = TestClient::new(&store.workplace, &server.address, "ada");
         let cut_off = client.start(["backup", stalled.to_str().unwrap()]);
-        let staged = || files_below(&server.data.join("incoming"));
+        let staged = || tree::files_below(&server.data.join("incoming"));
         let is_under_way =
             |file: PathBuf| file.ends_with("large") && fs::metadata(&file).is_ok_and(|it| it.len() > 1 << 21);
         wait_until(|| staged().into_iter().any(is_under_way), "two mebibytes of an upload");
@@ -95,8 +84,8 @@ impl Store {
         let client = TestClient::new(&self.workplace, &server.address, "ada");
         let run = client.run(["restore", "--to", to]);
         let restored = self.workplace.join(to).join(self.source.strip_prefix("/").unwrap());
-        let original = files_below(&self.source);
-        let came = files_below(&restored);
+        let original = tree::files_below(&self.source);
+        let came = tree::files_below(&restored);
         if run.code == 0 {
             assert_eq!(came.len(), original.len());
         }
@@ -119,7 +108,7 @@ fn a_flipped_byte_in_any_file_of_a_store_is_named_and_nothing_wrong_is_restored(
     let store = Store::new();
     store.operator(&["verify"]).expect(0);
     let mut kinds = std::collections::BTreeSet::new();
-    for file in files_below(&store.data) {
+    for file in tree::files_below(&store.data) {
         let name = file.strip_prefix(&store.data).unwrap().to_str().unwrap().to_string();
         let is_staged = name.starts_with("incoming/") && !name.ends_with("/journal");
         if is_staged || name.ends_with(".summary") || name == "lock" || name.ends_with(".held") {
@@ -177,7 +166,7 @@ fn the_next_backup_heals_plain_files_and_deltas_for_all_snapshots() {
         let name = file.strip_prefix(&store.data).unwrap().to_str().unwrap();
         name.starts_with("deltas/") || name.ends_with("/f0") || name.ends_with("/f3") || name.ends_with("/large")
     };
-    let files = files_below(&store.data);
+    let files = tree::files_below(&store.data);
     let harmed: Vec<&PathBuf> =
         files.iter().filter(is_content).filter(|file| !file.starts_with(store.data.join("incoming"))).collect();
     assert_eq!(harmed.len(), 4, "f0 and f3, the large file, and its delta: {harmed:?}");
@@ -188,7 +177,7 @@ fn the_next_backup_heals_plain_files_and_deltas_for_all_snapshots() {
     let server = store.serve();
     let run = store.operator(&["verify", "--json"]).expect(6);
     assert_eq!(run.event("summary")["damaged"], 4, "{}", run.out());
-    assert_eq!(files_below(&store.data.join("damage")).len(), 2, "the list, and what was read when");
+    assert_eq!(tree::files_below(&store.data.join("damage")).len(), 2, "the list, and what was read when");
     let client = TestClient::new(&store.workplace, &server.address, "ada");
     client.backup(&store.source);
     store.operator(&["verify"]).expect(0);
@@ -210,7 +199,7 @@ fn what_a_client_finds_damaged_is_healed_by_its_next_backup() {
     settle();
     let client = TestClient::new(&workplace, &server.address, "ada");
     client.backup(&source);
-    let stored = files_below(&server.data.join("received_files"));
+    let stored = tree::files_below(&server.data.join("received_files"));
     flip_middle(&stored[0]);
     fs::remove_file(&stored[1]).unwrap();
     client.run(["verify"]).expect(6);

@@ -292,7 +292,7 @@ fn a_file_that_is_left_out_is_an_event_even_when_quiet() {
 #[test]
 fn damage_is_named_and_ends_with_its_own_exit_code() {
     let stored = Stored::new();
-    let mut contents: Vec<PathBuf> = files_below(&stored.server.data);
+    let mut contents: Vec<PathBuf> = tree::files_below(&stored.server.data);
     contents.retain(|file| std::fs::read(file).is_ok_and(|bytes| bytes == b"content"));
     let [content] = &contents[..] else { panic!("one file of the store holds the content: {contents:?}") };
     std::fs::write(content, "CONTENT").unwrap();
@@ -310,15 +310,4 @@ fn damage_is_named_and_ends_with_its_own_exit_code() {
     let words = ["backup".as_ref(), "--full".as_ref(), stored.source.as_os_str()];
     stored.run(words).expect(0);
     tree::assert_same(&stored.source, &stored.client().restore(&stored.source, "healed"));
-}
-
-fn files_below(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap().flatten() {
-        match entry.file_type().unwrap().is_dir() {
-            true => found.extend(files_below(&entry.path())),
-            false => found.push(entry.path()),
-        }
-    }
-    found
 }

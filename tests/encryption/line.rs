@@ -3,11 +3,11 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
 
 use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use crate::support::relay::{Relay, UnderWay};
 
 /// Which way a frame goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,16 +42,13 @@ pub fn is_data(way: Way, frame: &[u8]) -> bool {
 /// A running line. It ends when it is dropped.
 pub struct Line {
     pub address: String,
-    shared: Arc<Shared>,
-    accepting: Option<JoinHandle<()>>,
+    _relay: Relay,
 }
 
-struct Shared {
+/// Where connections go, and how.
+struct Course {
     server: SocketAddr,
     buffer_bytes: Option<usize>,
-    over: AtomicBool,
-    streams: Mutex<Vec<TcpStream>>,
-    carriers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Line {
@@ -69,27 +66,13 @@ impl Line {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         // Accepted connections have the listener's sizes from their first segment on.
         narrow(&listener, buffer_bytes);
-        let address = listener.local_addr().unwrap().to_string();
-        let shared = Arc::new(Shared {
-            server: server.parse().expect("the server's address"),
-            buffer_bytes,
-            over: AtomicBool::new(false),
-            streams: Mutex::default(),
-            carriers: Mutex::default(),
+        let course = Course { server: server.parse().expect("the server's address"), buffer_bytes };
+        let mut numbers = 0..;
+        let relay = Relay::start(listener, move |client, under_way| {
+            let number = numbers.next().expect("there is no last one");
+            course.carry(under_way, client, harm(number, Way::ToServer), harm(number, Way::ToClient));
         });
-        let accepting = {
-            let shared = shared.clone();
-            thread::spawn(move || {
-                for number in 0.. {
-                    let Ok((client, _)) = listener.accept() else { return };
-                    if shared.over.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    shared.carry(client, harm(number, Way::ToServer), harm(number, Way::ToClient));
-                }
-            })
-        };
-        Line { address, shared, accepting: Some(accepting) }
+        Line { address: relay.address.clone(), _relay: relay }
     }
 
     /// A line that does no harm and keeps every frame.
@@ -107,23 +90,8 @@ impl Line {
     }
 }
 
-impl Drop for Line {
-    fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::SeqCst);
-        for stream in self.shared.streams.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect(&self.address);
-        let _ = self.accepting.take().map(JoinHandle::join);
-        for carrier in self.shared.carriers.lock().unwrap().drain(..) {
-            let _ = carrier.join();
-        }
-    }
-}
-
-impl Shared {
-    fn carry(&self, client: TcpStream, to_server: Harm, to_client: Harm) {
+impl Course {
+    fn carry(&self, under_way: &UnderWay, client: TcpStream, to_server: Harm, to_client: Harm) {
         let Some(server) = self.connect() else { return };
         narrow(&client, self.buffer_bytes);
         for stream in [&client, &server] {
@@ -132,10 +100,9 @@ impl Shared {
         let ways = [(Way::ToServer, &client, &server, to_server), (Way::ToClient, &server, &client, to_client)];
         for (way, from, to, harm) in ways {
             let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-            let carrier = thread::spawn(move || pass(way, from, to, harm));
-            self.carriers.lock().unwrap().push(carrier);
+            under_way.spawn(move || pass(way, from, to, harm));
         }
-        self.streams.lock().unwrap().extend([client, server]);
+        under_way.hold([client, server]);
     }
 
     fn connect(&self) -> Option<TcpStream> {

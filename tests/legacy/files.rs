@@ -2,7 +2,7 @@
 
 use super::moving_over::{assert_restores, moved};
 use super::peer::{Encrypted, Key, Peer, field, heads, write_noise};
-use crate::support::{TestClient, TestServer, Workplace};
+use crate::support::{TestClient, TestServer, Workplace, tree};
 
 const PACKETS: [u64; 3] = [1_000, 65_536, 1_048_576];
 
@@ -236,12 +236,7 @@ fn what_was_never_confirmed_is_swept() {
     drop(peer);
     crate::support::wait_until(|| incoming() == 0, "the sweep of what was cut off");
     assert!(heads(&server).is_empty());
-    assert_eq!(files_below(&server.data.join("received_files")), 0);
-}
-
-fn files_below(folder: &std::path::Path) -> usize {
-    let count = |path: std::path::PathBuf| if path.is_dir() { files_below(&path) } else { 1 };
-    std::fs::read_dir(folder).unwrap().map(|item| count(item.unwrap().path())).sum()
+    assert_eq!(tree::files_below(&server.data.join("received_files")).len(), 0);
 }
 
 #[test]
@@ -321,7 +316,7 @@ fn within_a_connection_the_later_snapshot_supersedes_the_earlier() {
     drop(peer);
     crate::support::wait_until(|| files_named(&server.data, ".index") == 1, "the sweep at the end");
     let received = server.data.join("received_files");
-    crate::support::wait_until(|| bytes_below(&received) == 71_000, "the replaced content to be swept");
+    crate::support::wait_until(|| tree::bytes_below(&received) == 71_000, "the replaced content to be swept");
     // The next connection is another day.
     let (mut peer, file_key) = Peer::reenter(&server, "ada", id, &key);
     let next = Encrypted::of(&small.file, &file_key);
@@ -342,13 +337,4 @@ fn files_named(folder: &std::path::Path, end: &str) -> usize {
         false => usize::from(path.to_string_lossy().ends_with(end)),
     };
     found.map(count).sum()
-}
-
-fn bytes_below(folder: &std::path::Path) -> u64 {
-    let found = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|item| item.path());
-    let bytes = |path: std::path::PathBuf| match path.is_dir() {
-        true => bytes_below(&path),
-        false => path.metadata().map_or(0, |metadata| metadata.len()),
-    };
-    found.map(bytes).sum()
 }

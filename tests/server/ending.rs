@@ -1,6 +1,5 @@
 //! Ends: asked for, forced, and as by a power cut.
 
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,18 +17,8 @@ fn half_an_upload(server: &TestServer, key: &cyberbackup::crypto::PrivateKey) ->
     let half = vec![7; 128 * 1024];
     guest.say(&ToServer::ContentData(&half));
     let incoming = server.data.join("incoming");
-    wait_until(|| bytes_below(&incoming) >= half.len() as u64, "the half to be written");
+    wait_until(|| tree::bytes_below(&incoming) >= half.len() as u64, "the half to be written");
     guest
-}
-
-fn bytes_below(folder: &Path) -> u64 {
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    };
-    entries.flatten().map(size).sum()
 }
 
 #[test]
@@ -106,11 +95,11 @@ fn kill_9_in_the_middle_of_an_upload_shows_nothing_half() {
     let key = small_key();
     let guest = half_an_upload(&server, &key);
     server.kill();
-    assert!(bytes_below(&workplace.join("data/incoming")) > 0, "the kill came in the middle");
+    assert!(tree::bytes_below(&workplace.join("data/incoming")) > 0, "the kill came in the middle");
     drop(guest);
     let server = TestServer::start(&workplace);
-    assert_eq!(bytes_below(&server.data.join("incoming")), 0, "the restart swept it");
-    assert_eq!(bytes_below(&server.data.join("received_files")), 0);
+    assert_eq!(tree::bytes_below(&server.data.join("incoming")), 0, "the restart swept it");
+    assert_eq!(tree::bytes_below(&server.data.join("received_files")), 0);
     let mut guest = Guest::enter(&server.address, "halfway", &key);
     assert_eq!(guest.snapshots(), 0);
     guest.begin(&["f"]);
@@ -133,7 +122,7 @@ fn a_client_carries_on_when_the_server_is_killed_and_comes_back() {
     let words = ["backup".as_ref(), "--retries".as_ref(), "20".as_ref(), source.as_os_str()];
     let command = client.command(words);
     let run = thread::spawn(move || crate::support::Run::of(command));
-    wait_until(|| bytes_below(&server.data.join("incoming")) > 1 << 20, "the upload to be under way");
+    wait_until(|| tree::bytes_below(&server.data.join("incoming")) > 1 << 20, "the upload to be under way");
     server.kill();
     let port = address.rsplit(':').next().unwrap();
     let server = TestServer::start_with(&workplace, "data", &["--port", port]);

@@ -14,6 +14,7 @@ use serde_json::Value;
 pub mod browser;
 pub mod changes;
 pub mod random;
+pub mod relay;
 pub mod slow_line;
 pub mod tree;
 

@@ -2,11 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
+
+use super::relay::{Relay, UnderWay};
 
 /// What is read at a time, and how many such pieces may be on their way in one direction: far more than any
 /// window, so that only the delay is felt.
@@ -26,44 +28,30 @@ pub struct Nature {
 pub struct SlowLine {
     pub address: String,
     shared: Arc<Shared>,
-    accepting: Option<JoinHandle<()>>,
+    _relay: Relay,
 }
 
 struct Shared {
     server: String,
     nature: Nature,
-    over: AtomicBool,
     connections: AtomicU64,
     carried: AtomicU64,
-    streams: Mutex<Vec<TcpStream>>,
-    carriers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl SlowLine {
     pub fn start(server: &str, nature: Nature) -> SlowLine {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = listener.local_addr().unwrap().to_string();
         let shared = Arc::new(Shared {
             server: server.to_string(),
             nature,
-            over: AtomicBool::new(false),
             connections: AtomicU64::new(0),
             carried: AtomicU64::new(0),
-            streams: Mutex::default(),
-            carriers: Mutex::default(),
         });
-        let accepting = {
+        let relay = {
             let shared = shared.clone();
-            thread::spawn(move || {
-                while let Ok((client, _)) = listener.accept() {
-                    if shared.over.load(Ordering::SeqCst) {
-                        return;
-                    }
-                    shared.carry(client);
-                }
-            })
+            Relay::start(listener, move |client, under_way| shared.carry(under_way, client))
         };
-        SlowLine { address, shared, accepting: Some(accepting) }
+        SlowLine { address: relay.address.clone(), shared, _relay: relay }
     }
 
     /// How many connections there were.
@@ -77,39 +65,23 @@ impl SlowLine {
     }
 }
 
-impl Drop for SlowLine {
-    fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::SeqCst);
-        for stream in self.shared.streams.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect(&self.address);
-        let _ = self.accepting.take().map(JoinHandle::join);
-        for carrier in self.shared.carriers.lock().unwrap().drain(..) {
-            let _ = carrier.join();
-        }
-    }
-}
-
 impl Shared {
-    fn carry(self: &Arc<Shared>, client: TcpStream) {
+    fn carry(self: &Arc<Shared>, under_way: &Arc<UnderWay>, client: TcpStream) {
         let Ok(server) = TcpStream::connect(&self.server) else { return };
         self.connections.fetch_add(1, Ordering::SeqCst);
         for stream in [&client, &server] {
             stream.set_nodelay(true).unwrap();
         }
         let left = Arc::new(AtomicU64::new(self.nature.cut_after.unwrap_or(u64::MAX)));
-        let mut carriers = self.carriers.lock().unwrap();
         for (from, to) in [(&client, &server), (&server, &client)] {
             let (sender, receiver) = sync_channel(PIECES_MAX);
             let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
             let (shared, left) = (self.clone(), left.clone());
-            carriers.push(thread::spawn(move || shared.hear(from, sender)));
-            let shared = self.clone();
-            carriers.push(thread::spawn(move || shared.say(receiver, to, &left)));
+            under_way.spawn(move || shared.hear(from, sender));
+            let (shared, all) = (self.clone(), under_way.clone());
+            under_way.spawn(move || shared.say(receiver, to, &left, &all));
         }
-        self.streams.lock().unwrap().extend([client, server]);
+        under_way.hold([client, server]);
     }
 
     /// Notes of each piece when it is due at the other end.
@@ -122,14 +94,15 @@ impl Shared {
         }
     }
 
-    fn say(&self, pieces: Receiver<(Instant, Vec<u8>)>, mut to: TcpStream, left: &AtomicU64) {
+    /// Where too much has been said, all connections are cut: a client has one at a time.
+    fn say(&self, pieces: Receiver<(Instant, Vec<u8>)>, mut to: TcpStream, left: &AtomicU64, all: &UnderWay) {
         for (due, piece) in pieces {
             thread::sleep(due.saturating_duration_since(Instant::now()));
             let size = piece.len() as u64;
             let take = |left: u64| left.checked_sub(size);
             let fits = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok();
             if !fits {
-                self.cut();
+                all.cut();
                 return;
             }
             // What goes the other way still arrives.
@@ -139,12 +112,5 @@ impl Shared {
             self.carried.fetch_add(size, Ordering::SeqCst);
         }
         let _ = to.shutdown(Shutdown::Write);
-    }
-
-    /// Ends the connections that there are: a client has one at a time.
-    fn cut(&self) {
-        for stream in self.streams.lock().unwrap().drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
     }
 }

@@ -21,6 +21,22 @@ pub struct Look {
     pub size: u64,
 }
 
+/// All files below a folder, in order; none where there is no folder.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for item in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = item.path();
+        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+/// The sizes of all of them together. What goes away meanwhile counts as nothing.
+pub fn bytes_below(folder: &Path) -> u64 {
+    files_below(folder).iter().map(|file| fs::metadata(file).map_or(0, |metadata| metadata.len())).sum()
+}
+
 /// Looks at everything below `root`, the root itself under an empty name.
 pub fn look(root: &Path) -> BTreeMap<OsString, Look> {
     let mut found = BTreeMap::new();
