@@ -1,11 +1,12 @@
 // The operator's page: asks /api/overview every two seconds and shows what it says. Everything that comes from a client
 // or its peer is set as text.
 
+import { bytes, duration, number, plural, rate as perSecond } from "/static/format.js";
+
 const ASK_EVERY_MS = 2000;
 const ASK_TIMEOUT_MS = 10000;
 const ROWS_MAX = 500;
 const STALE_SECONDS = 36 * 3600;
-const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 const PHASES = {
   idle: "idle", comparing: "comparing", receiving: "receiving", committing: "committing",
   listing: "listing", sending: "sending", verifying: "verifying",
@@ -17,28 +18,7 @@ let sort = { by: "name", down: false };
 
 // ---- figures as people read them ----
 
-function bytes(count) {
-  const sign = count < 0 ? "−" : "";
-  let [value, unit] = [Math.abs(Number(count) || 0), 0];
-  while (value >= 1024 && unit < UNITS.length - 1) {
-    value /= 1024;
-    unit += 1;
-  }
-  return `${sign}${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${UNITS[unit]}`;
-}
-
-const rate = (count) => (count > 0 ? `${bytes(count)}/s` : "–");
-const number = (count) => (Number(count) || 0).toLocaleString("en");
-const plural = (count, word) => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
-
-function duration(seconds) {
-  const whole = Math.max(0, Math.round(seconds));
-  const [days, hours, minutes] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60];
-  if (days) return `${days} d ${hours} h`;
-  if (hours) return `${hours} h ${minutes} min`;
-  if (minutes) return `${minutes} min ${whole % 60} s`;
-  return `${whole} s`;
-}
+const rate = (count) => (count > 0 ? perSecond(count) : "–");
 
 function moment(seconds) {
   return new Date(seconds * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
@@ -94,8 +74,8 @@ function showFigures({ stats, disk, sessions, timestamp }) {
   $("slots-bar").value = stats.active_connections / Math.max(1, stats.max_connections);
   setText($("slots-more"), `${number(stats.available_slots)} free, ${number(stats.waiting_connections)} waiting to prove themselves`);
   const total = (field) => sessions.reduce((sum, session) => sum + session[field], 0);
-  setText($("rate-in"), `${bytes(total("receive_rate"))}/s`);
-  setText($("rate-out"), `going out: ${bytes(total("send_rate"))}/s`);
+  setText($("rate-in"), perSecond(total("receive_rate")));
+  setText($("rate-out"), `going out: ${perSecond(total("send_rate"))}`);
   if (disk.error) {
     setText($("disk"), "unknown");
     setText($("disk-more"), disk.error);

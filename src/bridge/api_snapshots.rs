@@ -38,6 +38,13 @@ fn damage_json(damage: &Damage) -> Value {
     json!({ "snapshot": damage.snapshot, "path": path, "reason": damage.text })
 }
 
+/// Keeps the first [`DAMAGES_MAX`].
+fn note_damage(damaged: &mut Vec<Value>, damage: &Damage) {
+    if damaged.len() < DAMAGES_MAX {
+        damaged.push(damage_json(damage));
+    }
+}
+
 pub fn list(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let question = call.app.question();
     let mut session = call.app.peers.session(&question.shutdown)?;
@@ -50,11 +57,7 @@ pub fn list(call: &mut Call<'_>) -> Result<Reply, ApiError> {
             rows.push_front(snapshot_json(row));
             Ok(())
         },
-        |damage| {
-            if damaged.len() < DAMAGES_MAX {
-                damaged.push(damage_json(damage));
-            }
-        },
+        |damage| note_damage(&mut damaged, damage),
     )?;
     let _ = session.close();
     Ok(Reply::from(json!({ "snapshots": rows, "damaged": damaged })))
@@ -79,11 +82,7 @@ pub fn entries(call: &mut Call<'_>) -> Result<Reply, ApiError> {
             found.take(listed);
             Ok(())
         },
-        |damage| {
-            if damaged.len() < DAMAGES_MAX {
-                damaged.push(damage_json(damage));
-            }
-        },
+        |damage| note_damage(&mut damaged, damage),
     )?;
     let _ = session.close();
     if found.is_file {

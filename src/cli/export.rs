@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::arguments::{Arguments, UsageError};
 use super::operator::data_folder;
-use super::output::{Output, bytes_text, count_text};
+use super::output::{Output, bytes_text, count_text, errors_text};
 use super::setup::CliError;
 use crate::base::ids::UserName;
 use crate::base::shutdown::Shutdown;
@@ -129,10 +129,7 @@ fn conclude(summary: &ExportSummary, place: &Place, output: &Output) -> Result<E
         ExportSummary { errors: 1.., .. } => ExitCode::Partial,
         _ => ExitCode::Done,
     };
-    let errors = match summary.errors {
-        0 => String::new(),
-        count => format!("; {}, named above", count_text(count, "error")),
-    };
+    let errors = errors_text(summary.errors);
     let text = format!(
         "exported snapshot {} to {}: {}, {} in {:.2} s{errors}",
         summary.snapshot.id,

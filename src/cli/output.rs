@@ -300,6 +300,14 @@ pub fn rate(bytes: u64, seconds: f64) -> f64 {
     if seconds < SHORTEST_SECONDS { 0.0 } else { bytes as f64 / seconds }
 }
 
+/// The end of a sentence about what was restored: how many errors there were, if any.
+pub fn errors_text(errors: u64) -> String {
+    match errors {
+        0 => String::new(),
+        count => format!("; {}, named above", count_text(count, "error")),
+    }
+}
+
 /// `1 file`, `2 files`
 pub fn count_text(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }

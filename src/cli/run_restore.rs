@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text, count_text, rate};
+use super::output::{Output, bytes_text, count_text, errors_text, rate};
 use super::setup::{Access, CliError, Setup, selection};
 use crate::base::shutdown::Shutdown;
 use crate::client::{Client, ClientError, ExitCode, Restore, RestoreSummary};
@@ -30,10 +30,7 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     };
     output.end_progress();
     let seconds = summary.elapsed.as_secs_f64();
-    let errors = match summary.errors {
-        0 => String::new(),
-        count => format!("; {}, named above", count_text(count, "error")),
-    };
+    let errors = errors_text(summary.errors);
     let fetched = summary.bytes.saturating_sub(summary.bytes_kept);
     let kept = match summary.bytes_kept + summary.files_kept {
         0 => String::new(),

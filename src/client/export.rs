@@ -282,9 +282,7 @@ impl<'a> Exporting<'a> {
         }
         match result {
             Ok(()) => Ok(()),
-            Err(error) if error.is_disk_full() || error.is_read_only() || error.path().is_none() => {
-                Err(error.into())
-            }
+            Err(error) if error.ends_all() => Err(error.into()),
             Err(error) => {
                 self.tell_error(error.path().unwrap_or_default(), &error.to_string());
                 Ok(())

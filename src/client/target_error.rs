@@ -60,13 +60,18 @@ impl TargetError {
         }
     }
 
-    /// Whether no further file will fit either.
+    /// Whether it is no use to go on with other paths.
+    pub fn ends_all(&self) -> bool {
+        self.is_disk_full() || self.is_read_only() || self.path().is_none()
+    }
+
     /// Whether nothing can be written there at all.
     pub fn is_read_only(&self) -> bool {
         let kind = |error: &io::Error| error.kind() == io::ErrorKind::ReadOnlyFilesystem;
         matches!(self, TargetError::Io { source, .. } if kind(source))
     }
 
+    /// Whether no further file will fit either.
     pub fn is_disk_full(&self) -> bool {
         let full =
             |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
