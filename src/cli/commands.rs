@@ -62,7 +62,7 @@ const PRUNE: &[Flag] = &[
     valued(
         "snapshot",
         "ID",
-        "drop this snapshot, without any rule; may be given several times; not taken from the environment",
+        "drop this snapshot, without any rule; may be repeated; never from the environment",
     ),
     switch("dry-run", "drop nothing; say why each is kept or dropped, and what would be free"),
 ];
