@@ -5,6 +5,7 @@ mod clients;
 mod crash;
 mod delta;
 mod flushes;
+mod gathering;
 mod partial;
 mod prune;
 mod put_file;
