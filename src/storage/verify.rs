@@ -25,7 +25,7 @@ use super::damage::{DamageKind, DamageList, DamagedContent, RUNS_MAX};
 use super::dropped::{TOTALS_NAME, read_record};
 use super::error::{At, StoreError};
 use super::head::Head;
-use super::heal::each_bad_block;
+use super::heal::{each_bad_block, forget_unneeded};
 use super::journal;
 use super::layout::{dropped_name, head_name, names_in, read_small_file};
 use super::left_behind::path_hash;
@@ -150,6 +150,7 @@ impl Store {
             store: self,
             state: &state,
             due,
+            listed: state.damage_list(&self.shared.layout),
             ranges_seen: HashSet::new(),
             gone_through: HashSet::new(),
             contents: DamageList::default(),
@@ -160,6 +161,7 @@ impl Store {
         run.all(watch)?;
         let Run { due, found, .. } = run;
         self.save_damage(client)?;
+        forget_unneeded(&self.shared, &state)?;
         if !found.is_cut_short {
             let update = |(old, is_due): (i64, bool)| if is_due { began } else { old };
             let checked = checked.into_iter().zip(due).map(update).collect();
@@ -277,6 +279,8 @@ struct Run<'a> {
     store: &'a Store,
     state: &'a Arc<ClientState>,
     due: Vec<bool>,
+    /// What was damaged before: it is always looked at.
+    listed: DamageList,
     ranges_seen: HashSet<[u8; HASH_BYTES]>,
     /// Snapshots whose own contents have been read.
     gone_through: HashSet<SnapshotId>,
@@ -427,7 +431,7 @@ impl Run<'_> {
         let Some(content) = &stored.content else { return true };
         let owner = content.snapshot();
         let path = &stored.entry.path;
-        let is_due = self.due[(path_hash(path.as_bytes()) % BUCKETS as u64) as usize];
+        let is_due = self.due[(path_hash(path.as_bytes()) % BUCKETS as u64) as usize] || self.listed.has(stored);
         if !is_due || (owner != head.id && self.gone_through.contains(&owner)) || self.contents.has(stored) {
             return true;
         }
