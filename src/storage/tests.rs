@@ -8,6 +8,7 @@ mod flushes;
 mod partial;
 mod prune;
 mod put_file;
+mod repair;
 mod resume;
 
 use std::collections::BTreeMap;
