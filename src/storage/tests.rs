@@ -10,6 +10,7 @@ mod healing;
 mod partial;
 mod prune;
 mod put_file;
+mod repair;
 mod resume;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -17,6 +17,7 @@ use super::content_writer::{ContentWriter, Held, WrittenContent};
 use super::damage::DamageList;
 use super::delta::OpenHeld;
 use super::error::{At, StoreError};
+use super::head::HEAD_BYTES_MAX;
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, IndexRecord};
 use super::left_behind::{LeftBehind, path_hash, staged_path};
@@ -618,7 +619,7 @@ impl Upload {
 
     pub(super) fn count_index_bytes(&mut self, bytes: u64) -> Result<(), StoreError> {
         self.index_bytes += bytes;
-        match self.index_bytes > INDEX_BYTES_MAX - 1_024 || self.slots.len() >= u32::MAX as usize {
+        match self.index_bytes > INDEX_BYTES_MAX - HEAD_BYTES_MAX - 1_024 || self.slots.len() >= u32::MAX as usize {
             true => Err(StoreError::out_of_place("the index of the snapshot would become too large")),
             false => Ok(()),
         }

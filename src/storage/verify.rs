@@ -21,6 +21,7 @@ use super::catalog::{ClientState, read_head, read_head_file};
 use super::clients::read_client;
 use super::comparison::{RangeSet, read_index, read_range};
 use super::content::ContentProblem;
+use super::daily::is_daily_record;
 use super::damage::{DamageKind, DamageList, DamagedContent, RUNS_MAX};
 use super::dropped::{TOTALS_NAME, read_record};
 use super::error::{At, StoreError};
@@ -179,12 +180,16 @@ impl Store {
         self.shared.disk.replace_file(handle.as_fd(), name.as_bytes(), &bytes, FILE_MODE).at("write", &path)
     }
 
-    /// Reads the records of clients and the tokens.
+    /// Reads the records of clients, the tokens, and the record of the daily prune.
     pub fn verify_records(&self) -> Result<Vec<DamagedFile>, StoreError> {
         let layout = &self.shared.layout;
         let mut errors = tokens::check_all(&layout.tokens())?;
         for name in names_in(&layout.clients())?.iter().filter(|name| name.ends_with(".json")) {
             errors.extend(read_client(&layout.clients().join(name)).err());
+        }
+        let daily = layout.daily();
+        if read_small_file(&daily, CHECKED_BYTES_MAX).is_ok_and(|bytes| !is_daily_record(&bytes)) {
+            errors.push(StoreError::damaged(&daily, "its checksum does not fit"));
         }
         let mut damaged = Vec::new();
         for error in errors {
@@ -263,6 +268,12 @@ fn read_checked(path: &Path) -> Vec<i64> {
         Ok(file) if file.checked.len() == BUCKETS => file.checked,
         _ => vec![0; BUCKETS],
     }
+}
+
+/// Whether the record of what was verified when can be read.
+pub fn is_checked_record(path: &Path) -> bool {
+    let bytes = read_small_file(path, CHECKED_BYTES_MAX);
+    bytes.and_then(|bytes| decode_sealed::<CheckedFile>(&bytes, path)).is_ok()
 }
 
 fn due_buckets(checked: &[i64], percent: Option<u32>) -> Vec<bool> {
