@@ -20,18 +20,18 @@
 use sha2::block_api::compress256;
 
 /// Bytes of a block.
-pub(super) const BLOCK_BYTES: usize = 64;
+pub const BLOCK_BYTES: usize = 64;
 /// The most texts that are hashed side by side.
-pub(super) const LANES_MAX: usize = 16;
+pub const LANES_MAX: usize = 16;
 /// The running value of one text.
-pub(super) type State = [u32; 8];
+pub type State = [u32; 8];
 
 /// From so many texts on, sixteen lanes are faster than pairs, though some of them are idle.
 #[cfg(target_arch = "x86_64")]
 const LANES_WORTH_IT: usize = 8;
 
 /// Adds the whole blocks in `texts`, one text for each state. All texts are of one length.
-pub(super) fn compress(states: &mut [State], texts: &[&[u8]]) {
+pub fn compress(states: &mut [State], texts: &[&[u8]]) {
     debug_assert_eq!(states.len(), texts.len());
     debug_assert!(texts.iter().all(|text| text.len() == texts[0].len() && text.len().is_multiple_of(BLOCK_BYTES)));
     let done = compress_side_by_side(states, texts);
