@@ -199,6 +199,11 @@ impl SourceFile {
         }
     }
 
+    /// How much of it has been read or left out.
+    pub fn position(&self) -> u64 {
+        self.bytes_read
+    }
+
     /// At most so much of it is still to be read.
     pub fn left(&self) -> u64 {
         match &self.bytes {
