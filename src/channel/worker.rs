@@ -15,6 +15,8 @@
 
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -48,9 +50,16 @@ pub struct Outbox {
     waker: Waker,
     filling: Vec<u8>,
     damaged: u64,
+    /// The connection's thread has nothing more to do with the worker.
+    is_left: Arc<AtomicBool>,
 }
 
 impl Outbox {
+    /// Whether the connection has ended, for a worker that is long busy without a word to the peer.
+    pub fn is_gone(&self) -> bool {
+        self.is_left.load(Ordering::Relaxed)
+    }
+
     /// Adds a message; hands a batch over when one is full.
     pub fn send_to_client(&mut self, message: &ToClient<'_>) -> Result<(), Gone> {
         self.damaged += u64::from(matches!(message, ToClient::Damage { .. } | ToClient::ContentFailed { .. }));
@@ -181,12 +190,14 @@ fn with_worker<R: Send>(
     let (batches, outgoing) = bounded(QUEUE_BATCHES);
     let (used, returned) = bounded(QUEUE_BATCHES);
     let outgoing = Outgoing { batches: outgoing, used };
+    let is_left = Arc::new(AtomicBool::new(false));
     let mut outbox = Outbox {
         batches,
         used: returned,
         waker: waker.clone(),
         filling: Vec::with_capacity(BATCH_CAPACITY),
         damaged: 0,
+        is_left: is_left.clone(),
     };
     let name = format!("{} worker", thread::current().name().unwrap_or("connection"));
     thread::scope(|scope| {
@@ -200,6 +211,7 @@ fn with_worker<R: Send>(
             .map_err(ChannelError::Io)?;
         // The queues go with `carry`: where it fails, the worker finds nobody at their other end.
         let carried = carry(channel, outgoing);
+        is_left.store(true, Ordering::Relaxed);
         let result = worker.join().unwrap_or_else(|panic| resume_unwind(panic));
         Ok(Conversation { result, channel: carried })
     })

@@ -11,6 +11,7 @@ mod look;
 mod operator;
 mod output;
 mod prune;
+mod repair;
 mod result_hooks;
 mod rotate_key;
 mod run_backup;

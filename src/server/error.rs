@@ -3,16 +3,27 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::crypto::CryptoError;
 use crate::storage::StoreError;
 
 #[derive(Debug)]
 pub enum ServerError {
-    Bind { address: SocketAddr, source: io::Error },
+    Bind {
+        address: SocketAddr,
+        source: io::Error,
+    },
     Store(StoreError),
     Key(CryptoError),
-    Io { doing: &'static str, source: io::Error },
+    /// There are clients, and the key that they know is not there.
+    KeyGone {
+        path: PathBuf,
+    },
+    Io {
+        doing: &'static str,
+        source: io::Error,
+    },
 }
 
 impl fmt::Display for ServerError {
@@ -32,7 +43,14 @@ impl fmt::Display for ServerError {
             ServerError::Store(error) => write!(formatter, "{error}"),
             ServerError::Key(error) => write!(
                 formatter,
-                "the server's key in the data folder cannot be used: {error}; put the file back from a copy"
+                "the server's key in the data folder cannot be used: {error}; put the file back from a copy, or \
+                 see what \"cyberbackup server --repair --dry-run\" says"
+            ),
+            ServerError::KeyGone { path } => write!(
+                formatter,
+                "{} is gone, and the clients know this server by it: put the file back from a copy, or have \
+                 \"cyberbackup server --repair --new-key\" make a new pair, which each client has to accept",
+                path.display()
             ),
             ServerError::Io { doing, source } => write!(formatter, "cannot {doing}: {source}"),
         }
@@ -45,6 +63,7 @@ impl std::error::Error for ServerError {
             ServerError::Bind { source, .. } | ServerError::Io { source, .. } => Some(source),
             ServerError::Store(error) => Some(error),
             ServerError::Key(error) => Some(error),
+            ServerError::KeyGone { .. } => None,
         }
     }
 }
