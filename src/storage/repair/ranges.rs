@@ -13,7 +13,7 @@ use crate::base::ids::{SnapshotId, hex};
 use crate::base::limits::LARGE_FILE_BYTES;
 use crate::base::path::EntryPath;
 use crate::storage::blocks_reader::ClientFiles;
-use crate::storage::comparison::{read_index, read_range};
+use crate::storage::comparison::read_range;
 use crate::storage::error::StoreError;
 use crate::storage::head::Head;
 use crate::storage::index::IndexRecord;
@@ -87,7 +87,7 @@ impl ClientRepair<'_, '_> {
         let mut heads: Vec<&Arc<Head>> = self.heads.values().collect();
         heads.sort_by_key(|head| (head.sequence, head.id));
         for head in heads {
-            let records = match read_index(layout, &self.client.folder, head) {
+            let records = match self.records(head) {
                 Ok(records) => records,
                 Err(error) if error.is_damage() => continue,
                 Err(error) => return Err(error),
