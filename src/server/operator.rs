@@ -187,7 +187,11 @@ fn desk_of(data: &Path) -> Result<Desk, OperatorError> {
     if !key.exists() {
         let has_clients = std::fs::read_dir(data.join("clients")).is_ok_and(|mut clients| clients.next().is_some());
         let folder = data.to_path_buf();
-        return Err(if has_clients { OperatorError::KeyGone { path: key } } else { OperatorError::NoServer { folder } });
+        return Err(if has_clients {
+            OperatorError::KeyGone { path: key }
+        } else {
+            OperatorError::NoServer { folder }
+        });
     }
     let store = Store::open(data, Disk::real())?;
     let store = Arc::new(store);

@@ -29,6 +29,7 @@ fn blocks(section: &str) -> Vec<Vec<String>> {
 struct World {
     workplace: Workplace,
     server: Option<TestServer>,
+    port: String,
     exported: Vec<(String, String)>,
     /// What the last commands printed that later ones name.
     token: String,
@@ -64,7 +65,8 @@ impl World {
 
     fn of(workplace: Workplace, server: TestServer) -> World {
         let (token, fingerprint, snapshot) = Default::default();
-        World { workplace, server: Some(server), exported: Vec::new(), token, fingerprint, snapshot }
+        let port = server.address.rsplit(':').next().unwrap().to_string();
+        World { workplace, server: Some(server), port, exported: Vec::new(), token, fingerprint, snapshot }
     }
 
     fn data(&self) -> PathBuf {
@@ -84,8 +86,14 @@ impl World {
     }
 
     fn start(&mut self) {
+        self.start_on("data");
+    }
+
+    /// At the address that it had: a server with another key is refused there.
+    fn start_on(&mut self, data: &str) {
         assert!(self.server.is_none());
-        self.server = Some(TestServer::start_with(&self.workplace, "data", &SERVER_FLAGS));
+        let flags = [&SERVER_FLAGS[..], &["--port", &self.port]].concat();
+        self.server = Some(TestServer::start_with(&self.workplace, data, &flags));
     }
 
     /// Runs a line of the page, with this world's places in it.
@@ -247,7 +255,7 @@ fn a_store_that_was_copied_is_the_same_store() {
         }
         let runs = world.run_lines(&way);
         assert!(runs.last().unwrap().out().contains("all is whole"));
-        world.server = Some(TestServer::start_with(&world.workplace, "new/cyberbackup", &SERVER_FLAGS));
+        world.start_on("new/cyberbackup");
         assert_eq!(world.snapshots(), snapshots);
         world.check_restored("latest", &wanted);
         world.stop();
