@@ -218,7 +218,11 @@ impl JournalWriter {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        self.file.write(&self.buffer)?;
+        if let Err(error) = self.file.write(&self.buffer) {
+            // Half a record would be taken for damage.
+            let _ = self.file.cut_back(self.file.bytes());
+            return Err(error);
+        }
         self.has_told = self.tells;
         self.buffer.clear();
         self.told_bytes = 0;

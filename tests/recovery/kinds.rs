@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::{contents, flip};
+use super::contents;
 use crate::support::{Run, TestClient, TestServer, tree};
 use crate::verifying::Store;
 
@@ -38,6 +38,21 @@ fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
 }
 
+/// Flips a byte that counts: one that a verification finds. Some records of blocks are dead.
+fn harm(store: &Store, data: &Path, name: &str) {
+    let file = data.join(name);
+    let whole = fs::read(&file).unwrap();
+    for sixteenth in if name.ends_with(".blocks") { 1..16 } else { 8..9 } {
+        let mut bytes = whole.clone();
+        bytes[whole.len() * sixteenth / 16] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        if operator(store, data, &["verify"]).code == 6 {
+            return;
+        }
+    }
+    panic!("{name} is not found damaged");
+}
+
 #[test]
 fn whatever_kind_of_file_is_damaged_the_next_backup_is_stored_and_a_repair_mends_or_names_it() {
     let store = Store::new();
@@ -52,10 +67,9 @@ fn whatever_kind_of_file_is_damaged_the_next_backup_is_stored_and_a_repair_mends
             continue;
         }
         copy(&store.data, &data);
-        flip(&data.join(&name));
+        harm(&store, &data, &name);
         let lets_nobody_in =
             kind.0 == "clients" || name == "keys/server_private_key.der" || name.contains("next_server_private");
-        assert_eq!(operator(&store, &data, &["verify"]).code, 6, "{name} is not found damaged");
         if !lets_nobody_in {
             let server = TestServer::start_with(&store.workplace, "harmed", &["--rsa-bits", "2048"]);
             let client = TestClient::new(&store.workplace, &server.address, "ada");
