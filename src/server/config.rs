@@ -13,8 +13,9 @@ use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
 use crate::crypto::LegacyOaep;
 use crate::protocol::handshake::RegistrationPolicy;
 
-/// The server's resend ring: what one session may keep of sealed segments, in bytes.
-pub const WINDOW_BYTES: u32 = 512 * 1024;
+/// The server's resend ring: what one session may keep of sealed segments, in bytes. Two
+/// batches of sixteen full segments, so that one goes out while the other is acknowledged.
+pub const WINDOW_BYTES: u32 = 528 * 1024;
 /// How far it grows where round trips are long.
 pub const LONG_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 

@@ -22,6 +22,7 @@ mod delta;
 mod dropped;
 mod entries;
 mod error;
+mod gathering;
 mod head;
 mod heal;
 mod index;

@@ -84,6 +84,16 @@ impl std::fmt::Display for Damage {
 
 impl std::error::Error for Damage {}
 
+impl Shared {
+    /// How much room the file system of the data folder has.
+    pub(super) fn space(&self) -> Result<Space, StoreError> {
+        let data = self.layout.data();
+        let found = rustix::fs::statvfs(data).map_err(std::io::Error::from).at("look at", data)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Space { total: bytes(found.f_blocks), available: bytes(found.f_bavail) })
+    }
+}
+
 impl Store {
     /// Opens a data folder, made where missing; brings into order what the last run left behind.
     ///
@@ -142,9 +152,7 @@ impl Store {
     }
 
     pub fn space(&self) -> Result<Space, StoreError> {
-        let found = rustix::fs::statvfs(self.path()).map_err(std::io::Error::from).at("look at", self.path())?;
-        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        Ok(Space { total: bytes(found.f_blocks), available: bytes(found.f_bavail) })
+        self.shared.space()
     }
 
     /// A file of the server's own keys; none where there is no such file.

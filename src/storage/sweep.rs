@@ -31,6 +31,7 @@ use super::comparison::{read_index, read_range};
 use super::dropped::{TOTALS_NAME, dropped_ids, encode_record, placeholder, read_dropped};
 use super::error::{At, StoreError};
 use super::head::Head;
+use super::heal::forget_unneeded;
 use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_headless_index};
 use super::layout::{blocks_name, dropped_name, index_name, names_in, read_small_file};
 use super::range::{HASH_BYTES, RANGE_FILE_BYTES_MAX, StoredEntry};
@@ -67,6 +68,9 @@ impl Store {
         let state = self.state(client)?;
         let _turn = state.prune_turn()?;
         let swept = Sweep::new(&self.shared, &state, &[])?.run();
+        if let Err(error) = forget_unneeded(&self.shared, &state) {
+            log::warn!("the list of damaged contents stays as it was: {error}");
+        }
         let _step = locked(&state.commit);
         self.keep_summary(&state);
         swept

@@ -26,13 +26,13 @@ use super::damage::{DamageKind, DamageList, DamagedContent, RUNS_MAX};
 use super::dropped::{TOTALS_NAME, read_record};
 use super::error::{At, StoreError};
 use super::head::Head;
-use super::heal::each_bad_block;
+use super::heal::{each_bad_block, forget_unneeded};
 use super::journal;
 use super::layout::{dropped_name, head_name, names_in, read_small_file};
 use super::left_behind::path_hash;
 use super::range::{HASH_BYTES, Location, StoredContent, StoredEntry};
 use super::sealed_json::{decode_sealed, encode_sealed};
-use super::store::{Damage, Store};
+use super::store::{Damage, Shared, Store};
 use super::tokens;
 use crate::base::durable::FILE_MODE;
 use crate::base::folder::open_folder;
@@ -125,20 +125,7 @@ impl Store {
     /// Puts a content on the client's list, in memory; [`Store::save_damage`] writes it.
     pub fn note_damage(&self, client: ClientId, stored: &StoredEntry, problem: &ContentProblem) {
         let (Ok(state), Some(content)) = (self.state(client), &stored.content) else { return };
-        let kind = match problem {
-            ContentProblem::Blocks { .. } => DamageKind::Blocks,
-            _ => DamageKind::Bytes,
-        };
-        let files = ClientFiles::new(&self.shared.layout, &state.record.folder);
-        let item = DamagedContent {
-            path: stored.entry.path.clone(),
-            content: content.clone(),
-            kind,
-            found: self.shared.clock.now().seconds,
-            runs: if kind == DamageKind::Bytes { damaged_runs(&files, stored, content) } else { Vec::new() },
-            problem: problem.to_string(),
-        };
-        state.with_damage(&self.shared.layout, |list| ((), list.add(item)));
+        note_damage(&self.shared, &state, &stored.entry.path, content, problem);
     }
 
     /// Writes the client's list of damaged contents where it has changed.
@@ -164,6 +151,7 @@ impl Store {
             store: self,
             state: &state,
             due,
+            listed: state.damage_list(&self.shared.layout),
             ranges_seen: HashSet::new(),
             gone_through: HashSet::new(),
             contents: DamageList::default(),
@@ -173,7 +161,7 @@ impl Store {
         };
         run.all(watch)?;
         let Run { due, found, .. } = run;
-        let mut noted = self.save_damage(client);
+        let mut noted = self.save_damage(client).and_then(|()| forget_unneeded(&self.shared, &state));
         if !found.is_cut_short && noted.is_ok() {
             let update = |(old, is_due): (i64, bool)| if is_due { began } else { old };
             let checked = checked.into_iter().zip(due).map(update).collect();
@@ -215,10 +203,34 @@ impl Store {
     }
 }
 
+/// Puts the content of the entry at `path` on the client's list, in memory.
+pub(super) fn note_damage(
+    shared: &Shared,
+    state: &ClientState,
+    path: &EntryPath,
+    content: &StoredContent,
+    problem: &ContentProblem,
+) {
+    let kind = match problem {
+        ContentProblem::Blocks { .. } => DamageKind::Blocks,
+        _ => DamageKind::Bytes,
+    };
+    let files = ClientFiles::new(&shared.layout, &state.record.folder);
+    let item = DamagedContent {
+        path: path.clone(),
+        content: content.clone(),
+        kind,
+        found: shared.clock.now().seconds,
+        runs: if kind == DamageKind::Bytes { damaged_runs(&files, path, content) } else { Vec::new() },
+        problem: problem.to_string(),
+    };
+    state.with_damage(&shared.layout, |list| ((), list.add(item)));
+}
+
 /// The damaged blocks of a large content, put together to runs.
-fn damaged_runs(files: &ClientFiles, stored: &StoredEntry, content: &StoredContent) -> Vec<(u64, u32)> {
+fn damaged_runs(files: &ClientFiles, path: &EntryPath, content: &StoredContent) -> Vec<(u64, u32)> {
     let mut runs: Vec<(u64, u32)> = Vec::new();
-    let looked = each_bad_block(files, &stored.entry.path, content, |bad| {
+    let looked = each_bad_block(files, path, content, |bad| {
         let follows = runs.last().is_some_and(|(first, count)| first + u64::from(*count) == bad.block);
         if let Some((_, count)) = runs.last_mut().filter(|_| follows) {
             *count = count.saturating_add(1);
@@ -282,6 +294,8 @@ struct Run<'a> {
     store: &'a Store,
     state: &'a Arc<ClientState>,
     due: Vec<bool>,
+    /// What was damaged before: it is always looked at.
+    listed: DamageList,
     ranges_seen: HashSet<[u8; HASH_BYTES]>,
     /// Snapshots whose own contents have been read.
     gone_through: HashSet<SnapshotId>,
@@ -432,7 +446,7 @@ impl Run<'_> {
         let Some(content) = &stored.content else { return true };
         let owner = content.snapshot();
         let path = &stored.entry.path;
-        let is_due = self.due[(path_hash(path.as_bytes()) % BUCKETS as u64) as usize];
+        let is_due = self.due[(path_hash(path.as_bytes()) % BUCKETS as u64) as usize] || self.listed.has(stored);
         if !is_due || (owner != head.id && self.gone_through.contains(&owner)) || self.contents.has(stored) {
             return true;
         }
