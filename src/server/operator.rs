@@ -133,7 +133,7 @@ pub enum OperatorError {
     NoServer {
         folder: PathBuf,
     },
-    /// The server has clients and lost its key.
+    /// The server has clients, and its key is gone or damaged.
     KeyGone {
         path: PathBuf,
     },
@@ -151,7 +151,7 @@ impl fmt::Display for OperatorError {
             OperatorError::Refused(text) => write!(formatter, "{text}"),
             OperatorError::KeyGone { path } => write!(
                 formatter,
-                "{} is gone: put the file back from a copy, or see what \"cyberbackup server --repair --dry-run\" says",
+                "{} is gone or damaged: put the file back from a copy, or see what \"cyberbackup server --repair --dry-run\" says",
                 path.display()
             ),
             OperatorError::NoServer { folder } => write!(
@@ -185,15 +185,19 @@ pub fn operate(data: &Path, command: &OperatorCommand) -> Result<Vec<Value>, Ope
 
 /// A desk on a data folder that no server holds.
 fn desk_of(data: &Path) -> Result<Desk, OperatorError> {
-    let no_server = || OperatorError::NoServer { folder: data.to_path_buf() };
     let key = data.join("keys").join(KEY_NAME);
     if !key.exists() {
         let has_clients = std::fs::read_dir(data.join("clients")).is_ok_and(|mut clients| clients.next().is_some());
-        return Err(if has_clients { OperatorError::KeyGone { path: key } } else { no_server() });
+        let folder = data.to_path_buf();
+        return Err(if has_clients {
+            OperatorError::KeyGone { path: key }
+        } else {
+            OperatorError::NoServer { folder }
+        });
     }
     let store = Store::open(data, Disk::real())?;
     let store = Arc::new(store);
-    let keys = ServerKeys::read(&store).ok().flatten().ok_or_else(no_server)?;
+    let keys = ServerKeys::read(&store).ok().flatten().ok_or(OperatorError::KeyGone { path: key })?;
     Ok(Desk { store, keys: Arc::new(keys), sessions: Arc::default(), shutdown: Shutdown::new() })
 }
 
