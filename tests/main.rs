@@ -18,6 +18,7 @@ mod page;
 mod progress_reporting;
 mod prune;
 mod random_changes;
+mod recovery;
 mod restore_resume;
 mod resume;
 mod rotation;

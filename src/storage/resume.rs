@@ -115,8 +115,9 @@ pub struct JournalWriter {
     buffer: Vec<u8>,
     /// The bytes of the contents that the buffer tells of.
     told_bytes: u64,
-    /// Whether the journal tells of anything that is worth keeping.
+    /// Whether the journal tells of anything that is worth keeping, and whether such a thing has been written.
     tells: bool,
+    has_told: bool,
     bytes_since_checkpoint: u64,
     checkpointed: Instant,
 }
@@ -131,7 +132,15 @@ impl JournalWriter {
         journal::put_begin(&mut buffer, begin);
         let tells = valid_bytes > 0;
         let checkpointed = Instant::now();
-        Ok(JournalWriter { file, buffer, told_bytes: 0, tells, bytes_since_checkpoint: 0, checkpointed })
+        Ok(JournalWriter {
+            file,
+            buffer,
+            told_bytes: 0,
+            tells,
+            has_told: tells,
+            bytes_since_checkpoint: 0,
+            checkpointed,
+        })
     }
 
     pub fn content(&mut self, stored: &StoredEntry) -> io::Result<()> {
@@ -187,7 +196,8 @@ impl JournalWriter {
         Ok(())
     }
 
-    /// At the end of a session: whether there is something to go on with, and its journal is written.
+    /// At the end of a session: whether there is something to go on with in the journal. On a disk that is full, what
+    /// was written before counts.
     pub fn keep(&mut self) -> bool {
         if !self.tells && self.buffer.is_empty() {
             return false;
@@ -195,8 +205,8 @@ impl JournalWriter {
         match self.write() {
             Ok(()) => self.tells,
             Err(error) => {
-                log::warn!("an upload cannot be kept for later: {error}");
-                false
+                log::warn!("what came last of an upload will be sent again: {error}");
+                self.has_told
             }
         }
     }
@@ -208,7 +218,12 @@ impl JournalWriter {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        self.file.write(&self.buffer)?;
+        if let Err(error) = self.file.write(&self.buffer) {
+            // Half a record would be taken for damage.
+            let _ = self.file.cut_back(self.file.bytes());
+            return Err(error);
+        }
+        self.has_told = self.tells;
         self.buffer.clear();
         self.told_bytes = 0;
         Ok(())

@@ -1,6 +1,6 @@
 //! All ranges of a client that are whole, by what an index would say of each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use crate::base::ids::{SnapshotId, hex, unhex};
@@ -24,13 +24,15 @@ pub struct Pooled {
 #[derive(Debug)]
 pub struct Pool {
     folder: PathBuf,
+    /// By first path.
     pub ranges: Vec<Pooled>,
+    places: HashMap<[u8; HASH_BYTES], usize>,
 }
 
 impl Pool {
     /// Reads the folder; what is no range, or a damaged one, is passed over.
     pub fn read(folder: &Path, named: &BTreeSet<[u8; HASH_BYTES]>) -> Result<Pool, StoreError> {
-        let mut pool = Pool { folder: folder.to_path_buf(), ranges: Vec::new() };
+        let mut pool = Pool { folder: folder.to_path_buf(), ranges: Vec::new(), places: HashMap::new() };
         for file in names_in(folder)?.iter().filter_map(|name| unhex::<HASH_BYTES>(name)) {
             let Some((record, entries)) = pool.open(&file)? else { continue };
             let contents = entries.iter().filter_map(|stored| stored.content.as_ref());
@@ -40,6 +42,7 @@ impl Pool {
         pool.ranges.sort_by(|left, right| {
             (&left.record.first, &left.record.file).cmp(&(&right.record.first, &right.record.file))
         });
+        pool.places = pool.ranges.iter().enumerate().map(|(place, pooled)| (pooled.record.file, place)).collect();
         Ok(pool)
     }
 
@@ -59,7 +62,7 @@ impl Pool {
 
     /// What an index would say of the range in this file.
     pub fn get(&self, file: &[u8; HASH_BYTES]) -> Option<&Pooled> {
-        self.ranges.iter().find(|pooled| pooled.record.file == *file)
+        self.places.get(file).map(|place| &self.ranges[*place])
     }
 
     /// Those that have paths from `first` to `last`.
