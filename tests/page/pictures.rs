@@ -58,6 +58,7 @@ fn rewrite_the_pictures() {
         browser.click("#theme-button");
         browser.wait_for(&format!("document.documentElement.dataset.theme === '{theme}'"));
     }
+    browser.hover("h1");
     browser.wait_for("document.querySelector('.bar').ariaValueNow > 65");
     keep(browser, "page-light.png");
     browser.resize(390, 844);
