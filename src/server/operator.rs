@@ -490,6 +490,7 @@ mod tests {
     fn a_name_that_is_taken_makes_no_token_for_any() {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path(), Disk::real()).unwrap());
+        // The key first: a store with clients and without it is a damaged one.
         let keys = Arc::new(ServerKeys::open(&store, 1_024).unwrap());
         store.register(ClientId::random(), &"ada-2".parse().unwrap(), b"key", false).unwrap();
         let desk = Desk { keys, store, sessions: Arc::default(), shutdown: Shutdown::new() };
