@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// How long the driver may take for one answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often the driver is started until it has a port.
+/// How often the driver is started until it has a port, and Chromium until it is reached.
 const DRIVER_STARTS_MAX: u32 = 5;
 /// How long the page may take to become what a test waits for.
 const WAIT: Duration = Duration::from_secs(30);
@@ -52,24 +52,35 @@ impl Browser {
         let (driver, port) = start_driver(command);
         let profile = tempfile::tempdir().expect("a temporary folder");
         let mut browser = Browser { driver, port, session: String::new(), profile };
-        let profile = format!("--user-data-dir={}", browser.profile.path().join("profile").display());
-        let flags: Vec<&str> = FLAGS.into_iter().chain([profile.as_str()]).collect();
         let downloads = browser.downloads();
         std::fs::create_dir(&downloads).unwrap();
-        let made = browser.call(
-            "POST",
-            "/session",
-            &json!({"capabilities": {"alwaysMatch": {
-                "browserName": "chrome",
-                "unhandledPromptBehavior": "accept",
-                "goog:loggingPrefs": {"browser": "ALL"},
-                "goog:chromeOptions": {"args": flags, "prefs": {"download.default_directory": downloads}},
-            }}}),
-        );
-        browser.session = format!("/session/{}", made["sessionId"].as_str().expect("a session"));
+        let made = browser.begin_session();
+        browser.session =
+            format!("/session/{}", made["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {made}")));
         browser.cdp("Browser.setDownloadBehavior", json!({"behavior": "allow", "downloadPath": downloads}));
         browser.resize(1280, 860);
         browser
+    }
+
+    /// Starts Chromium. On a very busy machine it may end before the driver has reached it: then once more.
+    fn begin_session(&self) -> Value {
+        let mut made = Value::Null;
+        for number in 0..DRIVER_STARTS_MAX {
+            let profile = self.profile.path().join(format!("profile-{number}"));
+            let profile = format!("--user-data-dir={}", profile.display());
+            let flags: Vec<&str> = FLAGS.into_iter().chain([profile.as_str()]).collect();
+            let wanted = json!({"capabilities": {"alwaysMatch": {
+                "browserName": "chrome",
+                "unhandledPromptBehavior": "accept",
+                "goog:loggingPrefs": {"browser": "ALL"},
+                "goog:chromeOptions": {"args": flags, "prefs": {"download.default_directory": self.downloads()}},
+            }}});
+            made = self.ask("POST", "/session", &wanted);
+            if made["error"].is_null() {
+                break;
+            }
+        }
+        made
     }
 
     /// Where downloads go.
