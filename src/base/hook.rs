@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
@@ -85,6 +85,37 @@ impl FromStr for Hook {
 }
 
 impl Hook {
+    /// Runs the program and gives what it prints, at most `limit` bytes of it.
+    ///
+    /// # Errors
+    /// Where it does not start, fails, or takes too long.
+    pub fn ask(&self, limit: u64) -> Result<Vec<u8>, HookError> {
+        let program = self.words[0].clone();
+        let mut command = Command::new(&program);
+        command.args(&self.words[1..]).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut child = command.spawn().map_err(|source| HookError::Start { program: program.clone(), source })?;
+        let pipe = child.stdout.take();
+        thread::scope(|scope| {
+            let reading = scope.spawn(move || {
+                let mut bytes = Vec::new();
+                pipe.map(|pipe| pipe.take(limit).read_to_end(&mut bytes)).transpose().map(|_| bytes)
+            });
+            let ended = wait(&mut child, &|| false);
+            end_group(&child);
+            let bytes = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            match (ended, bytes) {
+                (Ok(Some(status)), Ok(bytes)) if status.success() => Ok(bytes),
+                (Ok(Some(status)), _) => Err(HookError::Ended { program, status: status.to_string() }),
+                (Ok(None), _) => {
+                    let _ = child.wait();
+                    Err(HookError::Slow { program })
+                }
+                (Err(source), _) => Err(HookError::Wait { program, source }),
+            }
+        })
+    }
+
     /// Runs the program and waits for its end; `variables` get their prefix here. What it prints goes to standard
     /// error. Once `stops` says so, or its time is over, it is ended with all its children of the same group.
     pub fn tell(

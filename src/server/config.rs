@@ -12,6 +12,7 @@ use crate::base::hook::Hook;
 use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
 use crate::crypto::LegacyOaep;
 use crate::protocol::handshake::RegistrationPolicy;
+use crate::storage::StorageKeys;
 
 /// The server's resend ring: what one session may keep of sealed segments, in bytes.
 pub const WINDOW_BYTES: u32 = 512 * 1024;
@@ -25,6 +26,8 @@ pub struct ServerConfig {
     /// 0 takes any free port.
     pub port: u16,
     pub data: PathBuf,
+    /// What seals the store.
+    pub storage_keys: StorageKeys,
     /// Authenticated sessions at a time, at least 1.
     pub max_clients: usize,
     pub registration: RegistrationPolicy,
@@ -105,6 +108,7 @@ impl ServerConfig {
             bind,
             port,
             data,
+            storage_keys: StorageKeys::default(),
             max_clients: crate::base::limits::DEFAULT_MAX_CLIENTS,
             registration: RegistrationPolicy::Local,
             timeout: DEFAULT_SOCKET_TIMEOUT,

@@ -9,10 +9,18 @@ use crate::storage::StoreError;
 
 #[derive(Debug)]
 pub enum ServerError {
-    Bind { address: SocketAddr, source: io::Error },
+    Bind {
+        address: SocketAddr,
+        source: io::Error,
+    },
     Store(StoreError),
     Key(CryptoError),
-    Io { doing: &'static str, source: io::Error },
+    /// The storage key cannot be had; the text says why.
+    StorageKey(String),
+    Io {
+        doing: &'static str,
+        source: io::Error,
+    },
 }
 
 impl fmt::Display for ServerError {
@@ -34,6 +42,7 @@ impl fmt::Display for ServerError {
                 formatter,
                 "the server's key in the data folder cannot be used: {error}; put the file back from a copy"
             ),
+            ServerError::StorageKey(text) => formatter.write_str(text),
             ServerError::Io { doing, source } => write!(formatter, "cannot {doing}: {source}"),
         }
     }
@@ -45,6 +54,7 @@ impl std::error::Error for ServerError {
             ServerError::Bind { source, .. } | ServerError::Io { source, .. } => Some(source),
             ServerError::Store(error) => Some(error),
             ServerError::Key(error) => Some(error),
+            ServerError::StorageKey(_) => None,
         }
     }
 }

@@ -30,7 +30,9 @@ pub use config::{DEFAULT_GRACE, DEFAULT_RSA_BITS, DEFAULT_SEGMENTS_PER_EPOCH, Lo
 pub use error::ServerError;
 pub use failures::FailureNote;
 pub use listener::Server;
-pub use operator::{ExportRequest, OperatorCommand, OperatorError, VerifyRequest, export, operate, verify};
+pub use operator::{
+    ExportRequest, OperatorCommand, OperatorError, VerifyRequest, export, operate, operate_sealed, verify,
+};
 pub use overview::{Overview, SessionView};
 pub use prune::{DailyPrune, Policy, PruneRequest};
 pub use semaphore::{Permit, Semaphore};

@@ -63,6 +63,7 @@ impl Upload {
         self.check_unused()?;
         self.check_commit_quota()?;
         self.sweep_unused()?;
+        self.large.finish()?;
         self.committing = true;
         let sequence = state.with_catalog(&shared.layout, |catalog| catalog.next_sequence())?;
         let head = Arc::new(self.write_plan(sequence, unreadable)?);
@@ -157,7 +158,7 @@ impl Upload {
         head.totals.unreadable = head.totals.unreadable.saturating_add(unreadable);
         let intent = Intent::new(self.snapshot, self.request.upload).encode();
         let staging = self.staging();
-        staging.write_file(INDEX, &index)?;
+        staging.write_index(index)?;
         staging.write_file(HEAD, &head.encode())?;
         staging.write_file(INTENT, &intent)?;
         Ok(head)

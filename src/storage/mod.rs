@@ -6,6 +6,7 @@
 //! on the disk; whatever a peer sends or a damaged file holds is an error, never a panic and never a write
 //! outside the data folder.
 
+mod at_rest;
 mod blocks_format;
 mod blocks_reader;
 mod blocks_writer;
@@ -36,6 +37,7 @@ mod quota;
 mod range;
 mod received;
 mod recovery;
+mod rekey;
 mod resume;
 mod retention;
 mod sealed_json;
@@ -57,6 +59,7 @@ mod tests;
 /// The version of the data folder as a whole; each kind of file has its own beside it.
 pub const STORE_VERSION: u32 = 1;
 
+pub use at_rest::{SealingState, StorageKeys};
 pub use blocks_format::{BlocksPlace, RECORD_ITEMS_MAX as HELD_BLOCKS_MAX};
 pub use catalog::DamagedHead;
 pub use clients::ClientRecord;
@@ -70,6 +73,7 @@ pub use pending::{HeldContent, Needed, PartialKind};
 pub use put_file::PutFile;
 pub use range::{CHANGED_WHILE_READ, Location, RECHECK, StoredContent, StoredEntry, UNREADABLE};
 pub use recovery::RecoveryReport;
+pub use rekey::{RekeyRequest, Rekeyed, rekey};
 pub use retention::{DEFAULT_WITHIN, Decision, Reason, Rules, Span, decide};
 pub use spool::Spool;
 pub use store::{Damage, Space, Store};

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::at_rest::read_stored_file;
 use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, locked};
 use super::comparison::{read_index, read_range};
@@ -29,7 +30,7 @@ use super::dropped::{TOTALS_NAME, dropped_ids, encode_record, read_dropped};
 use super::error::{At, StoreError};
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_headless_index};
-use super::layout::{blocks_name, dropped_name, index_name, names_in, read_small_file};
+use super::layout::{blocks_name, dropped_name, index_name, names_in};
 use super::range::{HASH_BYTES, StoredEntry};
 use super::recovery::{open_if_there, sweep_temporary};
 use super::store::{Shared, Store};
@@ -261,7 +262,8 @@ impl<'a> Sweep<'a> {
             return read_index(layout, client, head);
         }
         let path = layout.index(client, referrer.id);
-        let bytes = read_small_file(&path, INDEX_BYTES_MAX).map_err(StoreError::of_named_file)?;
+        let read = read_stored_file(&path, INDEX_BYTES_MAX, layout.keyring());
+        let bytes = read.map_err(StoreError::of_named_file)?;
         decode_headless_index(&bytes, referrer.id).map_err(|error| StoreError::damaged(&path, error))
     }
 
@@ -445,11 +447,11 @@ impl<'a> Sweep<'a> {
 
     /// Reads a range, unless sweeps are to stop.
     pub fn read_range(&self, record: &IndexRecord) -> Result<Vec<StoredEntry>, StoreError> {
-        let folder = self.shared.layout.ranges(&self.state.record.folder);
+        let folder = self.shared.layout.range_files(&self.state.record.folder);
         if self.shared.sweeps_stopped.load(Ordering::Relaxed)
             || self.state.sweep_interrupted.load(Ordering::Relaxed)
         {
-            return Err(std::io::Error::from(std::io::ErrorKind::Interrupted)).at("go on sweeping", &folder);
+            return Err(std::io::Error::from(std::io::ErrorKind::Interrupted)).at("go on sweeping", &folder.path);
         }
         read_range(&folder, record)
     }

@@ -18,7 +18,7 @@ use crate::base::ids::UserName;
 use crate::base::path::display_bytes;
 use crate::crypto::PrivateKey;
 use crate::server::server_keys::{KEY_NAME, PUBLIC_KEY_NAME};
-use crate::storage::{ClientVerified, DamagedFile, StoreError};
+use crate::storage::{ClientVerified, DamagedFile, StorageKeys, StoreError};
 
 /// How often it is said how far it is.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -46,8 +46,13 @@ pub(super) struct VerifyLine {
 pub type RowTaker<'a> = &'a mut dyn FnMut(Value) -> bool;
 
 /// Verifies, here or by the server that holds the folder; the last row is `end`, or `error` with its text.
-pub fn verify(data: &Path, request: &VerifyRequest, taker: RowTaker<'_>) -> Result<(), OperatorError> {
-    match desk_to_read(data) {
+pub fn verify(
+    data: &Path,
+    keys: StorageKeys,
+    request: &VerifyRequest,
+    taker: RowTaker<'_>,
+) -> Result<(), OperatorError> {
+    match desk_to_read(data, keys) {
         Ok(desk) => {
             lower_priority();
             run(&desk, request, taker);
