@@ -425,3 +425,101 @@ impl SealedKeys {
         Ok(start..start + u32::from_le_bytes(length) as usize)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::checksum::blake3_hash;
+    use super::super::test_support::{field, field_array, hex, read_vector, text, write_vector};
+    use super::*;
+
+    const VECTOR: &str = "sealed_file.json";
+
+    /// Everything of the format, as the vector says it.
+    fn describe(storage_key: &str, id: [u8; 32], vector: [u8; 16], rest: &[u8]) -> Value {
+        let key = StorageKey::parse(storage_key.as_bytes()).expect("the vector has a key");
+        let header = SealedHeader::with_id(SealedForm::Segments, key.id(), &id);
+        let records = SealedHeader::with_id(SealedForm::Records, key.id(), &id);
+        let keys = SealedKeys::derive(&key, &header);
+        let mut slot = vec![0; SEALED_SLOT_BYTES];
+        slot[SEALED_TEXT_START..SEALED_TEXT_START + SEALED_SEGMENT_BYTES].copy_from_slice(&segment_text());
+        keys.seal_segments_with(&[vector], &mut slot, 3);
+        let (mut end, mut record) = (Vec::new(), Vec::new());
+        keys.seal_end_with(vector, 4, rest, &mut end);
+        SealedKeys::derive(&key, &records).seal_record_with(vector, 7, rest, &mut record);
+        json!({
+            "storage_key": storage_key, "file_id": hex(&id), "iv": hex(&vector), "rest": hex(rest),
+            "key_id": key.id().to_string(), "header": hex(header.as_bytes()), "records_header": hex(records.as_bytes()),
+            "segment_number": 3, "segment_blake3": hex(&blake3_hash(&slot)), "segment_end": hex(&slot[16_384..]),
+            "segments_before_the_end": 4, "end": hex(&end),
+            "hole_first": 8, "hole_exponent": 3, "hole_marker": hex(&keys.hole_marker(8, 3)),
+            "record_number": 7, "record": hex(&record),
+        })
+    }
+
+    fn segment_text() -> Vec<u8> {
+        (0..SEALED_SEGMENT_BYTES).map(|at| (at % 251) as u8).collect()
+    }
+
+    #[test]
+    fn the_vector_is_pinned_and_opens() {
+        let vector = read_vector(VECTOR);
+        let (key, rest) = (text(&vector, "storage_key"), field(&vector, "rest"));
+        let found = describe(key, field_array(&vector, "file_id"), field_array(&vector, "iv"), &rest);
+        assert_eq!(found, vector, "a change of these bytes is a change of the store's format");
+        let key = StorageKey::parse(key.as_bytes()).unwrap();
+        let header = SealedHeader::decode(&field_array(&vector, "header")).unwrap();
+        assert_eq!((header.key, header.form), (key.id(), SealedForm::Segments));
+        let keys = SealedKeys::derive(&key, &header);
+        let mut end = field(&vector, "end");
+        let opened = keys.open_end(&mut end, 4).unwrap();
+        assert_eq!(end[opened], rest);
+        assert_eq!(keys.open_hole(&field_array(&vector, "hole_marker"), 8), Ok(3));
+        let header = SealedHeader::decode(&field_array(&vector, "records_header")).unwrap();
+        let mut record = field(&vector, "record");
+        let opened = SealedKeys::derive(&key, &header).open_record(&mut record, 7).unwrap();
+        assert_eq!(record[opened], rest);
+    }
+
+    #[test]
+    #[ignore = "rewrites a vector; only for a change of the store's format"]
+    fn rewrite_sealed_file_vector() {
+        let id = std::array::from_fn(|at| at as u8);
+        write_vector(VECTOR, &describe(&"0123456789abcdef".repeat(4), id, [0xA5; 16], b"the rest of a file"));
+    }
+
+    #[test]
+    fn a_piece_is_good_in_its_place_only() {
+        let key = StorageKey::random();
+        let header = SealedHeader::create(SealedForm::Segments, key.id());
+        let keys = SealedKeys::derive(&key, &header);
+        let mut slots = vec![5; 2 * SEALED_SLOT_BYTES];
+        keys.seal_segments(&mut slots, 10);
+        let mut second = slots.split_off(SEALED_SLOT_BYTES);
+        assert_eq!(keys.open_segment(&mut second, 10), Err(Damaged));
+        assert_eq!(keys.open_segment(&mut slots, 10), Ok(()));
+        assert_eq!(keys.open_segment(&mut second, 11), Ok(()));
+        assert!(second[16..16 + SEALED_SEGMENT_BYTES].iter().all(|byte| *byte == 5));
+        let (mut end, mut record) = (Vec::new(), Vec::new());
+        keys.seal_end(2, b"", &mut end);
+        assert_eq!((end.len(), keys.open_end(&mut end.clone(), 3)), (SEALED_END_BYTES_MIN, Err(Damaged)));
+        assert_eq!(keys.open_end(&mut end, 2), Ok(16..16));
+        keys.seal_record(0, b"record", &mut record);
+        assert_eq!(keys.open_record(&mut record.clone(), 1), Err(Damaged));
+        assert_eq!(keys.open_hole(&keys.hole_marker(4, 2), 8), Err(Damaged));
+        let other = SealedKeys::derive(&key, &SealedHeader::create(SealedForm::Segments, key.id()));
+        assert_eq!(other.open_record(&mut record, 0), Err(Damaged));
+    }
+
+    #[test]
+    fn a_storage_key_is_64_hex_digits_and_nothing_else_and_prints_nothing() {
+        let key = StorageKey::random();
+        assert_eq!(StorageKey::parse(key.text().as_bytes()).unwrap().id(), key.id());
+        assert_eq!(format!("{key:?}"), format!("StorageKey({})", key.id()));
+        assert_eq!(key.id().to_string().parse::<KeyId>().unwrap(), key.id());
+        for bad in ["", "12", &"0".repeat(63), &"0".repeat(65), &"g".repeat(64), &"é".repeat(32)] {
+            assert!(StorageKey::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

@@ -97,7 +97,8 @@ fn next_state(data: &Path, request: &RekeyRequest) -> Result<SealingState, Store
     let (from, to) = (request.from.as_ref().map(|key| key.id()), request.to.as_ref().map(|key| key.id()));
     let path = || data.to_path_buf();
     let state = match SealingState::read(data)? {
-        None if from.is_some() && to != from => return Err(StoreError::NotSealed { path: path() }),
+        // Where nothing is to be sealed, nothing is left to be done.
+        None if from.is_some() && to.is_some() && to != from => return Err(StoreError::NotSealed { path: path() }),
         None => SealingState { key: None, also: Vec::new(), also_plain: true, rekeying: false },
         Some(state) => state,
     };

@@ -184,7 +184,7 @@ fn nothing_of_the_plaintext_is_in_the_file_and_it_is_as_long_as_the_page_says() 
 #[test]
 fn every_flipped_byte_is_found_or_harmless() {
     let place = Place::new(sealing());
-    let bytes = bytes_of(2 * SEGMENT as usize + 21, 2);
+    let bytes = bytes_of(SEGMENT as usize + 21, 2);
     let stored = place.store(&bytes);
     for at in 0..stored.len() {
         let mut flipped = stored.clone();
@@ -239,7 +239,9 @@ fn segments_cannot_be_swapped_repeated_dropped_or_taken_from_another_file() {
         refused("emptied", &emptied);
         for end in [slot(left).start, slot(left).end] {
             refused("cut", &stored[..end]);
-            refused("cut, with the end", &[&stored[..end], &stored[slot(3).end..]].concat()[..]);
+            if end < slot(3).end {
+                refused("cut, with the end", &[&stored[..end], &stored[slot(3).end..]].concat());
+            }
         }
     }
     refused("another file's header", &[&other[..64], &stored[64..]].concat());
