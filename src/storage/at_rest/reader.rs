@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::keyring::{Keyring, key_of};
 use super::{HEADER, SEGMENT, SLOT, slot_start, unsealable};
-use crate::base::limits::SEALED_HOLE_EXPONENTS;
+use crate::base::limits::{SEALED_HOLE_EXPONENTS, SEALED_HOLE_SEGMENTS};
 use crate::crypto::sealed_file::{
     HOLE_MARKER_BYTES, SEALED_END_BYTES_MIN, SEALED_SEGMENT_BYTES, SEALED_SLOT_BYTES, SEALED_TEXT_START,
 };
@@ -236,18 +236,29 @@ impl SealedReader {
     }
 }
 
-/// The hole that a segment lies in, as the marker at its beginning tells.
+/// The hole that a segment lies in, as the marker at its beginning tells: that is near, or at a round number.
 pub(super) fn find_hole(
     keys: &SealedKeys,
     segment: u64,
     read: impl Fn(&mut [u8], u64) -> io::Result<()>,
 ) -> io::Result<Option<Range<u64>>> {
-    for exponent in SEALED_HOLE_EXPONENTS {
-        let first = segment >> exponent << exponent;
-        let mut marker = [0; HOLE_MARKER_BYTES];
+    let mut marker = [0; HOLE_MARKER_BYTES];
+    for first in (segment.saturating_sub(SEALED_HOLE_SEGMENTS - 1)..=segment).rev() {
         read(&mut marker, slot_start(first))?;
-        if keys.open_hole(&marker, first) == Ok(exponent) {
-            return Ok(Some(first..first + (1 << exponent)));
+        if marker.iter().any(|byte| *byte != 0) {
+            let count = keys.open_hole(&marker, first).ok();
+            let near = count.filter(|count| segment - first < *count);
+            match near {
+                Some(count) => return Ok(Some(first..first + count)),
+                // Something else lies between.
+                None => return Ok(None),
+            }
+        }
+    }
+    for first in SEALED_HOLE_EXPONENTS.map(|exponent| segment >> exponent << exponent) {
+        read(&mut marker, slot_start(first))?;
+        if let Some(count) = keys.open_hole(&marker, first).ok().filter(|count| segment - first < *count) {
+            return Ok(Some(first..first + count));
         }
     }
     Ok(None)

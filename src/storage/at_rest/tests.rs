@@ -320,12 +320,13 @@ fn a_damaged_segment_is_mended_when_all_of_it_is_known() {
     };
     let segment = SEGMENT as usize;
     damage(slot_start(1) as usize + 99);
-    assert!(mend(&[segment..segment + 5_000]).is_err());
+    let first = segment..segment + 5_000;
+    assert!(mend(std::slice::from_ref(&first)).is_err());
     assert!(place.read(Ending::Required).is_err());
-    mend(&[segment..segment + 5_000, segment + 5_000..2 * segment]).unwrap();
+    mend(&[first, segment + 5_000..2 * segment]).unwrap();
     assert_eq!(place.read(Ending::Required).unwrap(), bytes);
     damage(stored.len() - 1);
-    mend(&[2 * segment..bytes.len()]).unwrap();
+    mend(std::slice::from_ref(&(2 * segment..bytes.len()))).unwrap();
     assert_eq!(place.read(Ending::Required).unwrap(), bytes);
 }
 

@@ -17,7 +17,7 @@ use super::keyring::Keyring;
 use super::reader::{Ending, StoredFile, find_hole};
 use super::{HEADER, SEGMENT, SLOT, slot_start, unsealable};
 use crate::base::durable::{Disk, NewFile};
-use crate::base::limits::{SEALED_BATCH_SEGMENTS, SEALED_HOLE_EXPONENTS};
+use crate::base::limits::{SEALED_BATCH_SEGMENTS, SEALED_HOLE_EXPONENTS, SEALED_HOLE_SEGMENTS};
 use crate::crypto::sealed_file::{
     HOLE_MARKER_BYTES, SEALED_MAGIC, SEALED_SEGMENT_BYTES, SEALED_SLOT_BYTES, SEALED_TEXT_START,
 };
@@ -46,6 +46,8 @@ struct Sealing {
     filled: usize,
     /// The end that the file has, by the length it tells.
     ended_at: Option<u64>,
+    /// A write has failed, and what was pending with it: nothing more is told of the file, nor written.
+    is_broken: bool,
 }
 
 impl FileWriter {
@@ -184,7 +186,7 @@ fn looks_sealed(bytes: &[u8]) -> bool {
 
 impl Sealing {
     fn new((header, keys): (SealedHeader, SealedKeys)) -> Sealing {
-        Sealing { header, keys, segments: 0, pending: Vec::new(), filled: 0, ended_at: None }
+        Sealing { header, keys, segments: 0, pending: Vec::new(), filled: 0, ended_at: None, is_broken: false }
     }
 
     /// Goes on behind the first `length` bytes of what is stored.
@@ -210,6 +212,7 @@ impl Sealing {
     }
 
     fn write(&mut self, file: &mut NewFile, mut bytes: &[u8]) -> io::Result<()> {
+        self.check()?;
         while !bytes.is_empty() {
             let (taken, left) = bytes.split_at(bytes.len().min(BATCH_BYTES.saturating_sub(self.filled)));
             self.gather(taken);
@@ -258,12 +261,14 @@ impl Sealing {
     }
 
     fn write_whole(&mut self, file: &mut NewFile) -> io::Result<()> {
+        self.check()?;
         if self.filled < SEALED_SEGMENT_BYTES {
             return Ok(());
         }
         self.cut_off(file)?;
         let sealed = self.seal_whole();
         file.write(&sealed)?;
+        self.is_broken = false;
         self.reuse(sealed);
         Ok(())
     }
@@ -275,9 +280,10 @@ impl Sealing {
         self.pending = room;
     }
 
-    /// Makes the file end behind its last whole segment.
+    /// Makes the file end behind its last whole segment. It counts as broken until what is to follow is written.
     fn cut_off(&mut self, file: &mut NewFile) -> io::Result<()> {
-        self.ended_at = None;
+        self.check()?;
+        (self.ended_at, self.is_broken) = (None, true);
         if file.bytes() == 0 {
             return file.write(self.header.as_bytes());
         }
@@ -287,13 +293,22 @@ impl Sealing {
         }
     }
 
+    fn check(&self) -> io::Result<()> {
+        match self.is_broken {
+            true => Err(io::Error::other("an earlier write to the file failed")),
+            false => Ok(()),
+        }
+    }
+
     fn finish(&mut self, file: &mut NewFile) -> io::Result<()> {
+        self.check()?;
         if self.ended_at == Some(self.length()) {
             return Ok(());
         }
         let mut bytes = Vec::new();
         if file.bytes() == 0 {
             bytes.extend_from_slice(self.header.as_bytes());
+            self.is_broken = true;
         } else {
             self.cut_off(file)?;
         }
@@ -302,7 +317,7 @@ impl Sealing {
         }
         self.keys.seal_end(self.segments, self.rest(), &mut bytes);
         file.write(&bytes)?;
-        self.ended_at = Some(self.length());
+        (self.ended_at, self.is_broken) = (Some(self.length()), false);
         Ok(())
     }
 
@@ -311,36 +326,32 @@ impl Sealing {
         let head = bytes.min(to_border);
         self.write_zeros(file, head)?;
         bytes -= head;
-        while bytes >= SEGMENT << *SEALED_HOLE_EXPONENTS.start() {
+        if bytes >= SEGMENT {
             self.write_whole(file)?;
-            match self.hole_exponent(bytes / SEGMENT) {
-                Some(exponent) => {
-                    self.write_hole(file, exponent)?;
-                    bytes -= SEGMENT << exponent;
-                }
-                None => {
-                    self.write_zeros(file, SEGMENT)?;
-                    bytes -= SEGMENT;
-                }
-            }
+        }
+        while bytes >= SEGMENT {
+            let count = self.hole_segments(bytes / SEGMENT);
+            self.write_hole(file, count)?;
+            bytes -= count * SEGMENT;
         }
         self.write_zeros(file, bytes)
     }
 
-    /// The largest hole that may begin at the present segment; nothing is pending.
-    fn hole_exponent(&self, segments: u64) -> Option<u8> {
-        let fits = |exponent: &u8| {
-            let size = 1_u64 << *exponent;
-            self.segments.is_multiple_of(size) && size <= segments
-        };
-        SEALED_HOLE_EXPONENTS.rev().find(fits)
+    /// How many segments the next hole has where there are to be `left`, so that its beginning can be found from within.
+    fn hole_segments(&self, left: u64) -> u64 {
+        let fits = |exponent: &u8| self.segments.is_multiple_of(1 << *exponent) && 1 << *exponent <= left;
+        match SEALED_HOLE_EXPONENTS.rev().find(fits) {
+            Some(exponent) => 1 << exponent,
+            None => left.min(SEALED_HOLE_SEGMENTS - self.segments % SEALED_HOLE_SEGMENTS),
+        }
     }
 
-    fn write_hole(&mut self, file: &mut NewFile, exponent: u8) -> io::Result<()> {
+    fn write_hole(&mut self, file: &mut NewFile, count: u64) -> io::Result<()> {
         self.cut_off(file)?;
-        file.write(&self.keys.hole_marker(self.segments, exponent))?;
-        file.skip((SLOT << exponent) - HOLE_MARKER_BYTES as u64)?;
-        self.segments += 1 << exponent;
+        file.write(&self.keys.hole_marker(self.segments, count))?;
+        file.skip(SLOT * count - HOLE_MARKER_BYTES as u64)?;
+        self.segments += count;
+        self.is_broken = false;
         Ok(())
     }
 
@@ -350,6 +361,7 @@ impl Sealing {
         self.cut_off(file)?;
         file.skip(SLOT)?;
         self.segments += 1;
+        self.is_broken = false;
         Ok(())
     }
 
