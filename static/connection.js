@@ -90,19 +90,38 @@ function draw() {
   }
 }
 
-function submit(event) {
+async function submit(event) {
   event.preventDefault();
+  if (isBusy) return;
   const wish = { host: parts.host.value.trim(), port: Number(parts.port.value), username: parts.name.value.trim() };
   if (parts.token.value.trim()) wish.token = parts.token.value.trim();
-  connect(wish, false);
+  busy(true);
+  let key;
+  try {
+    key = await post("/api/server_key", wish);
+  } catch (error) {
+    busy(false);
+    return problem(error, false);
+  }
+  busy(false);
+  if (!key.confirm_needed) return connect(wish, false);
+  return (await isTrusted(key.fingerprint, wish)) ? connect({ ...wish, confirm: key.fingerprint }, false) : undefined;
+}
+
+function busy(now) {
+  isBusy = now;
+  if (now) setText(parts.problem, "");
+  draw();
+}
+
+function problem(error, isQuiet) {
+  setText(parts.problem, error.message);
+  if (!isQuiet) announce(error.message);
 }
 
 async function connect(wish, isQuiet) {
   if (isBusy) return;
-  isBusy = true;
-  setText(parts.problem, "");
-  draw();
-  let confirmNeeded = null;
+  busy(true);
   try {
     const answer = await post("/api/connect", wish);
     connected = true;
@@ -110,26 +129,19 @@ async function connect(wish, isQuiet) {
     if (!isQuiet) toast(`Connected to ${answer.server.host}:${answer.server.port}`);
     tell("connected", answer.server);
   } catch (error) {
-    if (error.data?.confirm_needed) confirmNeeded = error.data.fingerprint;
-    else {
-      setText(parts.problem, error.message);
-      if (!isQuiet) announce(error.message);
-    }
+    problem(error, isQuiet);
   }
   isBusy = false;
   await refresh();
-  if (confirmNeeded) await askAbout(confirmNeeded, wish);
 }
 
 /** Nobody can vouch for a key that is seen for the first time but who reads it at the server. */
-async function askAbout(fingerprint, wish) {
-  const where = `${wish.host ?? info.server.host}:${wish.port ?? info.server.port}`;
-  const yes = await confirm("Is this the server’s key?", [
-    `This is the first contact with ${where}. Compare this with the line “key SHA256:…” that the server printed when it started:`,
+function isTrusted(fingerprint, wish) {
+  return confirm("Is this the server’s key?", [
+    `This is the first contact with ${wish.host}:${wish.port}. Compare this with the line “key SHA256:…” that the server printed when it started:`,
     h("p", { class: "fingerprint mono", id: "fingerprint" }, fingerprint),
     "If they differ, somebody stands between you and the server: do not go on.",
   ], "It is the same: trust it", { no: "It differs, or I cannot tell" });
-  if (yes) await connect({ ...wish, confirm: fingerprint }, false);
 }
 
 async function disconnect() {

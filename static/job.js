@@ -169,7 +169,7 @@ function say(job, word) {
 function drawActions(job) {
   const isLost = job.kind === "upload" && job.state === "paused" && !uploadOf(job.job_id);
   const focused = document.activeElement;
-  parts.pause.hidden = !["running", "queued"].includes(job.state) || job.kind === "restore";
+  parts.pause.hidden = !["running", "queued"].includes(job.state);
   parts.resume.hidden = job.state !== "paused";
   setText(parts.resume, isLost ? "Pick the files again…" : "Resume");
   parts.cancel.hidden = ENDED.includes(job.state);

@@ -45,9 +45,14 @@ async function children(folder) {
   }
 }
 
+/** A path as letters whose order is that of the bridge: by folders first, and by code points, not by UTF-16. */
+const orderOf = (path) => path.replaceAll("/", "\0")
+  .replace(/[\ud800-\uffff]/g, (unit) => String.fromCharCode(unit.charCodeAt(0) + (unit < "\ue000" ? 0x2000 : -0x800)));
+
 /** The files of several picks in the order of their paths; of two with one path the newer pick counts. */
 export function merge(old, added) {
   const byPath = new Map(old.map((file) => [file.path, file]));
   for (const file of added) byPath.set(file.path, file);
-  return [...byPath.values()].sort((left, right) => (left.path < right.path ? -1 : left.path > right.path ? 1 : 0));
+  return [...byPath.values()].map((file) => [orderOf(file.path), file])
+    .sort(([left], [right]) => (left < right ? -1 : left > right ? 1 : 0)).map(([, file]) => file);
 }

@@ -33,8 +33,11 @@ export class Tree {
     list.replaceChildren(busy);
     try {
       const { entries, truncated } = await this.source.children(entry);
+      // Who went on to the note while it loaded stays in this folder.
+      const isInside = busy === document.activeElement;
       list.replaceChildren();
       this.add(list, entries, level, truncated);
+      if (isInside) this.focus(list.querySelector("[role=treeitem]"));
     } catch (error) {
       list.replaceChildren(h("li", { role: "none" }, failed(error, () => this.fill(list, entry, level))));
     }

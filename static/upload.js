@@ -1,4 +1,5 @@
-// Uploads of this browser: the bridge says which file is wanted, and that one is sent.
+// Uploads of this browser: the bridge says which file is wanted, and that one is sent, with those that follow it
+// where they are small.
 //
 // Lists are always in the order of paths, so a file has the same number when the same files are picked again
 // after a reload; that is all it takes to go on.
@@ -12,6 +13,9 @@ const WAIT_SECONDS = 20;
 const REST_LOOK = 1000;
 /** Failures in a row before an upload is given up. */
 const FAILURES_MAX = 5;
+/** Small files go together in one request: so many, and so many bytes in all. */
+const TOGETHER_MAX = 256;
+const TOGETHER_BYTES = 4 * 1024 * 1024;
 
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
@@ -26,6 +30,9 @@ class Upload {
     /** By number: "sending", "sent" or "failed". */
     this.states = new Map();
     this.sending = null;
+    this.current = null;
+    /** The most files that the next request has. */
+    this.most = 1;
   }
 
   async run() {
@@ -58,29 +65,56 @@ class Upload {
   /** Sends what is wanted and what is wanted next, as long as the answers say. */
   async sendFrom(wanted) {
     let index = wanted;
-    while (index !== null) index = (await this.send(index)).wanted;
+    while (index !== null) index = (await this.send(index, this.together(index))).wanted;
   }
 
-  async send(index) {
-    this.states.set(index, "sending");
-    this.current = { index, sent: 0 };
-    this.sending = put(`/api/jobs/${this.id}/files/${index}`, this.files[index].file, (sent) => {
-      this.current.sent = sent;
-      tell("upload_moves", this);
-    });
+  /** How many files go together, from one on: more each time, while the server wants all of them. */
+  together(index) {
+    let count = 0;
+    for (let bytes = 0; count < this.most && index + count < this.files.length; count += 1) {
+      bytes += this.files[index + count].size;
+      if (count > 0 && bytes > TOGETHER_BYTES) break;
+    }
+    return count;
+  }
+
+  async send(index, count) {
+    const files = this.files.slice(index, index + count);
+    const path = `/api/jobs/${this.id}/files/${index}?count=${count}`;
+    this.moved(index, files, 0);
+    // Files are read when they are sent: a body of many takes no memory.
+    this.sending = put(path, count > 1 ? new Blob(files.map(({ file }) => file)) : files[0].file, (sent) => this.moved(index, files, sent));
     try {
       const answer = await this.sending.answer;
-      this.states.set(index, answer.held ? "held" : "sent");
+      files.forEach((_, place) => this.states.set(index + place, "sent"));
+      for (const held of answer.held_files) this.states.set(held, "held");
+      this.most = answer.held_files.length ? Math.ceil(this.most / 4) : Math.min(2 * this.most, TOGETHER_MAX);
       return answer;
     } catch (error) {
-      if (error.aborted || error.status === 409) this.states.delete(index);
-      else this.states.set(index, "failed");
+      const isFailed = !error.aborted && error.status !== 409;
+      files.forEach((_, place) => this.states.delete(index + place));
+      if (isFailed) this.states.set(this.current.index, "failed");
+      // Next time alone, so that the one to blame shows.
+      this.most = 1;
       throw error;
     } finally {
       this.sending = null;
       this.current = null;
       tell("upload_moves", this);
     }
+  }
+
+  /** So many bytes of files that go together have left. */
+  moved(first, files, sent) {
+    let [place, left] = [0, sent];
+    while (place < files.length - 1 && left >= files[place].size) {
+      left -= files[place].size;
+      this.states.set(first + place, "sent");
+      place += 1;
+    }
+    this.states.set(first + place, "sending");
+    this.current = { index: first + place, sent: left };
+    tell("upload_moves", this);
   }
 
   /** Stops sending: what is under way is sent again from its start. */

@@ -1,6 +1,6 @@
 //! The program as its users meet it: the real binary, over real sockets, against real files.
 //!
-//! One test binary; a module for each behaviour. `cargo test --release demo_scenarios` runs the end-to-end
+//! One test binary; a module for each behaviour. `cargo test --profile quick demo_scenarios` runs the end-to-end
 //! ones alone.
 
 mod at_rest;
@@ -13,6 +13,7 @@ mod deltas;
 mod demo_scenarios;
 mod encryption;
 mod hooks;
+mod instructions;
 mod legacy;
 mod page;
 mod progress_reporting;
@@ -26,3 +27,6 @@ mod server;
 mod support;
 mod tidy;
 mod verifying;
+// What is timed by `cargo bench` is what is counted here.
+#[path = "../benches/kernels/workload.rs"]
+mod workload;

@@ -1,7 +1,7 @@
 //! A tree that changes by chance, with a backup after each few changes: every snapshot restores exactly what was
 //! there, whatever came before and after.
 //!
-//! `CYBERBACKUP_TEST_SEED=N cargo test --release --test tests -- random_changes::one_seed --ignored --nocapture`
+//! `CYBERBACKUP_TEST_SEED=N cargo test --profile quick --test tests -- random_changes::one_seed --ignored --nocapture`
 //! replays a seed; where a run is killed is not up to the seed alone.
 
 use std::collections::BTreeMap;

@@ -270,12 +270,14 @@ fn a_lint_that_is_switched_off_says_why() {
 }
 
 #[test]
-fn unsafe_code_stands_in_one_file() {
+fn unsafe_code_stands_in_two_files() {
+    // One call that the libraries lack, and the instructions that hash side by side.
+    let files = ["src/base/durable.rs", "src/crypto/sha256_lanes.rs"];
     let word = format!("{} {{", "unsafe");
     let other = [format!("{} fn", "unsafe"), format!("{} impl", "unsafe"), format!("{} extern", "unsafe")];
     for (path, text) in sources("src") {
         let has_some = text.contains(&word) || other.iter().any(|word| text.contains(word));
-        assert!(!has_some || path == "src/base/durable.rs", "{path} has code that the compiler does not check");
+        assert!(!has_some || files.contains(&path.as_str()), "{path} has code that the compiler does not check");
     }
 }
 

@@ -187,7 +187,11 @@ fn the_next_backup_heals_plain_files_and_deltas_for_all_snapshots() {
     client.run(["verify"]).expect(0);
     // What is whole is not asked for again.
     let again = client.run(["backup", "--json", "--quiet", store.source.to_str().unwrap()]).expect(0);
-    assert_eq!(again.event("summary")["bytes_sent"], 0, "{}", again.out());
+    let summary = again.event("summary");
+    assert_eq!(summary["bytes_sent"], 0, "{}", again.out());
+    // Nor is it read: no file was looked into.
+    assert_eq!((&summary["files_sent"], &summary["files_same"]), (&0.into(), &0.into()), "{}", again.out());
+    assert_eq!(tree::files_below(&store.data.join("damage")).len(), 1, "the list is gone");
 }
 
 #[test]

@@ -81,6 +81,13 @@ pub const HOLE_BYTES_MAX: u64 = 1024 * 1024 * 1024 * 1024;
 pub const WRITEBACK_BYTES: u64 = 16 * 1024 * 1024;
 /// How often a content that arrives damaged is sent, in all.
 pub const CONTENT_TRIES_MAX: u32 = 3;
+/// A content that lies in so many files has its smaller deltas put together with the next one.
+pub const GATHERED_SOURCES_MAX: usize = 16;
+/// A content in more pieces than this, and than one for each so many bytes of it, is written out whole.
+pub const GATHERED_PIECES_MIN: u64 = 4_096;
+pub const GATHERED_PIECE_BYTES: u64 = 1024 * 1024;
+/// How much of a held content is kept before it is looked whether anybody still waits: a multiple of a block.
+pub const KEPT_AT_ONCE_BYTES: u64 = 16 * 1024 * 1024;
 /// Descriptors that one stack of folder handles holds open.
 pub const FOLDER_HANDLES_MAX: usize = 32;
 /// How long a program that is told of an event or a result may take.

@@ -1,6 +1,14 @@
 //! What a job tells whoever watches it: phases, progress and the fate of single files. The layers below
 //! report into a [`ProgressSink`] and never know who looks.
 
+/// Below this a rate says nothing.
+const SHORTEST_SECONDS: f64 = 0.001;
+
+/// Bytes in a second; 0 where nothing was moved, or in no time that can be measured.
+pub fn rate(bytes: u64, seconds: f64) -> f64 {
+    if seconds < SHORTEST_SECONDS { 0.0 } else { bytes as f64 / seconds }
+}
+
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {

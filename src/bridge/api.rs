@@ -49,6 +49,13 @@ pub fn connect(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     Ok(Reply::from(json!({ "server": peer.full_json() })))
 }
 
+/// What a page asks before it connects to a server for the first time: a person must look at the key.
+pub fn server_key(call: &mut Call<'_>) -> Result<Reply, ApiError> {
+    let wish = wish(&call.json()?, call)?;
+    let (fingerprint, confirm_needed) = call.app.peers.look_at_key(&wish)?;
+    Ok(Reply::from(json!({ "fingerprint": fingerprint.to_string(), "confirm_needed": confirm_needed })))
+}
+
 fn wish(body: &Value, call: &Call<'_>) -> Result<Wish, ApiError> {
     let current = call.app.peers.current();
     let text = |name: &str| match &body[name] {

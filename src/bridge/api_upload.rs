@@ -21,6 +21,9 @@ use crate::base::limits::LABEL_BYTES_MAX;
 /// A job ends some time after its last part: the server flushes first.
 const END_WAIT: Duration = Duration::from_secs(600);
 
+/// Files in one request.
+const FILES_TOGETHER_MAX: u64 = 1_000;
+
 /// How giving a content ended.
 enum Given {
     Whole(u64),
@@ -30,39 +33,73 @@ enum Given {
     CutOff,
 }
 
+/// Takes the content of one file, or of several that follow each other in the order of paths.
 pub fn put_file(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let job = call.app.jobs.find(call.part(0)?)?;
     let index: usize = call.part(1)?.parse().map_err(|_| ApiError::bad("the number of the file is no number"))?;
     let Work::Files(files) = &job.work else {
         return Err(ApiError::conflict("this job takes no files"));
     };
-    let size = files.size_of(index).ok_or_else(|| ApiError::missing("the job has no file of this number"))?;
+    let count = call.query_number("count")?.unwrap_or(1);
+    if !(1..=FILES_TOGETHER_MAX).contains(&count) {
+        return Err(ApiError::bad(format!("count: one request takes 1 to {FILES_TOGETHER_MAX} files")));
+    }
+    let given = files.following(index, count as usize);
+    let given = given.ok_or_else(|| ApiError::missing("the job has no file of this number, or not so many"))?;
+    let size = given.iter().map(|(_, size)| *size).fold(0, u64::saturating_add);
     if call.length.is_some_and(|length| length != size) {
-        return Err(ApiError::bad(format!("the file was announced with {size} bytes")));
+        return Err(ApiError::bad(format!("{size} bytes were announced")));
     }
+    files.these_come(index, given.len());
+    let result = take_files(call, &job, files, &given);
+    files.none_comes();
+    result
+}
+
+fn take_files(
+    call: &mut Call<'_>,
+    job: &Arc<Job>,
+    files: &BrowserFiles,
+    given: &[(usize, u64)],
+) -> Result<Reply, ApiError> {
     let refusal = |text: &str| ApiError::conflict(text).with(json!({ "wanted": files.wanted() }));
-    let giver = match files.turn(index) {
-        Turn::Give(giver) => giver,
-        Turn::Held => return Ok(Reply::from(json!({ "held": true, "bytes": 0, "wanted": files.wanted() }))),
-        Turn::NotNow(text) => return Err(refusal(text)),
-        Turn::NoSuchFile => return Err(ApiError::missing("the job has no file of this number")),
-    };
-    match give_announced(call, giver, size) {
-        (Given::Whole(bytes), giver) => {
-            files.given(bytes, true);
-            drop(giver);
-            Ok(Reply::from(json!({ "held": false, "bytes": bytes, "wanted": files.next_wanted(index) })))
-        }
-        (Given::NotWanted, _) => {
-            files.given(0, false);
-            Err(refusal("the backup stopped in this file: send it again when it is wanted"))
-        }
-        (Given::CutOff, giver) => {
-            cut_off(call, &job, files);
-            drop(giver);
-            Err(refusal("the upload of this file was cut off; the job is paused"))
+    let (mut bytes, mut held, mut piece) = (0, Vec::new(), vec![0; PIECE_BYTES]);
+    for (place, (index, size)) in given.iter().enumerate() {
+        let mut content = Announced { body: &mut *call.body, left: *size, is_last: place + 1 == given.len() };
+        match files.turn(*index) {
+            // Of one file alone nothing needs to be read.
+            Turn::Held if given.len() == 1 => held.push(*index),
+            Turn::Held => match content.skip(&mut piece) {
+                Ok(()) => held.push(*index),
+                Err(_) => {
+                    cut_off(call, job, files);
+                    return Err(refusal("the upload was cut off; the job is paused"));
+                }
+            },
+            Turn::Give(giver) => match give_announced(&mut content, giver, &mut piece) {
+                (Given::Whole(count), giver) => {
+                    files.given(count, true);
+                    bytes += count;
+                    drop(giver);
+                }
+                (Given::NotWanted, _) => {
+                    files.given(0, false);
+                    return Err(refusal("the backup stopped in this file: send it again when it is wanted"));
+                }
+                (Given::CutOff, giver) => {
+                    cut_off(call, job, files);
+                    drop(giver);
+                    return Err(refusal("the upload of this file was cut off; the job is paused"));
+                }
+            },
+            Turn::NotNow(text) => return Err(refusal(text)),
+            Turn::NoSuchFile => return Err(ApiError::missing("the job has no file of this number")),
         }
     }
+    let last = given.last().map_or(0, |(index, _)| *index);
+    let is_held = held.len() == given.len();
+    let wanted = if is_held { files.wanted() } else { files.next_wanted(last) };
+    Ok(Reply::from(json!({ "held": is_held, "held_files": held, "bytes": bytes, "wanted": wanted })))
 }
 
 /// The job pauses before its reading thread hears that the content ends.
@@ -72,17 +109,49 @@ fn cut_off(call: &Call<'_>, job: &Arc<Job>, files: &BrowserFiles) {
     files.given(0, false);
 }
 
-/// Gives exactly what was announced; what is more or less is cut off. The giver comes back where its end must wait.
-fn give_announced(call: &mut Call<'_>, giver: Giver, size: u64) -> (Given, Option<Giver>) {
-    let mut left = size;
-    let body = &mut *call.body;
-    let given = pass_on(&giver, |piece| {
-        let count = body.read(piece)?;
-        left = left.checked_sub(count as u64).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(count)
-    });
-    match given {
-        Given::Whole(_) if left > 0 => (Given::CutOff, Some(giver)),
+/// The part of a body that is one file: exactly what was announced for it, or an error.
+struct Announced<'a> {
+    body: &'a mut dyn Read,
+    left: u64,
+    /// Nothing may come behind it.
+    is_last: bool,
+}
+
+impl Read for Announced<'_> {
+    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return match self.is_last && self.body.read(&mut [0])? > 0 {
+                true => Err(io::ErrorKind::InvalidData.into()),
+                false => Ok(0),
+            };
+        }
+        let most = piece.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        match self.body.read(&mut piece[..most])? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => {
+                self.left -= count as u64;
+                Ok(count)
+            }
+        }
+    }
+}
+
+impl Announced<'_> {
+    /// Reads it for nobody.
+    fn skip(&mut self, piece: &mut [u8]) -> io::Result<()> {
+        loop {
+            match self.read(piece) {
+                Ok(0) => return Ok(()),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Gives a content. The giver comes back where its end must wait.
+fn give_announced(content: &mut Announced<'_>, giver: Giver, piece: &mut [u8]) -> (Given, Option<Giver>) {
+    match pass_on(&giver, piece, |piece| content.read(piece)) {
         Given::Whole(bytes) => match giver.finish() {
             Ok(()) => (Given::Whole(bytes), None),
             Err(_) => (Given::NotWanted, None),
@@ -91,10 +160,10 @@ fn give_announced(call: &mut Call<'_>, giver: Giver, size: u64) -> (Given, Optio
     }
 }
 
-fn pass_on(giver: &Giver, mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Given {
-    let (mut piece, mut bytes) = (vec![0; PIECE_BYTES], 0);
+fn pass_on(giver: &Giver, piece: &mut [u8], mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Given {
+    let mut bytes = 0;
     loop {
-        match read(&mut piece) {
+        match read(piece) {
             Ok(0) => return Given::Whole(bytes),
             Ok(count) => {
                 if giver.give(&piece[..count]).is_err() {
@@ -200,7 +269,7 @@ fn give_part(
     path: &crate::base::path::EntryPath,
 ) -> Result<(), ApiError> {
     let giver = parts.begin(path).map_err(ApiError::conflict)?;
-    match pass_on(&giver, |piece| multipart.read_part(piece)) {
+    match pass_on(&giver, &mut vec![0; PIECE_BYTES], |piece| multipart.read_part(piece)) {
         Given::Whole(bytes) => {
             parts.given(bytes);
             giver.finish().map_err(|_| ApiError::conflict("the backup stopped"))
@@ -241,7 +310,7 @@ mod tests {
         let content = vec![7; 3 * PIECE_BYTES + 5];
         let mut source = content.as_slice();
         assert!(
-            matches!(pass_on(&giver, |piece| source.read(piece)), Given::Whole(bytes) if bytes == content.len() as u64)
+            matches!(pass_on(&giver, &mut [0; PIECE_BYTES], |piece| source.read(piece)), Given::Whole(bytes) if bytes == content.len() as u64)
         );
         giver.finish().unwrap();
         let mut read = Vec::new();
@@ -249,8 +318,11 @@ mod tests {
         assert_eq!(read, content);
         let (giver, taker) = handover();
         drop(taker);
-        assert!(matches!(pass_on(&giver, |piece| Ok(piece.len())), Given::NotWanted));
+        assert!(matches!(pass_on(&giver, &mut [0; PIECE_BYTES], |piece| Ok(piece.len())), Given::NotWanted));
         let (giver, _taker) = handover();
-        assert!(matches!(pass_on(&giver, |_| Err(io::ErrorKind::UnexpectedEof.into())), Given::CutOff));
+        assert!(matches!(
+            pass_on(&giver, &mut [0; PIECE_BYTES], |_| Err(io::ErrorKind::UnexpectedEof.into())),
+            Given::CutOff
+        ));
     }
 }

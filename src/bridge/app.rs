@@ -65,6 +65,7 @@ pub struct App {
 
 impl Page for App {
     const FIRST: &'static str = "index.html";
+    const OPENAPI: &'static str = include_str!("openapi.json");
 
     fn folder(&self) -> Option<&Path> {
         self.config.static_dir.as_deref()

@@ -46,8 +46,6 @@ assets![
     "upload.js",
 ];
 
-const OPENAPI: &str = include_str!("openapi.json");
-
 fn content_type(name: &str) -> &'static str {
     match name.rsplit('.').next().unwrap_or_default() {
         "html" => "text/html; charset=utf-8",
@@ -66,6 +64,8 @@ fn content_type(name: &str) -> &'static str {
 pub trait Page {
     /// The file behind `/`.
     const FIRST: &'static str;
+    /// What the page asks, for programs.
+    const OPENAPI: &'static str;
 
     /// Where the files are read in the place of what is compiled in.
     fn folder(&self) -> Option<&Path>;
@@ -84,9 +84,9 @@ pub fn part<A: Page>(call: &mut Call<'_, A>) -> Result<Reply, ApiError> {
     serve(call, &name)
 }
 
-/// This API for programs.
-pub fn openapi(_: &mut Call<'_>) -> Result<Reply, ApiError> {
-    Ok(Reply::Answer(Answer::content(JSON, OPENAPI.as_bytes().to_vec())))
+/// The page's API for programs.
+pub fn openapi<A: Page>(_: &mut Call<'_, A>) -> Result<Reply, ApiError> {
+    Ok(Reply::Answer(Answer::content(JSON, A::OPENAPI.as_bytes().to_vec())))
 }
 
 fn serve<A: Page>(call: &Call<'_, A>, name: &str) -> Result<Reply, ApiError> {

@@ -25,13 +25,14 @@ use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
 use crate::server::{FailureNote, Overview, SessionView};
 
-const ROUTES: &[Route<Desk>] = &[
+pub const ROUTES: &[Route<Desk>] = &[
     get("/", assets::page),
     get("/static/{}", assets::part),
     get("/favicon.ico", assets::icon),
     get("/health", health),
     get("/api/health", health),
     get("/api/overview", overview),
+    get("/api/openapi.json", assets::openapi),
     get("/metrics", metrics),
 ];
 
@@ -59,7 +60,7 @@ pub struct Dashboard {
 }
 
 /// What all requests share.
-struct Desk {
+pub struct Desk {
     server: Overview,
     began: Instant,
     rates: Mutex<Rates>,
@@ -69,6 +70,7 @@ struct Desk {
 
 impl Page for Desk {
     const FIRST: &'static str = "dashboard.html";
+    const OPENAPI: &'static str = include_str!("dashboard_openapi.json");
 
     fn folder(&self) -> Option<&Path> {
         None

@@ -1,5 +1,9 @@
 //! Hands what happens to everybody who watches. A job never waits for a viewer: each has a bounded queue, and one
 //! whose queue is full loses what is in it and gets the present state instead, as a late viewer does.
+//!
+//! Viewers must not cost a backup its time, so each message is made once for all, and a viewer's thread is woken once
+//! for whatever waits: at once for what a person waits for, and a few times a second for single files and lines of the
+//! log. The marks that say so are taken back before the queue is emptied, so that nothing can be put in unseen.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -7,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value, json};
+use tungstenite::Utf8Bytes;
 
 use crate::base::waker::Waker;
 
@@ -17,8 +22,11 @@ const QUEUE_MESSAGES_MAX: usize = 64;
 /// Messages about single files or lines of the log in a second; counts and the log itself miss none.
 const SINGLE_MESSAGES_PER_SECOND: u32 = 50;
 
+/// How long messages about single files or lines may wait for others.
+const GATHER: Duration = Duration::from_millis(250);
+
 /// A message as it goes out, one for all.
-pub type Message = Arc<str>;
+pub type Message = Utf8Bytes;
 
 type Present = Box<dyn Fn() -> Vec<Message> + Send + Sync>;
 
@@ -36,13 +44,25 @@ pub struct Mailbox {
     waiting: Receiver<Message>,
     /// Messages were lost: the present state goes out in their place.
     missed: AtomicBool,
+    /// Something waits, and the viewer was woken for it; something that may not wait, and it was woken for that.
+    noted: AtomicBool,
+    urgent: AtomicBool,
     waker: Waker,
+}
+
+/// Whether a message may wait for others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    Now,
+    Soon,
 }
 
 /// A viewer's place; given back when it is dropped.
 pub struct Viewer {
     hub: Arc<Hub>,
     mailbox: Arc<Mailbox>,
+    /// When what waited was last taken.
+    taken: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -78,24 +98,31 @@ impl Hub {
     /// A place for a viewer, who is given the present state first; none where there are too many.
     pub fn watch(self: &Arc<Hub>, waker: Waker) -> Option<Viewer> {
         let (queue, waiting) = bounded(QUEUE_MESSAGES_MAX);
-        let mailbox = Arc::new(Mailbox { queue, waiting, missed: AtomicBool::new(true), waker });
+        let mark = AtomicBool::new;
+        let mailbox =
+            Mailbox { queue, waiting, missed: mark(true), noted: mark(false), urgent: mark(false), waker };
+        let mailbox = Arc::new(mailbox);
         let mut viewers = self.list();
         if viewers.len() >= VIEWERS_MAX {
             return None;
         }
         viewers.push(mailbox.clone());
-        Some(Viewer { hub: self.clone(), mailbox })
+        Some(Viewer { hub: self.clone(), mailbox, taken: None })
     }
 
     /// Tells everybody; the data is made only where somebody watches.
     pub fn tell(&self, event: &str, data: impl FnOnce() -> Value) {
+        self.put(Haste::Now, event, data);
+    }
+
+    fn put(&self, haste: Haste, event: &str, data: impl FnOnce() -> Value) {
         if self.viewers() == 0 {
             return;
         }
         // Made without the list's lock: it may take locks of its own.
         let message = message(event, data());
         for mailbox in self.list().iter() {
-            mailbox.put(message.clone());
+            mailbox.put(message.clone(), haste);
         }
     }
 
@@ -107,7 +134,7 @@ impl Hub {
     /// Tells of a single file or line, unless there are very many of them.
     pub fn tell_single(&self, event: &str, data: impl FnOnce() -> Value) {
         if self.viewers() > 0 && self.singles.lock().unwrap_or_else(PoisonError::into_inner).has_room() {
-            self.tell(event, data);
+            self.put(Haste::Soon, event, data);
         }
     }
 
@@ -117,22 +144,54 @@ impl Hub {
 }
 
 impl Mailbox {
-    fn put(&self, message: Message) {
+    fn put(&self, message: Message, haste: Haste) {
         if self.queue.try_send(message).is_err() {
             self.missed.store(true, Ordering::Release);
             while self.waiting.try_recv().is_ok() {}
         }
-        self.waker.wake();
+        let was_noted = self.noted.swap(true, Ordering::AcqRel);
+        let is_woken = match haste {
+            Haste::Now => self.urgent.swap(true, Ordering::AcqRel),
+            Haste::Soon => was_noted,
+        };
+        if !is_woken {
+            self.waker.wake();
+        }
     }
 }
 
 impl Viewer {
-    /// What to send next, oldest first; empty where nothing waits.
-    pub fn take(&self) -> Vec<Message> {
-        if self.mailbox.missed.swap(false, Ordering::AcqRel) {
-            return self.hub.present.get().map(|present| present()).unwrap_or_default();
+    /// How long what waits may still wait; none where nothing does.
+    pub fn due_in(&self) -> Option<Duration> {
+        let mailbox = &self.mailbox;
+        let is_now = mailbox.urgent.load(Ordering::Acquire) || mailbox.missed.load(Ordering::Acquire);
+        match self.taken {
+            _ if is_now => Some(Duration::ZERO),
+            _ if !mailbox.noted.load(Ordering::Acquire) => None,
+            Some(taken) => Some(GATHER.saturating_sub(taken.elapsed())),
+            None => Some(Duration::ZERO),
         }
-        self.mailbox.waiting.try_recv().into_iter().collect()
+    }
+
+    /// Takes all that waits, oldest first, and hands it to `write`, which says whether it takes more.
+    pub fn take(&mut self, mut write: impl FnMut(Message) -> bool) {
+        self.taken = Some(Instant::now());
+        self.mailbox.noted.store(false, Ordering::Release);
+        self.mailbox.urgent.store(false, Ordering::Release);
+        if self.mailbox.missed.swap(false, Ordering::AcqRel) {
+            let present = self.hub.present.get().map(|present| present()).unwrap_or_default();
+            // The present state is taken whole: it is short.
+            present.into_iter().for_each(|message| {
+                write(message);
+            });
+        }
+        while let Ok(message) = self.mailbox.waiting.try_recv() {
+            if !write(message) {
+                // The rest waits until there is room, whoever wakes the viewer then.
+                self.mailbox.urgent.store(true, Ordering::Release);
+                return;
+            }
+        }
     }
 
     /// The present state goes out next.
@@ -152,23 +211,63 @@ mod tests {
     use super::*;
     use crate::base::waker::waker;
 
+    fn taken(viewer: &mut Viewer) -> Vec<Message> {
+        let mut messages = Vec::new();
+        viewer.take(|message| {
+            messages.push(message);
+            true
+        });
+        messages
+    }
+
     #[test]
     fn a_slow_viewer_gets_the_newest_state_and_holds_nobody_up() {
         let hub = Arc::new(Hub::default());
         hub.tell_present_with(|| vec!["present".into()]);
-        let (slow, fast) = (hub.watch(waker().unwrap().0).unwrap(), hub.watch(waker().unwrap().0).unwrap());
-        assert_eq!(
-            (slow.take().as_slice(), fast.take().as_slice()),
-            (&["present".into()][..], &["present".into()][..])
-        );
+        let (mut slow, mut fast) = (hub.watch(waker().unwrap().0).unwrap(), hub.watch(waker().unwrap().0).unwrap());
+        assert_eq!((taken(&mut slow), taken(&mut fast)), (vec!["present".into()], vec!["present".into()]));
         for number in 0..1_000 {
             hub.tell("progress_update", || json!(number));
-            assert_eq!(fast.take(), [message("progress_update", json!(number))]);
+            assert_eq!(taken(&mut fast), [message("progress_update", json!(number))]);
         }
         assert!(slow.mailbox.waiting.len() <= QUEUE_MESSAGES_MAX);
-        assert_eq!(slow.take(), ["present".into()]);
+        assert_eq!(taken(&mut slow)[0], "present");
         drop(slow);
         assert_eq!(hub.viewers(), 1);
+    }
+
+    #[test]
+    fn single_files_wait_for_others_and_a_phase_does_not() {
+        let hub = Arc::new(Hub::default());
+        let (waker, wakes) = waker().unwrap();
+        let woken = || {
+            let count = rustix::io::read(&wakes, &mut [0; 64]).unwrap_or(0);
+            count > 0
+        };
+        let mut viewer = hub.watch(waker).unwrap();
+        assert_eq!(viewer.due_in(), Some(Duration::ZERO), "the present state goes out at once");
+        taken(&mut viewer);
+        assert_eq!(viewer.due_in(), None);
+        hub.tell_single("file_receipt", || json!(1));
+        assert!(woken() && viewer.due_in() > Some(GATHER / 2), "{:?}", viewer.due_in());
+        hub.tell_single("file_receipt", || json!(2));
+        assert!(!woken(), "it was woken for what waits");
+        hub.tell("status", || json!(3));
+        assert!(woken());
+        hub.tell("status", || json!(4));
+        assert!(!woken());
+        assert_eq!(viewer.due_in(), Some(Duration::ZERO));
+        let mut first = Vec::new();
+        viewer.take(|message| {
+            first.push(message);
+            first.len() < 2
+        });
+        assert_eq!(viewer.due_in(), Some(Duration::ZERO), "there was no room for the rest");
+        let rest = taken(&mut viewer);
+        let wanted = [("file_receipt", 1), ("file_receipt", 2), ("status", 3), ("status", 4)];
+        let wanted = wanted.map(|(event, number)| message(event, json!(number)));
+        assert_eq!([first, rest].concat(), wanted);
+        assert_eq!(viewer.due_in(), None);
     }
 
     #[test]

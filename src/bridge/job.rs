@@ -43,7 +43,7 @@ impl Work {
     }
 
     pub fn can_pause(&self) -> bool {
-        matches!(self, Work::Paths { .. } | Work::Files(_))
+        !matches!(self, Work::Parts(_))
     }
 }
 
@@ -106,6 +106,7 @@ pub struct Live {
     pub shutdown: Shutdown,
     /// What the next run goes on with.
     pub upload: Option<UploadId>,
+    pub selection: Option<Selection>,
     error_count: u64,
     errors: Vec<Value>,
     updated: Timestamp,
@@ -124,6 +125,7 @@ impl Job {
             intent: None,
             shutdown: Shutdown::new(),
             upload: None,
+            selection: None,
             error_count: 0,
             errors: Vec::new(),
             updated: Timestamp::now(),

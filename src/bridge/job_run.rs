@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::app::App;
-use super::job::{Job, Work};
+use super::job::{Intent, Job, Work};
 use super::parts::PartFiles;
 use super::upload::UPLOADS;
 use crate::base::path::{EntryPath, display_bytes};
@@ -16,10 +16,11 @@ use crate::base::progress::{Event, Phase, ProgressSink};
 use crate::base::shutdown::Shutdown;
 use crate::client::given::GivenFiles;
 use crate::client::json::put_path;
+use crate::client::last_result::{code_of, keep_status, summary_json};
 use crate::client::roots::{ResolvedRoots, Root, resolve_roots};
 use crate::client::scan::{ScanOptions, ScanReport, ScanSink, ScannedRange, scan};
 use crate::client::{
-    BackupOptions, BackupSummary, Client, ClientError, Restore, RetryPolicy, backup, check_backup,
+    BackupOptions, BackupSummary, Client, ClientError, Restore, RestoreSummary, RetryPolicy, backup, check_backup,
     unfinished_upload,
 };
 
@@ -157,6 +158,7 @@ fn store(
     let client_options = job.peer.options(app.peers.settings(), retry);
     let mut client = Client::open(client_options, state, &sink, shutdown.clone())?;
     let result = backup(&mut client, options);
+    note_result(job, &client, &result);
     match &result {
         Ok(summary) => job.change(|live| {
             live.upload = None;
@@ -170,6 +172,15 @@ fn store(
     result
 }
 
+/// Leaves in `status.json` how a backup ended. One that is paused has not.
+fn note_result(job: &Job, client: &Client<'_>, result: &Result<BackupSummary, ClientError>) {
+    if result.is_err() && job.live().intent == Some(Intent::Pause) {
+        return;
+    }
+    let code = code_of(result);
+    keep_status(&client.state, client.sink, result.as_ref().map(|summary| summary_json(summary, code)), code);
+}
+
 fn restored(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<String, ClientError> {
     let Work::Restore { selection, to } = &job.work else { unreachable!("the caller has looked") };
     let sink = JobSink { app, job };
@@ -177,33 +188,46 @@ fn restored(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<Strin
     let state = crate::client::state::StateFolder::look(&job.peer.folder);
     let options = job.peer.options(settings, settings.retry);
     let mut client = Client::open(options, state, &sink, shutdown.clone())?;
-    let mut restore = Restore::create(selection.clone(), to, &sink)?;
+    // A job that was paused goes on with the snapshot that it began with, whatever is the latest now.
+    let selection = job.live().selection.clone().unwrap_or_else(|| selection.clone());
+    let mut restore = Restore::create(selection, to, &sink)?;
+    let result = restore_to_end(&mut client, &mut restore, settings.retry, shutdown);
+    job.change(|live| live.selection = Some(restore.selection().clone()));
+    let summary = result?;
+    let text = format!("restored: {} files, {} bytes", summary.files, summary.bytes);
+    match summary.errors {
+        0 => Ok(text),
+        count => Ok(format!("{text}; {count} errors")),
+    }
+}
+
+/// Goes on after each lost line, while it gets on.
+fn restore_to_end(
+    client: &mut Client<'_>,
+    restore: &mut Restore<'_>,
+    retry: RetryPolicy,
+    shutdown: &Shutdown,
+) -> Result<RestoreSummary, ClientError> {
     let (mut tries, mut progress) = (0, 0);
     loop {
         let mut session = client.connect()?;
-        match restore.run(&mut session) {
+        let error = match restore.run(&mut session) {
             Ok(summary) => {
                 let _ = session.close();
-                let text = format!("restored: {} files, {} bytes", summary.files, summary.bytes);
-                return match summary.errors {
-                    0 => Ok(text),
-                    count => Ok(format!("{text}; {count} errors")),
-                };
+                return Ok(summary);
             }
-            Err(error) if error.is_passing() => {
-                if restore.progress() > progress {
-                    (tries, progress) = (0, restore.progress());
-                }
-                if tries >= settings.retry.retries {
-                    return Err(error);
-                }
-                tries += 1;
-                client.notice(&error.to_string());
-                if shutdown.wait(settings.retry.wait(tries)) {
-                    return Err(ClientError::Interrupted);
-                }
-            }
-            Err(error) => return Err(error),
+            Err(error) => error,
+        };
+        if restore.progress() > progress {
+            (tries, progress) = (0, restore.progress());
+        }
+        if !error.is_passing() || tries >= retry.retries {
+            return Err(error);
+        }
+        tries += 1;
+        client.notice(&error.to_string());
+        if shutdown.wait(retry.wait(tries)) {
+            return Err(ClientError::Interrupted);
         }
     }
 }

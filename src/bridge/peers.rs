@@ -201,6 +201,17 @@ impl Peers {
         move |peer| peer.options(&self.settings, retry)
     }
 
+    /// The key of a server, and whether a person must confirm it before it is pinned. Nothing is kept.
+    pub fn look_at_key(&self, wish: &Wish) -> Result<(Fingerprint, bool), ApiError> {
+        let is_known = self.find(wish)?.is_known();
+        let found = server_fingerprint(&wish.address, self.settings.timeout)?;
+        Ok((found, !is_known && !self.is_expected(found)))
+    }
+
+    fn is_expected(&self, found: Fingerprint) -> bool {
+        [self.settings.fingerprint, self.own_key].contains(&Some(found))
+    }
+
     /// Shakes hands with a server; it is the one in use from then on.
     pub fn connect(&self, wish: Wish, shutdown: &Shutdown) -> Result<Arc<Peer>, ApiError> {
         let peer = self.find(&wish)?;
@@ -229,10 +240,9 @@ impl Peers {
         shutdown: &Shutdown,
     ) -> Result<Result<Session, ClientError>, ApiError> {
         let found = server_fingerprint(peer.address(), self.settings.timeout)?;
-        let is_expected = [self.settings.fingerprint, self.own_key].contains(&Some(found));
         match &wish.confirm {
             Some(confirmed) if *confirmed == found.to_string() => {}
-            None if is_expected => {}
+            None if self.is_expected(found) => {}
             other => {
                 let found_text = format!("first contact with {}: its key is {found}", peer.address());
                 let text = match other {

@@ -1,5 +1,5 @@
-//! A viewer's WebSocket: one thread, which sleeps until the socket or the hub has something. It writes the next
-//! message only when the last one has left, so that nothing piles up for a viewer that does not read.
+//! A viewer's WebSocket: one thread, which sleeps until the socket or the hub has something. What waits goes out
+//! together; while that has not left nothing more is taken, so that nothing piles up for a viewer that does not read.
 
 use std::io;
 use std::net::TcpStream;
@@ -21,8 +21,11 @@ use crate::base::waker::{WakeSource, waker};
 
 /// Longest message that a page may send.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024;
-/// What may wait to be written to one viewer.
+/// So much is gathered before it is written, and so much may wait to be written to one viewer.
+const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 const WRITE_BUFFER_BYTES_MAX: usize = 1024 * 1024;
+/// How long a viewer sleeps where nothing happens.
+const SLEEP_MAX: Duration = Duration::from_secs(5);
 /// How long a viewer may take nothing of what waits for it.
 const STALLED_TIMEOUT: Duration = Duration::from_secs(30);
 /// A viewer is pinged after so much silence, and given up after twice as much.
@@ -49,11 +52,11 @@ pub fn accept_key(head: &RequestHead) -> Result<String, Answer> {
 /// Serves a viewer until either side ends it.
 pub fn serve(stream: TcpStream, accept: &str, rest: Vec<u8>, hub: &Arc<Hub>, shutdown: &Shutdown) {
     let Ok((waker, wakes)) = waker() else { return };
-    let Some(viewer) = hub.watch(waker) else {
+    let Some(mut viewer) = hub.watch(waker) else {
         let _ = Answer::failure(503, "there are too many viewers").write(&mut &stream, false);
         return;
     };
-    if let Err(error) = watch(stream, accept, rest, &viewer, &wakes, shutdown) {
+    if let Err(error) = watch(stream, accept, rest, &mut viewer, &wakes, shutdown) {
         log::debug!("a viewer is gone: {error}");
     }
 }
@@ -62,7 +65,7 @@ fn watch(
     stream: TcpStream,
     accept: &str,
     rest: Vec<u8>,
-    viewer: &Viewer,
+    viewer: &mut Viewer,
     wakes: &WakeSource,
     shutdown: &Shutdown,
 ) -> Result<(), Error> {
@@ -76,7 +79,7 @@ fn watch(
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX))
-        .write_buffer_size(0)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .read_buffer_size(MESSAGE_BYTES_MAX);
     let socket = WebSocket::from_partially_read(stream, rest, Role::Server, Some(config));
@@ -86,7 +89,7 @@ fn watch(
 
 struct Watching<'a> {
     socket: WebSocket<TcpStream>,
-    viewer: &'a Viewer,
+    viewer: &'a mut Viewer,
     /// Since when something waits to be taken.
     stalled: Option<Instant>,
     heard: Instant,
@@ -95,31 +98,36 @@ struct Watching<'a> {
 
 impl Watching<'_> {
     fn run(mut self, wakes: &WakeSource, shutdown: &Shutdown) -> Result<(), Error> {
+        // What came with the head of the request may hold a message.
+        self.hear()?;
         loop {
             if shutdown.is_requested() {
                 let closed = self.socket.close(None);
                 return self.written(closed);
             }
-            self.hear()?;
             self.tell()?;
             self.keep_alive()?;
-            self.sleep(wakes)?;
-            wakes.clear();
+            if self.sleep(wakes)? {
+                self.hear()?;
+            }
         }
     }
 
-    /// Writes what waits, until the viewer's side is full.
+    /// Writes what waits, if it is time for that, until the viewer's side is full.
     fn tell(&mut self) -> Result<(), Error> {
-        while self.stalled.is_none() {
-            let messages = self.viewer.take();
-            if messages.is_empty() {
-                return Ok(());
-            }
-            for message in messages {
-                let sent = self.socket.write(Message::text(&*message));
-                self.written(sent)?;
-            }
-            self.flush()?;
+        if self.stalled.is_none() && self.viewer.due_in() == Some(Duration::ZERO) {
+            let (socket, stalled, mut result) = (&mut self.socket, &mut self.stalled, Ok(()));
+            self.viewer.take(|message| match socket.write(Message::Text(message)) {
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                    *stalled = Some(Instant::now());
+                    false
+                }
+                other => {
+                    result = other;
+                    result.is_ok()
+                }
+            });
+            result?;
         }
         self.flush()
     }
@@ -164,7 +172,7 @@ impl Watching<'_> {
         match request["event"].as_str() {
             // One that does not read needs no answer either.
             Some("ping") if self.stalled.is_none() => {
-                let pong = self.socket.write(Message::text(&*hub::message("pong", json!({}))));
+                let pong = self.socket.write(Message::Text(hub::message("pong", json!({}))));
                 self.written(pong)?;
                 self.flush()
             }
@@ -189,14 +197,24 @@ impl Watching<'_> {
         Ok(())
     }
 
-    fn sleep(&self, wakes: &WakeSource) -> io::Result<()> {
-        let full = if self.stalled.is_some() { PollFlags::OUT } else { PollFlags::empty() };
-        let limit = Timespec { tv_sec: 5, tv_nsec: 0 };
+    /// Until something is to be done; says whether the page has sent something.
+    fn sleep(&self, wakes: &WakeSource) -> io::Result<bool> {
+        let (full, due) = match self.stalled {
+            // What the hub has must wait: a viewer that does not read costs nothing.
+            Some(_) => (PollFlags::OUT, None),
+            None => (PollFlags::empty(), self.viewer.due_in()),
+        };
+        let limit = due.unwrap_or(SLEEP_MAX).min(SLEEP_MAX);
+        let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
         let stream = PollFd::new(self.socket.get_ref(), PollFlags::IN | full);
         let mut ready = [stream, PollFd::from_borrowed_fd(wakes.as_fd(), PollFlags::IN)];
         match poll(&mut ready, Some(&limit)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
+        if !ready[1].revents().is_empty() {
+            wakes.clear();
+        }
+        Ok(ready[0].revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR))
     }
 }

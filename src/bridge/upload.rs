@@ -8,6 +8,7 @@
 //! A request that breaks off in a content stops the job first and lets the reading thread know after that.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -76,6 +77,8 @@ struct State {
     offered: Option<(usize, Taker)>,
     /// The file that somebody is giving.
     giving: Option<usize>,
+    /// Files that the request which gives now gives after that: nobody needs to be told that they are wanted.
+    coming: Range<usize>,
     /// Requests may wait, the job is to run.
     running: bool,
     waiting: usize,
@@ -152,9 +155,29 @@ impl BrowserFiles {
         self.files.iter().map(|file| file.index).collect()
     }
 
-    /// The size that was announced for a file of the page's list.
-    pub fn size_of(&self, index: usize) -> Option<u64> {
-        self.places.get(index).map(|place| self.files[*place].size)
+    /// The files that follow a file of the page's list in the order of paths, itself the first; each by its place in
+    /// the page's list, with the size that was announced. None where there are not so many.
+    pub fn following(&self, index: usize, count: usize) -> Option<Vec<(usize, u64)>> {
+        let place = *self.places.get(index)?;
+        let files = self.files.get(place..place.checked_add(count)?)?;
+        Some(files.iter().map(|file| (file.index, file.size)).collect())
+    }
+
+    /// One request gives so many files that follow each other; until [`BrowserFiles::none_comes`] nobody else is asked.
+    pub fn these_come(&self, index: usize, count: usize) {
+        let place = self.places.get(index).copied().unwrap_or_default();
+        self.lock().coming = place..place + count;
+    }
+
+    /// That request has ended. A file that is wanted of it is asked for again.
+    pub fn none_comes(&self) {
+        let mut state = self.lock();
+        let coming = std::mem::take(&mut state.coming);
+        let asked = state.wanted.filter(|place| coming.contains(place));
+        drop(state);
+        if let Some(place) = asked {
+            (self.wanted)(self.files[place].index, &self.files[place].path);
+        }
     }
 
     pub fn state(&self) -> UploadState {
@@ -292,9 +315,11 @@ impl GivenFiles for BrowserFiles {
         let mut state = self.lock();
         (state.wanted, state.passed, state.offered) = (Some(place), place, None);
         self.changed.notify_all();
-        drop(state);
-        (self.wanted)(self.files[place].index, path);
-        let mut state = self.lock();
+        if !state.coming.contains(&place) {
+            drop(state);
+            (self.wanted)(self.files[place].index, path);
+            state = self.lock();
+        }
         loop {
             match state.offered.take() {
                 Some((offered, taker)) if offered == place => {

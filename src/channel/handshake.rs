@@ -311,8 +311,9 @@ impl ServerHandshake {
         answer_busy(&self.transport, seconds);
     }
 
-    /// Sends message 2 and reads message 3.
-    pub fn answer(mut self, terms: &Terms<'_>) -> Result<LoginReceived, ChannelError> {
+    /// Sends message 2 and reads message 3. None: the client has seen the server's key and closed, as one does that
+    /// asks a person about it.
+    pub fn answer(mut self, terms: &Terms<'_>) -> Result<Option<LoginReceived>, ChannelError> {
         let ephemeral = Ephemeral::random();
         let hello = ServerHello {
             features: feature::ALL.into_iter().filter(|known| self.hello.features.contains(known)).collect(),
@@ -337,7 +338,10 @@ impl ServerHandshake {
                 answer_refused(&self.transport, Refusal::Malformed);
                 return Err(ChannelError::BadHeader);
             }
-            other => other?,
+            other => match other? {
+                Some(payload) => payload,
+                None => return Ok(None),
+            },
         };
         let login = match Login::decode(&payload) {
             Ok(login) => login,
@@ -346,7 +350,7 @@ impl ServerHandshake {
                 return Err(error.into());
             }
         };
-        Ok(LoginReceived {
+        Ok(Some(LoginReceived {
             transport: self.transport,
             transcript: self.transcript,
             before_login,
@@ -356,12 +360,17 @@ impl ServerHandshake {
             login,
             budget: self.budget,
             timeout: terms.timeout,
-        })
+        }))
     }
 
-    fn read_login(&mut self) -> Result<Vec<u8>, ChannelError> {
+    /// None: it was closed without a byte of it.
+    fn read_login(&mut self) -> Result<Option<Vec<u8>>, ChannelError> {
         let mut bytes = vec![0; REQUEST_HEADER_BYTES];
-        self.transport.read_exact(&mut bytes, &mut self.budget)?;
+        match self.transport.read_exact(&mut bytes[..1], &mut self.budget) {
+            Err(ChannelError::Lost) => return Ok(None),
+            other => other?,
+        }
+        self.transport.read_exact(&mut bytes[1..], &mut self.budget)?;
         let header = RequestHeader::decode(bytes[..].try_into().expect("23 bytes were read"));
         let fits = header.payload_bytes as usize <= LOGIN_BYTES_MAX;
         if header.version != VERSION || header.code != code::LOGIN || !fits {
@@ -370,7 +379,7 @@ impl ServerHandshake {
         bytes.resize(REQUEST_HEADER_BYTES + header.payload_bytes as usize, 0);
         self.transport.read_exact(&mut bytes[REQUEST_HEADER_BYTES..], &mut self.budget)?;
         self.transcript.add(&bytes);
-        Ok(bytes.split_off(REQUEST_HEADER_BYTES))
+        Ok(Some(bytes.split_off(REQUEST_HEADER_BYTES)))
     }
 }
 

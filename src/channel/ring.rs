@@ -41,14 +41,15 @@ pub(super) struct Ring {
     written: u64,
     acknowledged: u64,
     next: u64,
+    /// What a full batch has.
+    batch_bytes: usize,
+    /// Emptied buffers, for the next batches. There are never more than a full ring has needed.
     spare: Vec<(Vec<u8>, Vec<usize>)>,
 }
 
-/// Emptied buffers that are kept for the next batches.
-const SPARE_BUFFERS_MAX: usize = 4;
-
 impl Ring {
-    pub fn new() -> Ring {
+    /// An empty ring for batches of at most `batch_bytes`.
+    pub fn new(batch_bytes: usize) -> Ring {
         Ring {
             batches: VecDeque::new(),
             bytes: 0,
@@ -57,6 +58,7 @@ impl Ring {
             written: 0,
             acknowledged: 0,
             next: 0,
+            batch_bytes,
             spare: Vec::new(),
         }
     }
@@ -77,11 +79,17 @@ impl Ring {
 
     /// Empty buffers for the next batch, used ones where there are any.
     pub fn buffers(&mut self) -> (Vec<u8>, Vec<usize>) {
-        self.spare.pop().unwrap_or_default()
+        self.spare.pop().unwrap_or_else(|| (Vec::with_capacity(self.batch_bytes), Vec::new()))
     }
 
     /// Adds sealed frames; `ends` tells where each ends in `bytes`.
-    pub fn push(&mut self, bytes: Vec<u8>, ends: Vec<usize>) {
+    pub fn push(&mut self, mut bytes: Vec<u8>, mut ends: Vec<usize>) {
+        // Many small batches must not hold as many large buffers.
+        if bytes.len() < self.batch_bytes / 2 {
+            let small = (bytes.clone(), ends.clone());
+            self.keep_spare(bytes, ends);
+            (bytes, ends) = small;
+        }
         self.bytes += bytes.len();
         let batch = Batch { bytes, first_sequence: self.next, ends };
         self.next = batch.end_sequence();
@@ -152,14 +160,18 @@ impl Ring {
     fn release(&mut self) {
         let done = self.acknowledged.min(self.cursor);
         while self.batches.front().is_some_and(|batch| batch.end_sequence() <= done) {
-            let mut batch = self.batches.pop_front().expect("there is a front");
+            let batch = self.batches.pop_front().expect("there is a front");
             self.bytes -= batch.bytes.len();
-            if self.spare.len() < SPARE_BUFFERS_MAX {
-                batch.bytes.clear();
-                batch.ends.clear();
-                self.spare.push((batch.bytes, batch.ends));
+            if batch.bytes.capacity() >= self.batch_bytes {
+                self.keep_spare(batch.bytes, batch.ends);
             }
         }
+    }
+
+    fn keep_spare(&mut self, mut bytes: Vec<u8>, mut ends: Vec<usize>) {
+        bytes.clear();
+        ends.clear();
+        self.spare.push((bytes, ends));
     }
 }
 
@@ -169,7 +181,7 @@ mod tests {
 
     /// A ring with two batches of two frames: a (3 bytes), b (2), c (2), d (1).
     fn ring() -> Ring {
-        let mut ring = Ring::new();
+        let mut ring = Ring::new(5);
         ring.push(b"aaabb".to_vec(), vec![3, 5]);
         ring.push(b"ccd".to_vec(), vec![2, 3]);
         ring

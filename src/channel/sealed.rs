@@ -118,6 +118,8 @@ struct Staging {
     bytes: Vec<u8>,
     ends: Vec<usize>,
     plaintext_lens: Vec<usize>,
+    /// Room for the header of one frame.
+    header: Vec<u8>,
     /// Plaintext in the frame that is still open.
     open: Option<usize>,
 }
@@ -175,6 +177,8 @@ impl Channel {
         let DirectionChains { data: in_data, control: in_control } = in_chains;
         let window = agreement.window as usize;
         let full_frame = sending.header_bytes + sealed_payload_bytes(SEGMENT_PLAINTEXT_MAX);
+        // Two batches fit the ring, so that one is acknowledged while the next goes out.
+        let batch_segments = (window / 2 / full_frame).clamp(1, BATCH_SEGMENTS_MAX);
         Channel {
             transport,
             timeout: agreement.timeout,
@@ -185,9 +189,8 @@ impl Channel {
             data_opener: Opener::new(inward, Kind::Data, in_data, receiving.header_bytes),
             control_opener: Opener::new(inward, Kind::Control, in_control, receiving.header_bytes),
             staging: Staging::default(),
-            // Two batches fit the ring, so that one is acknowledged while the next goes out.
-            batch_segments: (window / 2 / full_frame).clamp(1, BATCH_SEGMENTS_MAX),
-            ring: Ring::new(),
+            batch_segments,
+            ring: Ring::new(batch_segments * full_frame),
             window,
             control: Vec::new(),
             control_written: 0,
@@ -481,9 +484,10 @@ impl Channel {
         let start = self.staging.ends.last().copied().unwrap_or(0);
         let end = start + self.sending.header_bytes + payload;
         self.staging.bytes.resize(end, 0);
-        let mut header = Vec::with_capacity(REQUEST_HEADER_BYTES);
-        self.sending.put_header(&mut header, self.sending.data_code, payload);
-        self.staging.bytes[start..start + header.len()].copy_from_slice(&header);
+        let header = &mut self.staging.header;
+        header.clear();
+        self.sending.put_header(header, self.sending.data_code, payload);
+        self.staging.bytes[start..start + header.len()].copy_from_slice(header);
         self.staging.ends.push(end);
         self.staging.plaintext_lens.push(plaintext);
     }

@@ -282,7 +282,7 @@ fn accept(transport: Transport, parties: &Parties, token: Option<[u8; 16]>) -> R
     let Some(FirstRequest::Native(handshake)) = FirstRequest::read(transport, TIMEOUT)? else {
         panic!("a native client was expected");
     };
-    let login = handshake.answer(&terms(&parties.server_key))?;
+    let login = handshake.answer(&terms(&parties.server_key))?.ok_or(ChannelError::Lost)?;
     let public = parties.client_key.public();
     if let Some(token) = token
         && !login.proves_token(&Secret::from_bytes(token), public.spki_der())

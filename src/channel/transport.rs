@@ -152,11 +152,14 @@ impl Transport {
         flags.set(PollFlags::IN, interest.read);
         flags.set(PollFlags::OUT, interest.write);
         // A socket without interest stays out: its end would be reported all the same, again and again.
-        let socket = (!flags.is_empty()).then(|| PollFd::from_borrowed_fd(self.socket.as_fd(), flags));
+        let socket = PollFd::from_borrowed_fd(self.socket.as_fd(), flags);
         let wake = waker.map(|waker| PollFd::new(waker, PollFlags::IN));
-        let mut watched: Vec<PollFd<'_>> = socket.into_iter().chain(wake).collect();
+        let mut both = [wake.clone().unwrap_or_else(|| socket.clone()), socket];
+        let from = usize::from(wake.is_none());
+        let until = if flags.is_empty() { 1 } else { 2 };
+        let watched = &mut both[from..until];
         let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 });
-        let polled = poll(&mut watched, Some(&timeout));
+        let polled = poll(watched, Some(&timeout));
         if let Some(waker) = waker {
             waker.clear();
         }

@@ -15,6 +15,8 @@
 
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -30,6 +32,8 @@ use crate::protocol::message::{MESSAGE_HEADER_BYTES, ToClient, message_kind};
 const QUEUE_BATCHES: usize = 3;
 /// How much is gathered before it is handed over.
 const BATCH_BYTES: usize = CONTENT_CHUNK_BYTES;
+/// Room for a batch: the message that fills it may be a whole piece of a content.
+const BATCH_CAPACITY: usize = BATCH_BYTES + CONTENT_CHUNK_BYTES + 2 * MESSAGE_HEADER_BYTES;
 /// What waits for the worker is lost with this process, like what is on its way: it is at most this part of what the
 /// peer may have on its way, and the message that passes it.
 const QUEUED_PART: usize = 4;
@@ -41,12 +45,21 @@ pub struct Gone;
 /// What a worker speaks to the peer through.
 pub struct Outbox {
     batches: Sender<Vec<u8>>,
+    /// Batches that have been sent, to be filled again.
+    used: Receiver<Vec<u8>>,
     waker: Waker,
     filling: Vec<u8>,
     damaged: u64,
+    /// The connection's thread has nothing more to do with the worker.
+    is_left: Arc<AtomicBool>,
 }
 
 impl Outbox {
+    /// Whether the connection has ended, for a worker that is long busy without a word to the peer.
+    pub fn is_gone(&self) -> bool {
+        self.is_left.load(Ordering::Relaxed)
+    }
+
     /// Adds a message; hands a batch over when one is full.
     pub fn send_to_client(&mut self, message: &ToClient<'_>) -> Result<(), Gone> {
         self.damaged += u64::from(matches!(message, ToClient::Damage { .. } | ToClient::ContentFailed { .. }));
@@ -64,7 +77,8 @@ impl Outbox {
         if self.filling.is_empty() {
             return Ok(());
         }
-        let batch = std::mem::take(&mut self.filling);
+        let next = self.used.try_recv().unwrap_or_else(|_| Vec::with_capacity(BATCH_CAPACITY));
+        let batch = std::mem::replace(&mut self.filling, next);
         self.batches.send(batch).map_err(|_| Gone)?;
         self.waker.wake();
         Ok(())
@@ -146,8 +160,8 @@ pub fn converse<R: Send>(
         |channel, outgoing| {
             let batches = Some(batches);
             let queued_bytes_max = channel.peer_window() / QUEUED_PART;
-            let (in_hand, gathering) = (VecDeque::new(), Vec::new());
-            Exchange { channel, wakes, batches, untaken, returned, in_hand, queued_bytes_max, gathering }
+            let (in_hand, gathering, spare) = (VecDeque::new(), Vec::with_capacity(BATCH_CAPACITY), Vec::new());
+            Exchange { channel, wakes, batches, untaken, returned, in_hand, queued_bytes_max, gathering, spare }
                 .run(outgoing)
         },
     )
@@ -171,10 +185,20 @@ fn with_worker<R: Send>(
     channel: &mut Channel,
     waker: &Waker,
     work: impl FnOnce(&mut Outbox) -> R + Send,
-    carry: impl FnOnce(&mut Channel, Receiver<Vec<u8>>) -> Result<(), ChannelError>,
+    carry: impl FnOnce(&mut Channel, Outgoing) -> Result<(), ChannelError>,
 ) -> Result<Conversation<R>, ChannelError> {
     let (batches, outgoing) = bounded(QUEUE_BATCHES);
-    let mut outbox = Outbox { batches, waker: waker.clone(), filling: Vec::new(), damaged: 0 };
+    let (used, returned) = bounded(QUEUE_BATCHES);
+    let outgoing = Outgoing { batches: outgoing, used };
+    let is_left = Arc::new(AtomicBool::new(false));
+    let mut outbox = Outbox {
+        batches,
+        used: returned,
+        waker: waker.clone(),
+        filling: Vec::with_capacity(BATCH_CAPACITY),
+        damaged: 0,
+        is_left: is_left.clone(),
+    };
     let name = format!("{} worker", thread::current().name().unwrap_or("connection"));
     thread::scope(|scope| {
         let worker = thread::Builder::new()
@@ -187,17 +211,30 @@ fn with_worker<R: Send>(
             .map_err(ChannelError::Io)?;
         // The queues go with `carry`: where it fails, the worker finds nobody at their other end.
         let carried = carry(channel, outgoing);
+        is_left.store(true, Ordering::Relaxed);
         let result = worker.join().unwrap_or_else(|panic| resume_unwind(panic));
         Ok(Conversation { result, channel: carried })
     })
 }
 
+/// The other end of an [`Outbox`].
+struct Outgoing {
+    batches: Receiver<Vec<u8>>,
+    used: Sender<Vec<u8>>,
+}
+
 /// Sends what the worker has given out, one queue full at most, so that the peer is looked at in between.
 /// Says whether the worker goes on.
-fn send_out(channel: &mut Channel, outgoing: &Receiver<Vec<u8>>) -> Result<bool, ChannelError> {
+fn send_out(channel: &mut Channel, outgoing: &Outgoing) -> Result<bool, ChannelError> {
     for number in 0..QUEUE_BATCHES {
-        match outgoing.try_recv() {
-            Ok(batch) => channel.send_encoded(&batch)?,
+        match outgoing.batches.try_recv() {
+            Ok(batch) => {
+                channel.send_encoded(&batch)?;
+                // Where the queue is full, there are enough of them.
+                if let Some(batch) = emptied(batch) {
+                    let _ = outgoing.used.try_send(batch);
+                }
+            }
             Err(error) => {
                 if number > 0 {
                     channel.push()?;
@@ -223,10 +260,12 @@ struct Exchange<'a> {
     in_hand: VecDeque<usize>,
     queued_bytes_max: usize,
     gathering: Vec<u8>,
+    /// Empty batches; with those in hand, no more than the queue takes.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Exchange<'_> {
-    fn run(mut self, outgoing: Receiver<Vec<u8>>) -> Result<(), ChannelError> {
+    fn run(mut self, outgoing: Outgoing) -> Result<(), ChannelError> {
         let mut pinged = Instant::now();
         while send_out(self.channel, &outgoing)? {
             self.take_back();
@@ -253,10 +292,9 @@ impl Exchange<'_> {
     }
 
     fn take_back(&mut self) {
-        while let Ok(mut batch) = self.returned.try_recv() {
+        while let Ok(batch) = self.returned.try_recv() {
             self.in_hand.pop_front();
-            batch.clear();
-            self.gathering = batch;
+            self.spare.extend(emptied(batch));
         }
     }
 
@@ -280,7 +318,8 @@ impl Exchange<'_> {
         if self.gathering.is_empty() {
             return Ok(false);
         }
-        let batch = std::mem::take(&mut self.gathering);
+        let next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BATCH_CAPACITY));
+        let batch = std::mem::replace(&mut self.gathering, next);
         let bytes = batch.len();
         // A worker that has ended takes nothing more; the loop will see that it has.
         if self.batches.as_ref().is_some_and(|batches| batches.send(batch).is_ok()) {
@@ -288,6 +327,12 @@ impl Exchange<'_> {
         }
         Ok(true)
     }
+}
+
+/// A batch to be filled again; none where a long message has made it larger than others need.
+fn emptied(mut batch: Vec<u8>) -> Option<Vec<u8>> {
+    batch.clear();
+    (batch.capacity() <= BATCH_CAPACITY).then_some(batch)
 }
 
 /// Appends a message as it came.
@@ -299,7 +344,7 @@ fn put_message(out: &mut Vec<u8>, message: &Message<'_>) {
 }
 
 /// The connection's side of [`answer`]; says whether the client cancelled.
-fn stream(channel: &mut Channel, wakes: &WakeSource, outgoing: Receiver<Vec<u8>>) -> Result<bool, ChannelError> {
+fn stream(channel: &mut Channel, wakes: &WakeSource, outgoing: Outgoing) -> Result<bool, ChannelError> {
     let mut pinged = Instant::now();
     let mut next = Vec::new();
     while send_out(channel, &outgoing)? {
@@ -315,7 +360,7 @@ fn stream(channel: &mut Channel, wakes: &WakeSource, outgoing: Receiver<Vec<u8>>
             Activity::Nothing => channel.idle(wakes, Channel::PING_INTERVAL)?,
             // Nobody hears what the worker still has to say.
             Activity::Closed => {
-                outgoing.iter().for_each(drop);
+                outgoing.batches.iter().for_each(drop);
                 return Ok(false);
             }
             // Leaving drops the queue, which stops the worker.

@@ -80,7 +80,8 @@ pub const COMMANDS: &[Command] = &[
         usage: "[FLAGS]",
         summary: "run the backup server",
         about: "Accepts backups and keeps them below its data folder. Prints where it listens and its key's\n\
-                fingerprint. SIGINT or SIGTERM ends it: running work has the grace time, then connections close.",
+                fingerprint. SIGINT or SIGTERM ends it: running work has the grace time, then connections close.\n\
+                With --repair it mends its data folder and ends; no other server may run on that. docs/recovery.md",
         flags: &[
             &[
                 valued("bind", "ADDRESS", "the address to listen on (0.0.0.0)"),
@@ -117,6 +118,12 @@ pub const COMMANDS: &[Command] = &[
                 valued("dashboard", "[ADDR:PORT]", "serve the operator's page and metrics (127.0.0.1:9091)"),
                 valued("dashboard-token", "TOKEN", "who has it may see the page; off loopback one is made anyway"),
                 valued("rekey-bytes", "BYTES", "data under one key before the keys advance (68719476736)"),
+                switch(
+                    "repair",
+                    "serve nobody: rebuild what is damaged of the data folder, name what is lost (exit 6)",
+                ),
+                switch("dry-run", "with --repair: only say what would be done"),
+                switch("new-key", "with --repair: a new key pair where the server's own is lost"),
             ],
             COMMON,
         ],

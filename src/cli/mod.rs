@@ -12,6 +12,7 @@ mod operator;
 mod output;
 mod prune;
 mod rekey;
+mod repair;
 mod result_hooks;
 mod rotate_key;
 mod run_backup;

@@ -19,9 +19,6 @@ const JSON_PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long something must have gone on before its rate is told.
 const RATE_AFTER: Duration = Duration::from_millis(50);
 
-/// Below this a rate says nothing.
-const SHORTEST_SECONDS: f64 = 0.001;
-
 /// Where a run's words go.
 pub struct Output {
     json: bool,
@@ -295,11 +292,6 @@ fn strip_path<'a>(reason: &'a str, path: &[u8]) -> &'a str {
     reason.strip_prefix(&shown).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(reason)
 }
 
-/// Bytes in a second; 0 where nothing was moved, or in no time that can be measured.
-pub fn rate(bytes: u64, seconds: f64) -> f64 {
-    if seconds < SHORTEST_SECONDS { 0.0 } else { bytes as f64 / seconds }
-}
-
 /// The end of a sentence about what was restored: how many errors there were, if any.
 pub fn errors_text(errors: u64) -> String {
     match errors {
@@ -325,6 +317,5 @@ mod tests {
     #[test]
     fn one_is_not_plural_and_nothing_has_no_rate() {
         assert_eq!((count_text(1, "file"), count_text(0, "error")), ("1 file".into(), "0 errors".into()));
-        assert_eq!((rate(0, 0.0), rate(1 << 40, 1e-9), rate(10, 2.0)), (0.0, 0.0, 5.0));
     }
 }

@@ -2,25 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text, count_text, rate};
+use super::output::{Output, bytes_text, count_text};
 use super::result_hooks::ResultHooks;
 use super::run_backup_legacy;
 use super::setup::{Access, CliError, Setup, host_name};
-use crate::base::path::EntryPath;
-use crate::base::progress::{Event, ProgressSink};
+use crate::base::progress::rate;
 use crate::base::shutdown::Shutdown;
-use crate::base::time::Timestamp;
-use crate::client::json::path_list;
+use crate::client::last_result::{code_of, keep_status, status_json, summary_json};
 use crate::client::roots::resolve_roots;
 use crate::client::scan::FolderIdentity;
-use crate::client::state::StateFolder;
 use crate::client::{BackupOptions, BackupSummary, ClientError, ExitCode, backup, check_backup};
-
-/// The version of `status.json`.
-const STATUS_VERSION: u32 = 1;
 
 pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
     let hooks = ResultHooks::of(arguments)?;
@@ -49,11 +43,7 @@ fn back_up(
     let options = options(arguments, &setup)?;
     let mut client = setup.client(output, shutdown)?;
     let result = backup(&mut client, &options);
-    let code = match &result {
-        Ok(summary) if summary.unreadable > 0 => ExitCode::Partial,
-        Ok(_) => ExitCode::Done,
-        Err(error) => error.exit_code(),
-    };
+    let code = code_of(&result);
     if !options.dry_run {
         let found = result.as_ref().map(|summary| summary_json(summary, code));
         *status = Some(keep_status(&client.state, client.sink, found, code));
@@ -140,62 +130,4 @@ fn summary_text(summary: &BackupSummary) -> String {
             format!("dry run, nothing stored: {sent}{unreadable}").replace(" sent in", " would be sent; found in")
         }
     }
-}
-
-fn summary_json(summary: &BackupSummary, code: ExitCode) -> Value {
-    let snapshot = summary.snapshot.as_ref();
-    json!({
-        "snapshot": snapshot.map(|row| row.id),
-        "sequence": snapshot.map(|row| row.sequence),
-        "roots": snapshot.map(|row| path_list(row.roots.iter().map(EntryPath::as_bytes))),
-        "files": summary.scanned.files,
-        "folders": summary.scanned.folders,
-        "links": summary.scanned.links,
-        "bytes": summary.scanned.bytes,
-        "files_sent": summary.files_sent,
-        "bytes_sent": summary.bytes_sent,
-        "files_same": summary.files_same,
-        "wire_bytes": summary.wire_bytes,
-        "unreadable": summary.unreadable,
-        "skipped": summary.scanned.skipped,
-        "seconds": summary.elapsed.as_secs_f64(),
-        "bytes_per_second": rate(summary.bytes_sent, summary.elapsed.as_secs_f64()) as u64,
-        "dry_run": snapshot.is_none(),
-        "exit_code": code as i32,
-    })
-}
-
-/// Writes `status.json`, and gives what it holds. That it cannot be written is said; it does not undo the backup.
-pub fn keep_status(
-    state: &StateFolder,
-    sink: &dyn ProgressSink,
-    summary: Result<Value, &ClientError>,
-    code: ExitCode,
-) -> Value {
-    let status = status_json(summary.map_err(ClientError::to_string), code);
-    if let Err(error) = state.write_status(&status) {
-        sink.event(Event::Notice { message: &error.to_string() });
-    }
-    status
-}
-
-/// What `status.json` holds and a hook reads.
-fn status_json(result: Result<Value, String>, code: ExitCode) -> Value {
-    let word = match code {
-        ExitCode::Done => "done",
-        ExitCode::Partial => "partial",
-        _ => "failed",
-    };
-    let mut status = json!({
-        "version": STATUS_VERSION,
-        "command": "backup",
-        "ended": Timestamp::now().to_string(),
-        "result": word,
-        "exit_code": code as i32,
-    });
-    match result {
-        Ok(summary) => status["summary"] = summary,
-        Err(error) => status["error"] = Value::String(error),
-    }
-    status
 }

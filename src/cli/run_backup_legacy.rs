@@ -3,10 +3,12 @@
 use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text, count_text, rate};
-use super::run_backup::{keep_status, own_folders, paths};
+use super::output::{Output, bytes_text, count_text};
+use super::run_backup::{own_folders, paths};
 use super::setup::{Access, CliError, Setup};
+use crate::base::progress::rate;
 use crate::base::shutdown::Shutdown;
+use crate::client::last_result::keep_status;
 use crate::client::roots::resolve_roots;
 use crate::client::{
     BackupOptions, ClientError, ExitCode, LegacySettings, LegacySummary, backup_legacy, check_backup,

@@ -5,8 +5,9 @@ use std::path::Path;
 use serde_json::json;
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text, count_text, errors_text, rate};
+use super::output::{Output, bytes_text, count_text, errors_text};
 use super::setup::{Access, CliError, Setup, selection};
+use crate::base::progress::rate;
 use crate::base::shutdown::Shutdown;
 use crate::client::{Client, ClientError, ExitCode, Restore, RestoreSummary};
 use crate::protocol::message::Selection;

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::arguments::{Arguments, UsageError};
 use super::output::Output;
+use super::repair;
 use super::run_gui::page_token;
 use super::setup::{CliError, DATA_FOLDER, host_name, rsa_bits, seconds};
 use super::{storage_key, verify_data};
@@ -32,6 +33,9 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     if let Some(extra) = arguments.positional.first() {
         let text = format!("{}: \"server\" takes no paths; its data folder is --data", extra.display());
         return Err(UsageError(text).into());
+    }
+    if repair::is_asked_for(arguments)? {
+        return repair::run(arguments, output);
     }
     let config = config(arguments)?;
     // Its address is taken first: a server that runs has the page that was asked for.

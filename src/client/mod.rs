@@ -11,6 +11,7 @@ mod facts;
 pub mod given;
 pub mod json;
 mod keys;
+pub mod last_result;
 mod legacy;
 mod listing;
 mod listing_spill;

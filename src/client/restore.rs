@@ -65,11 +65,17 @@ impl<'a> Restore<'a> {
     pub fn run(&mut self, session: &mut Session) -> Result<RestoreSummary, ClientError> {
         self.sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "restoring" });
         let ran = self.try_run(session);
+        self.name_snapshot();
         if ran.is_err() {
             self.restoring.cut_off();
         }
         ran?;
         self.restoring.finish(self.began)
+    }
+
+    /// What is restored: from the first answer on, of one snapshot by its id.
+    pub fn selection(&self) -> &Selection {
+        &self.selection
     }
 
     /// Grows with everything that need not be fetched again after a lost line.

@@ -22,6 +22,9 @@ use crate::protocol::message::{
 /// How much is gathered before it is handed to the sealing thread.
 pub const BATCH_BYTES: usize = CONTENT_CHUNK_BYTES;
 
+/// Room for a batch: the piece of a content that fills it may be a whole one.
+const BATCH_CAPACITY: usize = BATCH_BYTES + CONTENT_CHUNK_BYTES + 1024;
+
 /// The contents of one range that the server wants: a bit for each entry.
 pub struct Order {
     pub number: u32,
@@ -111,7 +114,11 @@ impl ContentSender<'_> {
             bytes.clear();
             bytes
         });
-        let next = Batch { bytes: bytes.unwrap_or_default(), is_dry: self.dry_run, ..Batch::default() };
+        let next = Batch {
+            bytes: bytes.unwrap_or_else(|_| Vec::with_capacity(BATCH_CAPACITY)),
+            is_dry: self.dry_run,
+            ..Batch::default()
+        };
         self.batches.send(std::mem::replace(batch, next)).map_err(|_| Gone)?;
         self.waker.wake();
         Ok(())

@@ -34,6 +34,7 @@
 //! The legacy dialect has none of this. [`legacy_keys`] and [`legacy_file`] do what its peers do, for its sessions
 //! only: a file's ciphertext is decrypted as it comes, and nothing authenticates it.
 
+mod authenticator;
 pub mod blocks;
 pub mod checksum;
 pub mod error;
@@ -46,6 +47,7 @@ pub mod rsa_keys;
 pub mod sealed_file;
 pub mod secret;
 pub mod segment;
+mod sha256_lanes;
 #[cfg(test)]
 mod test_support;
 pub mod token;

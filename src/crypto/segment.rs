@@ -13,7 +13,8 @@
 //! - The CRC32 covers everything in the frame before it, HMAC included. It protects nothing against an attacker; it
 //!   finds line damage before cryptography is spent.
 //! - The order on arrival is: size, CRC32, sequence, HMAC in constant time, only then decryption. All failures are
-//!   one [`Damaged`].
+//!   one [`Damaged`]. In a batch the HMACs of frames that go together are computed together; a frame that fails ends
+//!   the batch, and nothing of it or behind it is decrypted.
 //! - Data sequences have no gaps: exactly the next one opens. Control sequences rise and may have gaps, since a
 //!   damaged control segment is never repeated. So nothing opens twice, in either kind.
 //! - A sealer never uses a sequence number twice: it is spent before the first byte is written. Repeats are the
@@ -27,14 +28,13 @@ use std::ops::Range;
 use aes::cipher::array::Array;
 use aes::cipher::{BlockModeDecrypt, InnerIvInit, KeyInit};
 use aes::{Aes256Dec, Aes256Enc, Block};
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
 
+use super::authenticator::{Authenticator, FRAMES_MAX, MAC_BYTES};
 use super::checksum::crc32;
 use super::error::{CryptoError, Damaged};
 use super::key_exchange::Chain;
 use super::lanes;
-use super::secret::fill_random;
+use super::secret::{constant_time_equal, fill_random};
 
 /// The most plaintext in one segment.
 pub const SEGMENT_PLAINTEXT_MAX: usize = 16 * 1024;
@@ -48,7 +48,6 @@ const SEQUENCE_BYTES: usize = 8;
 const ACKNOWLEDGED_BYTES: usize = 8;
 const IV_BYTES: usize = BLOCK_BYTES;
 const PREFIX_BYTES: usize = SEQUENCE_BYTES + ACKNOWLEDGED_BYTES + IV_BYTES;
-const MAC_BYTES: usize = 32;
 const CRC_BYTES: usize = 4;
 const SUFFIX_BYTES: usize = MAC_BYTES + CRC_BYTES;
 
@@ -230,32 +229,24 @@ impl SealingKeys {
         Self { cipher, authenticator: Authenticator::new(keys.authentication.expose(), direction, kind) }
     }
 
-    /// Encrypts a run of frames side by side, then authenticates each one and sums it while it lies in the cache.
+    /// Encrypts a run of frames side by side, then authenticates as many at a time as go together, and sums each one
+    /// while it lies in the cache.
     fn seal(&self, buffer: &mut [u8], ciphertexts: &[Range<usize>], header_bytes: usize) {
         lanes::encrypt_cbc(&self.cipher, buffer, ciphertexts);
-        for ciphertext in ciphertexts {
-            let frame_start = ciphertext.start - PREFIX_BYTES - header_bytes;
-            let frame = &mut buffer[frame_start..ciphertext.end + SUFFIX_BYTES];
-            let (before_crc, crc) = split_at_end(frame, CRC_BYTES);
-            let (authenticated, code) = split_at_end(before_crc, MAC_BYTES);
-            code.copy_from_slice(&self.authenticator.begin(authenticated).finalize().into_bytes());
-            crc.copy_from_slice(&crc32(before_crc).to_le_bytes());
+        for ciphertexts in ciphertexts.chunks(FRAMES_MAX) {
+            let start_of = |ciphertext: &Range<usize>| ciphertext.start - PREFIX_BYTES - header_bytes;
+            let mut frames: [&[u8]; FRAMES_MAX] = [&[]; FRAMES_MAX];
+            for (frame, ciphertext) in frames.iter_mut().zip(ciphertexts) {
+                *frame = &buffer[start_of(ciphertext)..ciphertext.end];
+            }
+            let codes = self.authenticator.codes(&frames[..ciphertexts.len()]);
+            for (ciphertext, code) in ciphertexts.iter().zip(codes) {
+                let frame = &mut buffer[start_of(ciphertext)..ciphertext.end + SUFFIX_BYTES];
+                let (before_crc, crc) = split_at_end(frame, CRC_BYTES);
+                split_at_end(before_crc, MAC_BYTES).1.copy_from_slice(&code);
+                crc.copy_from_slice(&crc32(before_crc).to_le_bytes());
+            }
         }
-    }
-}
-
-/// An HMAC that has its key, the direction and the kind behind it, ready to be copied for each frame.
-struct Authenticator(Hmac<Sha256>);
-
-impl Authenticator {
-    fn new(key: &[u8; 32], direction: Direction, kind: Kind) -> Self {
-        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
-        mac.update(&[direction as u8, kind as u8]);
-        Self(mac)
-    }
-
-    fn begin(&self, authenticated: &[u8]) -> Hmac<Sha256> {
-        self.0.clone().chain_update(authenticated)
     }
 }
 
@@ -317,53 +308,88 @@ impl Opener {
         frames: &[Range<usize>],
         opened: &mut Vec<Opened>,
     ) -> Result<(), Damaged> {
-        for range in frames {
-            let frame = buffer.get_mut(range.clone()).ok_or(Damaged)?;
-            let (sequence, acknowledged) = self.verify(frame)?;
-            let plaintext_start = self.header_bytes + PREFIX_BYTES;
-            let plaintext_len = self.keys.decrypt(&mut frame[plaintext_start - IV_BYTES..])?;
-            let start = range.start + plaintext_start;
-            opened.push(Opened { plaintext: start..start + plaintext_len, sequence, acknowledged });
-            self.expected = sequence + 1;
+        let mut rest = frames;
+        while !rest.is_empty() {
+            let count = self.open_together(buffer, rest, opened)?;
+            rest = &rest[count..];
         }
         Ok(())
     }
 
-    /// Everything that must hold before a frame is decrypted, in the order that spends the least on damage.
-    fn verify(&mut self, frame: &[u8]) -> Result<(u64, u64), Damaged> {
-        let payload_bytes = frame.len().checked_sub(self.header_bytes).ok_or(Damaged)?;
-        let (before_crc, crc) = frame.split_last_chunk::<CRC_BYTES>().ok_or(Damaged)?;
-        if !is_possible_payload(payload_bytes) || crc32(before_crc) != u32::from_le_bytes(*crc) {
-            return Err(Damaged);
-        }
-        let sequence = read_u64(frame, self.header_bytes).ok_or(Damaged)?;
-        let acknowledged = read_u64(frame, self.header_bytes + SEQUENCE_BYTES).ok_or(Damaged)?;
-        let in_order = match self.kind {
-            Kind::Data => sequence == self.expected,
-            Kind::Control => sequence >= self.expected,
-        };
-        // The very last number is never sealed: there would be no next one to expect.
-        if !in_order || sequence == u64::MAX {
-            return Err(Damaged);
-        }
-        self.authenticate(sequence, before_crc)?;
-        Ok((sequence, acknowledged))
-    }
-
-    /// Checks the HMAC under the keys of the frame's epoch, and enters that epoch only once it has verified.
-    fn authenticate(&mut self, sequence: u64, before_crc: &[u8]) -> Result<(), Damaged> {
-        match self.chain.epoch_of(sequence).checked_sub(self.chain.epoch()) {
-            Some(0) => self.keys.authenticate(before_crc),
+    /// Opens as many of the frames, from the first on, as are authenticated together: those of one epoch, up to the
+    /// first that cannot be right. All their codes are computed before the first of them is decrypted.
+    fn open_together(
+        &mut self,
+        buffer: &mut [u8],
+        frames: &[Range<usize>],
+        opened: &mut Vec<Opened>,
+    ) -> Result<usize, Damaged> {
+        let (claims, count) = self.plausible(buffer, frames);
+        let first = claims[..count].first().ok_or(Damaged)?;
+        let entered = match self.chain.epoch_of(first.sequence).checked_sub(self.chain.epoch()) {
+            Some(0) => None,
             Some(1) => {
                 let chain = self.chain.next();
                 let keys = OpeningKeys::new(&chain, self.direction, self.kind);
-                keys.authenticate(before_crc)?;
-                (self.chain, self.keys) = (chain, keys);
-                Ok(())
+                Some((chain, keys))
             }
-            _ => Err(Damaged),
+            _ => return Err(Damaged),
+        };
+        let keys = entered.as_ref().map_or(&self.keys, |(_, keys)| keys);
+        let verified = keys.count_verified(buffer, &frames[..count]);
+        // A new epoch is entered only once a frame of it has verified.
+        if let (Some((chain, keys)), 1..) = (entered, verified) {
+            (self.chain, self.keys) = (chain, keys);
         }
+        for (range, &Claim { sequence, acknowledged }) in frames.iter().zip(&claims[..verified]) {
+            let start = range.start + self.header_bytes + PREFIX_BYTES;
+            let plaintext_len = self.keys.decrypt(&mut buffer[start - IV_BYTES..range.end])?;
+            opened.push(Opened { plaintext: start..start + plaintext_len, sequence, acknowledged });
+            self.expected = sequence + 1;
+        }
+        if verified == count { Ok(count) } else { Err(Damaged) }
     }
+
+    /// What the frames up to the first implausible one claim, at most those of one epoch and [`FRAMES_MAX`].
+    fn plausible(&self, buffer: &[u8], frames: &[Range<usize>]) -> ([Claim; FRAMES_MAX], usize) {
+        let (mut claims, mut count) = ([Claim::default(); FRAMES_MAX], 0);
+        let mut expected = self.expected;
+        for range in frames.iter().take(FRAMES_MAX) {
+            let claim = buffer.get(range.clone()).and_then(|frame| self.claim(frame, expected));
+            let Some(claim) = claim else { break };
+            if count > 0 && self.chain.epoch_of(claim.sequence) != self.chain.epoch_of(claims[0].sequence) {
+                break;
+            }
+            claims[count] = claim;
+            count += 1;
+            expected = claim.sequence + 1;
+        }
+        (claims, count)
+    }
+
+    /// Everything that must hold before a frame is authenticated, in the order that spends the least on damage.
+    fn claim(&self, frame: &[u8], expected: u64) -> Option<Claim> {
+        let payload_bytes = frame.len().checked_sub(self.header_bytes)?;
+        let (before_crc, crc) = frame.split_last_chunk::<CRC_BYTES>()?;
+        if !is_possible_payload(payload_bytes) || crc32(before_crc) != u32::from_le_bytes(*crc) {
+            return None;
+        }
+        let sequence = read_u64(frame, self.header_bytes)?;
+        let acknowledged = read_u64(frame, self.header_bytes + SEQUENCE_BYTES)?;
+        let in_order = match self.kind {
+            Kind::Data => sequence == expected,
+            Kind::Control => sequence >= expected,
+        };
+        // The very last number is never sealed: there would be no next one to expect.
+        (in_order && sequence != u64::MAX).then_some(Claim { sequence, acknowledged })
+    }
+}
+
+/// What a frame says of itself, before it is authenticated.
+#[derive(Clone, Copy, Default)]
+struct Claim {
+    sequence: u64,
+    acknowledged: u64,
 }
 
 struct OpeningKeys {
@@ -378,9 +404,17 @@ impl OpeningKeys {
         Self { cipher, authenticator: Authenticator::new(keys.authentication.expose(), direction, kind) }
     }
 
-    fn authenticate(&self, before_crc: &[u8]) -> Result<(), Damaged> {
-        let (authenticated, code) = before_crc.split_last_chunk::<MAC_BYTES>().ok_or(Damaged)?;
-        self.authenticator.begin(authenticated).verify(code.into()).map_err(|_| Damaged)
+    /// How many of the frames, from the first on, have the right code. Each is as long as a segment is.
+    fn count_verified(&self, buffer: &[u8], frames: &[Range<usize>]) -> usize {
+        let mut authenticated: [&[u8]; FRAMES_MAX] = [&[]; FRAMES_MAX];
+        for (room, frame) in authenticated.iter_mut().zip(frames) {
+            *room = &buffer[frame.start..frame.end - SUFFIX_BYTES];
+        }
+        let codes = self.authenticator.codes(&authenticated[..frames.len()]);
+        let right = frames.iter().zip(&codes).take_while(|(frame, code)| {
+            constant_time_equal(&buffer[frame.end - SUFFIX_BYTES..frame.end - CRC_BYTES], &code[..])
+        });
+        right.count()
     }
 
     /// Decrypts in place what has been authenticated, `IV ‖ ciphertext ‖ HMAC ‖ CRC32`, and gives the length of the
@@ -594,21 +628,31 @@ mod tests {
         assert!(open_one(&mut opener, &frame).is_ok());
     }
 
+    /// Wherever the damage is in the batch, found by the CRC or by the HMAC, with and without a change of keys.
     #[test]
     fn a_batch_stops_at_the_first_damage_and_keeps_what_came_before() {
-        let lens = [10, 20, 30, 40];
-        let (mut sealer, mut opener) = pair(Kind::Data, 2);
-        let mut buffer = unsealed(&lens);
-        sealer.seal_batch(&mut buffer, &lens, 0).expect("the layout is right");
-        let (frames, sealed) = (frame_ranges(&lens), buffer.clone());
-        buffer[frames[2].start + HEADER_BYTES + PREFIX_BYTES] ^= 1;
-        let mut opened = Vec::new();
-        assert_eq!(opener.open_batch(&mut buffer, &frames, &mut opened), Err(Damaged));
-        assert_eq!(opened.iter().map(|opened| opened.sequence).collect::<Vec<_>>(), [0, 1]);
-        assert!(buffer[frames[3].clone()] == sealed[frames[3].clone()], "what follows the damage is untouched");
-        buffer[frames[2].clone()].copy_from_slice(&sealed[frames[2].clone()]);
-        opener.open_batch(&mut buffer, &frames[2..], &mut opened).expect("the repeat is whole");
-        assert_eq!(opener.expected(), 4);
+        let lens = [300; 20];
+        for (damaged, seen_by_crc, segments_per_epoch) in
+            (0..20).flat_map(|at| [(at, true, 100), (at, false, 100), (at, true, 7), (at, false, 7)])
+        {
+            let (mut sealer, mut opener) = pair(Kind::Data, segments_per_epoch);
+            let mut buffer = unsealed(&lens);
+            sealer.seal_batch(&mut buffer, &lens, 0).expect("the layout is right");
+            let (frames, sealed) = (frame_ranges(&lens), buffer.clone());
+            let frame = &mut buffer[frames[damaged].clone()];
+            frame[HEADER_BYTES + PREFIX_BYTES] ^= 1;
+            if !seen_by_crc {
+                repair_crc(frame);
+            }
+            let (changed, mut opened) = (buffer.clone(), Vec::new());
+            assert_eq!(opener.open_batch(&mut buffer, &frames, &mut opened), Err(Damaged));
+            assert!(opened.iter().map(|opened| opened.sequence).eq(0..damaged as u64));
+            let from = frames[damaged].start;
+            assert!(buffer[from..] == changed[from..], "nothing from the damage on was decrypted");
+            buffer[from..].copy_from_slice(&sealed[from..]);
+            opener.open_batch(&mut buffer, &frames[damaged..], &mut opened).expect("the repeat is whole");
+            assert_eq!(opener.expected(), 20);
+        }
     }
 
     #[test]

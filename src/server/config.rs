@@ -14,8 +14,9 @@ use crate::crypto::LegacyOaep;
 use crate::protocol::handshake::RegistrationPolicy;
 use crate::storage::StorageKeys;
 
-/// The server's resend ring: what one session may keep of sealed segments, in bytes.
-pub const WINDOW_BYTES: u32 = 512 * 1024;
+/// The server's resend ring: what one session may keep of sealed segments, in bytes. Two
+/// batches of sixteen full segments, so that one goes out while the other is acknowledged.
+pub const WINDOW_BYTES: u32 = 528 * 1024;
 /// How far it grows where round trips are long.
 pub const LONG_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::crypto::CryptoError;
 use crate::storage::StoreError;
@@ -17,6 +18,10 @@ pub enum ServerError {
     Key(CryptoError),
     /// The storage key cannot be had; the text says why.
     StorageKey(String),
+    /// There are clients, and the key that they know is not there.
+    KeyGone {
+        path: PathBuf,
+    },
     Io {
         doing: &'static str,
         source: io::Error,
@@ -40,7 +45,14 @@ impl fmt::Display for ServerError {
             ServerError::Store(error) => write!(formatter, "{error}"),
             ServerError::Key(error) => write!(
                 formatter,
-                "the server's key in the data folder cannot be used: {error}; put the file back from a copy"
+                "the server's key in the data folder cannot be used: {error}; put the file back from a copy, or \
+                 see what \"cyberbackup server --repair --dry-run\" says"
+            ),
+            ServerError::KeyGone { path } => write!(
+                formatter,
+                "{} is gone, and the clients know this server by it: put the file back from a copy, or have \
+                 \"cyberbackup server --repair --new-key\" make a new pair, which each client has to accept",
+                path.display()
             ),
             ServerError::StorageKey(text) => formatter.write_str(text),
             ServerError::Io { doing, source } => write!(formatter, "cannot {doing}: {source}"),
@@ -55,6 +67,7 @@ impl std::error::Error for ServerError {
             ServerError::Store(error) => Some(error),
             ServerError::Key(error) => Some(error),
             ServerError::StorageKey(_) => None,
+            ServerError::KeyGone { .. } => None,
         }
     }
 }

@@ -347,6 +347,10 @@ fn admit(
         policy: shared.config.registration,
     };
     let (login, peer) = (handshake.answer(&terms)?, connection.peer());
+    let Some(login) = login else {
+        log::info!("{peer}: looked at the server's key and left");
+        return Ok(None);
+    };
     let admitted = match admission::decide(&shared.store, shared.config.registration, peer.ip(), &login) {
         Ok(admitted) => admitted,
         Err(refusal) => {

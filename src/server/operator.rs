@@ -36,10 +36,12 @@ use super::sessions::Sessions;
 
 mod clients;
 mod export;
+mod repair;
 pub(super) mod verify;
 
 pub(super) use clients::row as client_row;
 pub use export::{ExportRequest, export};
+pub use repair::{RepairRequest, repair};
 pub use verify::{VerifyRequest, verify};
 
 /// Longest line on the socket, in bytes.
@@ -129,6 +131,10 @@ pub enum OperatorError {
     NoServer {
         folder: PathBuf,
     },
+    /// The server has clients and lost its key.
+    KeyGone {
+        path: PathBuf,
+    },
 }
 
 impl fmt::Display for OperatorError {
@@ -141,6 +147,11 @@ impl fmt::Display for OperatorError {
                 folder.display()
             ),
             OperatorError::Refused(text) => write!(formatter, "{text}"),
+            OperatorError::KeyGone { path } => write!(
+                formatter,
+                "{} is gone: put the file back from a copy, or see what \"cyberbackup server --repair --dry-run\" says",
+                path.display()
+            ),
             OperatorError::NoServer { folder } => write!(
                 formatter,
                 "{} holds no server's data: name the server's data folder with --data, or start \
@@ -182,8 +193,10 @@ pub fn operate_sealed(
 /// A desk on a data folder that no server holds.
 fn desk_of(data: &Path, keys: StorageKeys) -> Result<Desk, OperatorError> {
     let no_server = || OperatorError::NoServer { folder: data.to_path_buf() };
-    if !data.join("keys").join(KEY_NAME).exists() {
-        return Err(no_server());
+    let key = data.join("keys").join(KEY_NAME);
+    if !key.exists() {
+        let has_clients = std::fs::read_dir(data.join("clients")).is_ok_and(|mut clients| clients.next().is_some());
+        return Err(if has_clients { OperatorError::KeyGone { path: key } } else { no_server() });
     }
     let store = Arc::new(Store::open_sealed(data, Disk::real(), keys)?);
     let keys = ServerKeys::read(&store).ok().flatten().ok_or_else(no_server)?;

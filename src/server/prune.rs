@@ -40,8 +40,8 @@ pub fn prune(store: &Store, request: &PruneRequest) -> Result<Vec<Value>, StoreE
     let clients = clients(store, request.client.as_ref())?;
     let mut named: BTreeMap<String, Vec<SnapshotId>> = BTreeMap::new();
     for selector in &request.snapshots {
-        let (client, head) = find(store, &clients, selector)?;
-        named.entry(client.name.to_string()).or_default().push(head.id);
+        let (client, id) = find(store, &clients, selector)?;
+        named.entry(client.name.to_string()).or_default().push(id);
     }
     let mut rows = Vec::new();
     for client in &clients {
@@ -59,19 +59,22 @@ fn clients(store: &Store, name: Option<&UserName>) -> Result<Vec<std::sync::Arc<
     Ok(vec![store.client_named(name).ok_or_else(|| StoreError::NotFound { what: what() })?])
 }
 
-/// The one snapshot of these clients that a beginning of an id means.
+/// The one snapshot of these clients that a beginning of an id means; its head may be one that cannot be read.
 fn find<'a>(
     store: &Store,
     clients: &'a [std::sync::Arc<ClientRecord>],
     selector: &str,
-) -> Result<(&'a ClientRecord, std::sync::Arc<Head>), StoreError> {
+) -> Result<(&'a ClientRecord, SnapshotId), StoreError> {
     let mut found = Vec::new();
     let mut failed = None;
     for client in clients {
         match store.find_snapshot(client.id, selector, None) {
             // The newest is whose, among several clients?
             Ok(_) if selector == "latest" && clients.len() > 1 => {}
-            Ok(head) => found.push((&**client, head)),
+            Ok(head) => found.push((&**client, head.id)),
+            Err(StoreError::DamagedHead { snapshot, .. }) if selector != "latest" => {
+                found.push((&**client, snapshot))
+            }
             Err(error @ StoreError::NotFound { .. }) => failed = Some(error),
             Err(error) => return Err(error),
         }
@@ -80,7 +83,7 @@ fn find<'a>(
         (Some(one), None, _) => Ok(one),
         (Some((_, first)), Some((_, second)), _) => Err(StoreError::Ambiguous {
             selector: selector.to_string(),
-            matches: vec![second.id.to_string(), first.id.to_string()],
+            matches: vec![second.to_string(), first.to_string()],
         }),
         (None, _, Some(error)) if clients.len() == 1 => Err(error),
         _ => Err(StoreError::NotFound {
@@ -112,6 +115,9 @@ fn prune_client(
         .collect();
     let mut going: Vec<SnapshotId> =
         heads.iter().map(|head| head.id).filter(|id| reasons.get(id).is_some_and(Vec::is_empty)).collect();
+    let damaged = store.damaged_heads(client.id)?.into_iter().map(|damaged| damaged.id);
+    let damaged: Vec<SnapshotId> = damaged.filter(|id| named.contains(id)).collect();
+    going.extend(&damaged);
     let kept = match request.dry_run {
         true => store.snapshots_in_use(client.id, &going)?,
         false => store.drop_snapshots(client.id, &going)?.kept,
@@ -127,12 +133,14 @@ fn prune_client(
             rows.push(snapshot_row(client, head, reasons, named.contains(&head.id)));
         }
     }
+    rows.extend(damaged.iter().map(|id| damaged_row(client, *id, &reasons[id])));
     let swept = match request.dry_run {
         true => store.would_free(client.id, &going),
         false => store.sweep(client.id),
     };
     let mut row = json!({
-        "row": "client", "client": client.name, "dropped": going.len(), "kept": heads.len() - going.len(),
+        "row": "client", "client": client.name, "dropped": going.len(),
+        "kept": heads.len() + damaged.len() - going.len(),
         "clock_is_behind": clock_is_behind, "dry_run": request.dry_run,
     });
     add_swept(&mut row, swept)?;
@@ -167,6 +175,14 @@ fn snapshot_row(client: &ClientRecord, head: &Head, reasons: &[String], is_named
     })
 }
 
+/// Of a snapshot whose head cannot be read.
+fn damaged_row(client: &ClientRecord, id: SnapshotId, reasons: &[String]) -> Value {
+    json!({
+        "row": "snapshot", "client": client.name, "snapshot": id, "roots": [], "keep": !reasons.is_empty(),
+        "reasons": if reasons.is_empty() { vec!["named; its head cannot be read".to_string()] } else { reasons.to_vec() },
+    })
+}
+
 fn in_use_text(reason: InUse) -> String {
     match reason {
         InUse::Held => "held",
@@ -184,9 +200,9 @@ pub fn hold(
     hold: bool,
 ) -> Result<Vec<Value>, StoreError> {
     let clients = clients(store, client)?;
-    let (client, head) = find(store, &clients, snapshot)?;
-    let changed = store.hold(client.id, head.id, hold)?;
-    Ok(vec![json!({ "client": client.name, "snapshot": head.id, "held": hold, "changed": changed })])
+    let (client, id) = find(store, &clients, snapshot)?;
+    let changed = store.hold(client.id, id, hold)?;
+    Ok(vec![json!({ "client": client.name, "snapshot": id, "held": hold, "changed": changed })])
 }
 
 /// The rules for each client, as a file has them.

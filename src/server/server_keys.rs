@@ -4,6 +4,7 @@
 //! be used, or its time has come. Its file is what makes a rotation: it appears whole, and takes the place of the
 //! present one by one rename. So a stop anywhere leaves the one state or the other.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use super::error::ServerError;
 use crate::base::time::Timestamp;
 use crate::crypto::{CryptoError, Fingerprint, PrivateKey};
-use crate::storage::{Store, StoreError};
+use crate::storage::{Outcome, Repaired, Store, StoreError, decode_sealed, encode_sealed};
 
 /// Name of the server's key file in the store.
 pub const KEY_NAME: &str = "server_private_key.der";
@@ -47,10 +48,16 @@ struct DueFile {
 }
 
 impl ServerKeys {
-    /// Reads the keys; makes the first pair, of `bits` bits, where there is none.
+    /// Reads the keys; makes the first pair, of `bits` bits, where there is none yet.
+    ///
+    /// # Errors
+    /// `KeyGone` where there are clients, which know the server by a key that is not there.
     pub fn open(store: &Arc<Store>, bits: usize) -> Result<ServerKeys, ServerError> {
         if let Some(keys) = ServerKeys::read(store)? {
             return Ok(keys);
+        }
+        if !store.clients().is_empty() {
+            return Err(ServerError::KeyGone { path: store.path().join("keys").join(KEY_NAME) });
         }
         log::info!("making the server's RSA key of {bits} bits");
         let key = PrivateKey::generate(bits)?;
@@ -70,8 +77,7 @@ impl ServerKeys {
         let next = match store.read_key(NEXT_KEY_NAME)? {
             None => None,
             Some(der) => {
-                let due = store.read_key(NEXT_DUE_NAME)?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-                let due_seconds = due.and_then(|due: DueFile| due.due_seconds);
+                let due_seconds = read_due(store)?.and_then(|due| due.due_seconds);
                 Some(NextKey { key: Arc::new(PrivateKey::from_pkcs8_der(&der)?), due_seconds })
             }
         };
@@ -120,8 +126,7 @@ impl ServerKeys {
             return Err(refused(UNDER_WAY));
         }
         let due_seconds = after.map(|after| Timestamp::now().seconds.saturating_add_unsigned(after.as_secs()));
-        let due = serde_json::to_vec(&DueFile { version: 1, due_seconds }).expect("numbers become JSON");
-        self.store.write_key(NEXT_DUE_NAME, &due)?;
+        self.store.write_key(NEXT_DUE_NAME, &encode_sealed(&DueFile { version: 1, due_seconds }))?;
         self.store.write_key(NEXT_KEY_NAME, &der)?;
         state.next = Some(NextKey { key: Arc::new(key), due_seconds });
         Ok(())
@@ -175,6 +180,116 @@ impl ServerKeys {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// None where there is no such file, or one that cannot be read: then the operator says when.
+fn read_due(store: &Store) -> Result<Option<DueFile>, StoreError> {
+    let bytes = store.read_key(NEXT_DUE_NAME)?;
+    Ok(bytes.and_then(|bytes| decode_sealed(&bytes, Path::new(NEXT_DUE_NAME)).ok()))
+}
+
+/// Whether a key file is exactly what the key is written as.
+fn read_exact_key(store: &Store, name: &str) -> Result<Option<PrivateKey>, StoreError> {
+    let bytes = store.read_key(name)?.unwrap_or_default();
+    let key = PrivateKey::from_pkcs8_der(&bytes).ok();
+    Ok(key.filter(|key| key.to_pkcs8_der().is_ok_and(|der| der.as_slice() == bytes)))
+}
+
+/// The files of the keys that are not what was written there.
+pub fn damaged_keys(store: &Store) -> Result<Vec<&'static str>, StoreError> {
+    let mut damaged = Vec::new();
+    let key = read_exact_key(store, KEY_NAME)?;
+    if key.is_none() {
+        damaged.push(KEY_NAME);
+    }
+    let public = store.read_key(PUBLIC_KEY_NAME)?;
+    if key.is_some_and(|key| public.as_deref() != Some(key.public().spki_der())) {
+        damaged.push(PUBLIC_KEY_NAME);
+    }
+    if store.read_key(NEXT_KEY_NAME)?.is_some() && read_exact_key(store, NEXT_KEY_NAME)?.is_none() {
+        damaged.push(NEXT_KEY_NAME);
+    }
+    if store.read_key(NEXT_DUE_NAME)?.is_some() && read_due(store)?.is_none() {
+        damaged.push(NEXT_DUE_NAME);
+    }
+    Ok(damaged)
+}
+
+/// How the keys of a store that nobody serves are to be mended.
+pub struct KeyRepair<'a> {
+    pub store: &'a Store,
+    pub is_real: bool,
+    /// Bits of a new pair in the place of one that is lost; none to make none.
+    pub new_key: Option<usize>,
+}
+
+/// Mends what is damaged, and tells of each file.
+pub fn repair(keys: &KeyRepair<'_>, tell: &mut dyn FnMut(Repaired)) -> Result<(), StoreError> {
+    let KeyRepair { store, is_real, new_key } = *keys;
+    let mut told = |name: &str, outcome: Outcome, text: String| {
+        let file = store.path().join("keys").join(name);
+        tell(Repaired { file, outcome, client: None, snapshots: Default::default(), text });
+    };
+    for name in damaged_keys(store)? {
+        let (outcome, text) = match (name, new_key) {
+            (KEY_NAME, None) => (Outcome::Lost, LOST_KEY.to_string()),
+            (KEY_NAME, Some(bits)) => {
+                let (fingerprint, was_announced) = replace_lost_key(store, is_real, bits)?;
+                let who = if was_announced { "each client that has not heard of it" } else { "each client" };
+                let key = fingerprint.map_or("a new key".to_string(), |key| format!("the key {key}"));
+                (Outcome::Rebuilt, format!("{key} in the place of the lost one: on {who}, {NEW_PIN}"))
+            }
+            (PUBLIC_KEY_NAME, _) => {
+                let key = read_exact_key(store, KEY_NAME)?.filter(|_| is_real);
+                key.map_or(Ok(()), |key| store.write_key(PUBLIC_KEY_NAME, key.public().spki_der()))?;
+                (Outcome::Rebuilt, "the public key, from the private one".to_string())
+            }
+            (NEXT_KEY_NAME, _) => {
+                if is_real {
+                    store.remove_key(NEXT_KEY_NAME)?;
+                    store.remove_key(NEXT_DUE_NAME)?;
+                }
+                (
+                    Outcome::Removed,
+                    "the key that was to follow: \"server-key rotate\" announces another".to_string(),
+                )
+            }
+            _ => {
+                if is_real {
+                    store.remove_key(name)?;
+                }
+                (Outcome::Removed, "when the next key is to be used: \"server-key finish\" does it".to_string())
+            }
+        };
+        told(name, outcome, text);
+    }
+    Ok(())
+}
+
+const LOST_KEY: &str = "the server's key, by which the clients know it: put it back from a copy, then repair again. \
+                        Without a copy, \"server --repair --new-key\" makes a new pair";
+const NEW_PIN: &str = "compare this fingerprint, move identity.json out of its state folder, and run it once with \
+                       --server-fingerprint. Make tokens anew that were not used yet";
+
+/// Puts the announced key, or a new one, in the place of the lost one. Gives its fingerprint, none where nothing is
+/// written and none is announced, and whether it was announced.
+fn replace_lost_key(store: &Store, is_real: bool, bits: usize) -> Result<(Option<Fingerprint>, bool), StoreError> {
+    if let Some(next) = read_exact_key(store, NEXT_KEY_NAME)? {
+        if is_real {
+            store.rename_key(NEXT_KEY_NAME, KEY_NAME)?;
+            store.write_key(PUBLIC_KEY_NAME, next.public().spki_der())?;
+            store.remove_key(NEXT_DUE_NAME)?;
+        }
+        return Ok((Some(next.public().fingerprint()), true));
+    }
+    if !is_real {
+        return Ok((None, false));
+    }
+    let failed = |error: CryptoError| StoreError::NotFound { what: format!("no key can be made: {error}") };
+    let key = PrivateKey::generate(bits).map_err(failed)?;
+    store.write_key(KEY_NAME, &key.to_pkcs8_der().map_err(failed)?)?;
+    store.write_key(PUBLIC_KEY_NAME, key.public().spki_der())?;
+    Ok((Some(key.public().fingerprint()), false))
 }
 
 const UNDER_WAY: &str =

@@ -208,7 +208,11 @@ fn apply(upload: &mut Upload, message: ToServer<'_>, outbox: &mut Outbox) -> Res
         }
         ToServer::ContentResume { range, entry, bytes } => upload.begin_resumed(range, entry, bytes)?,
         ToServer::DeltaStart { range, entry } => upload.begin_delta(range, entry)?,
-        ToServer::ContentKeep { bytes } => upload.keep_content(bytes)?,
+        ToServer::ContentKeep { bytes } => {
+            if !upload.keep_content(bytes, &|| !outbox.is_gone())? {
+                return Err(Ended::Gone);
+            }
+        }
         ToServer::ContentHole { bytes } if bytes > HOLE_BYTES_MAX => {
             return Err(Failure::out_of_place("a hole is longer than one message may tell").into());
         }

@@ -34,6 +34,8 @@ pub const MAP_BYTES_MAX: u32 = 64 * 1024 * 1024;
 const HOLE: u16 = u16::MAX;
 const SUM_BYTES: usize = HASH_BYTES + 4;
 const STRETCH_BYTES: usize = 8 + 8 + 2 + 8 + 8 + 2 + 2;
+/// First offset, place and count of one record of stretches in a map.
+const MAP_RECORD_BYTES: usize = 8 + 8 + 4;
 const FRAME_BYTES: usize = 4 + 4 + HASH_BYTES;
 
 /// Where a content's `map ` record lies in the `.blocks` file of the snapshot that brought the content.
@@ -242,7 +244,7 @@ impl Map {
         let size = reader.u64(WHAT)?;
         let sources = usize::from(reader.u16(WHAT)?);
         let sources = (0..sources).map(|_| Source::decode(&mut reader)).collect::<Result<_, _>>()?;
-        let count = reader.count32(MAP_BYTES_MAX as usize / 20, WHAT)?;
+        let count = reader.count32(MAP_BYTES_MAX as usize / MAP_RECORD_BYTES, WHAT)?;
         let mut records: Vec<StretchRecord> = Vec::new();
         for _ in 0..count {
             let record =
@@ -277,6 +279,31 @@ pub fn check_blocks_header(bytes: &[u8], snapshot: SnapshotId) -> Result<(), Dec
     match decode_snapshot_id(&mut reader)? == snapshot {
         true => Ok(()),
         false => Err(DecodeError::Invalid { what: "snapshot of the blocks" }),
+    }
+}
+
+/// How long the record is that begins so, and whether it is a map; none where the beginning does not tell.
+pub fn record_bytes(beginning: &[u8]) -> Option<(usize, bool)> {
+    const WHAT: &str = "record of blocks";
+    let mut reader = Reader::new(beginning);
+    let tag = reader.array::<4>(WHAT).ok()?;
+    let items = |count: u32, bytes: usize| FRAME_BYTES + count as usize * bytes;
+    match &tag {
+        SUMS => Some((items(reader.u32(WHAT).ok()?, SUM_BYTES), false)),
+        STRETCHES => Some((items(reader.u32(WHAT).ok()?, STRETCH_BYTES), false)),
+        MAP => {
+            reader.u64(WHAT).ok()?;
+            let sources = reader.u16(WHAT).ok()?;
+            let mut bytes = 4 + 8 + 2;
+            for _ in 0..sources {
+                let mut encoded = Vec::new();
+                Source::decode(&mut reader).ok()?.encode(&mut encoded);
+                bytes += encoded.len();
+            }
+            let records = reader.u32(WHAT).ok()?;
+            Some((bytes + 4 + records as usize * MAP_RECORD_BYTES + HASH_BYTES, true))
+        }
+        _ => None,
     }
 }
 

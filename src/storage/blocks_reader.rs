@@ -376,4 +376,18 @@ impl MappedContent {
         let file = open.get(data.source, || files.open(source, path))?;
         file.read_at(buffer, data.stored + (offset - stretch.offset))
     }
+
+    /// Fills the buffer from `offset` on.
+    pub fn read_exact_at(&mut self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buffer.is_empty() {
+            match self.read_at(buffer, offset)? {
+                0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a stored file ends too early")),
+                count => {
+                    buffer = &mut buffer[count..];
+                    offset += count as u64;
+                }
+            }
+        }
+        Ok(())
+    }
 }

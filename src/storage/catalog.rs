@@ -344,6 +344,11 @@ impl Catalog {
         self.heads.iter().find(|head| head.id == id).cloned()
     }
 
+    /// Whether there is such a snapshot, its head readable or not.
+    pub fn has(&self, id: SnapshotId) -> bool {
+        self.get(id).is_some() || self.damaged.iter().any(|damaged| damaged.id == id)
+    }
+
     /// The snapshots whose heads cannot be read, by id.
     pub fn damaged(&self) -> &[DamagedHead] {
         &self.damaged
@@ -355,10 +360,22 @@ impl Catalog {
         newest.saturating_add(self.damaged.len() as u64).saturating_add(1)
     }
 
-    /// What a new upload is compared with: the newest snapshot of the same roots, else the newest.
-    pub fn base_for(&self, roots: &[EntryPath]) -> Option<Arc<Head>> {
-        let same_roots = self.heads.iter().rev().find(|head| head.roots == roots);
-        same_roots.or(self.heads.last()).cloned()
+    /// What a new upload may be compared with, the best first: the newest snapshots of the same roots, then the newest.
+    pub fn bases_for<'a>(&'a self, roots: &'a [EntryPath]) -> impl Iterator<Item = SnapshotId> + 'a {
+        let (same, others) = (true, false);
+        let newest = move |of_same| {
+            self.heads.iter().rev().filter(move |head| (head.roots == roots) == of_same).map(|head| head.id)
+        };
+        newest(same).chain(newest(others))
+    }
+
+    /// Takes a snapshot out whose head cannot be read: it is being dropped. Its sequence is not given out again. False
+    /// where there is none with this id.
+    pub fn remove_damaged(&mut self, id: SnapshotId) -> bool {
+        let Some(place) = self.damaged.iter().position(|damaged| damaged.id == id) else { return false };
+        self.dropped.newest_sequence = self.next_sequence() - 1;
+        self.damaged.remove(place);
+        true
     }
 
     /// The snapshot that `selector` means: `latest` (of `root`, where one is given), or a prefix of one id.

@@ -24,6 +24,11 @@ fn removed_name(id: ClientId) -> String {
     format!("{id}{REMOVED}")
 }
 
+/// Whose record of a removal has this file name.
+pub fn id_of_removed(name: &str) -> Option<ClientId> {
+    name.strip_suffix(REMOVED)?.parse().ok()
+}
+
 /// The first step, which decides; durable when this returns.
 pub fn decide(disk: &Disk, layout: &Layout, record: &ClientRecord) -> Result<(), StoreError> {
     let clients = layout.clients();
@@ -36,17 +41,22 @@ pub fn decide(disk: &Disk, layout: &Layout, record: &ClientRecord) -> Result<(),
 
 /// The rest: the folders, then the record. What is gone already is no error.
 pub fn complete(disk: &Disk, layout: &Layout, record: &ClientRecord) -> Result<(), StoreError> {
-    for parent in layout.client_parents() {
-        remove_below(disk, &parent, &record.folder)?;
-    }
-    summary::remove(disk, layout, record.id)?;
-    remove_damage(disk, layout, &record.folder)?;
+    remove_data(disk, layout, record.id, &record.folder)?;
     let clients = layout.clients();
     let folder = open_folder(&clients).at("open", &clients)?;
     let name = removed_name(record.id);
     disk.remove_file(folder.as_fd(), name.as_bytes())
         .and_then(|()| disk.flush_folder(folder.as_fd(), b"clients"))
         .at("remove", &clients.join(name))
+}
+
+/// Removes everything that a client has stored in this folder.
+pub fn remove_data(disk: &Disk, layout: &Layout, id: ClientId, folder: &ClientFolder) -> Result<(), StoreError> {
+    for parent in layout.client_parents() {
+        remove_below(disk, &parent, folder)?;
+    }
+    summary::remove(disk, layout, id)?;
+    remove_damage(disk, layout, folder)
 }
 
 fn remove_damage(disk: &Disk, layout: &Layout, client: &ClientFolder) -> Result<(), StoreError> {

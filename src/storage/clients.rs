@@ -108,7 +108,8 @@ impl Clients {
         Ok(clients)
     }
 
-    fn insert(&mut self, record: Arc<ClientRecord>) {
+    /// Takes a record in whose file is there.
+    pub fn insert(&mut self, record: Arc<ClientRecord>) {
         self.by_name.insert(record.name.clone(), record.id);
         self.by_id.insert(record.id, record);
     }
@@ -338,6 +339,13 @@ fn no_client(id: ClientId) -> StoreError {
 }
 
 fn write_client(disk: &Disk, folder: &Path, record: &ClientRecord) -> Result<(), StoreError> {
+    let (bytes, name) = (encode_client(record), client_file_name(record.id));
+    let handle = open_folder(folder).at("open", folder)?;
+    disk.replace_file(handle.as_fd(), name.as_bytes(), &bytes, FILE_MODE).at("write", &folder.join(name))
+}
+
+/// The bytes of a client's file.
+pub fn encode_client(record: &ClientRecord) -> Vec<u8> {
     let file = ClientFile {
         version: if record.next_key.is_some() { CLIENT_VERSION } else { PLAIN_CLIENT_VERSION },
         id: record.id,
@@ -351,10 +359,7 @@ fn write_client(disk: &Disk, folder: &Path, record: &ClientRecord) -> Result<(),
         former_names: record.former_names.clone(),
         legacy: record.legacy,
     };
-    let bytes = encode_sealed(&file);
-    let name = client_file_name(record.id);
-    let handle = open_folder(folder).at("open", folder)?;
-    disk.replace_file(handle.as_fd(), name.as_bytes(), &bytes, FILE_MODE).at("write", &folder.join(name))
+    encode_sealed(&file)
 }
 
 pub fn client_file_name(id: ClientId) -> String {

@@ -21,7 +21,7 @@ use super::catalog::locked;
 use super::error::{At, StoreError};
 use super::head::{Head, SnapshotTotals};
 use super::heal::heal;
-use super::index::{IndexRecord, encode_index};
+use super::index::{HeadCopy, IndexRecord, encode_index};
 use super::layout::{blocks_name, head_name, index_name};
 use super::range::HASH_BYTES;
 use super::recovery::Intent;
@@ -153,9 +153,13 @@ impl Upload {
 
     /// Writes index, head and intent into the upload's folder.
     fn write_plan(&mut self, sequence: u64, unreadable: u64) -> Result<Head, StoreError> {
-        let (index, index_blake3) = encode_index(self.snapshot, self.slots.len() as u32, self.records());
-        let mut head = self.head(sequence, index.len() as u64, index_blake3);
+        let mut head = self.head(sequence);
         head.totals.unreadable = head.totals.unreadable.saturating_add(unreadable);
+        let stored_bytes = self.stored_bytes(0);
+        let copy = HeadCopy { stored_bytes, json: head.encode_copy(&self.state.record.name) };
+        let (index, index_blake3) = encode_index(self.snapshot, self.slots.len() as u32, self.records(), &copy);
+        head.totals.stored_bytes = stored_bytes + index.len() as u64;
+        head.index_blake3 = index_blake3;
         let intent = Intent::new(self.snapshot, self.request.upload).encode();
         let staging = self.staging();
         staging.write_index(index)?;
@@ -164,10 +168,10 @@ impl Upload {
         Ok(head)
     }
 
-    fn head(&self, sequence: u64, index_bytes: u64, index_blake3: [u8; HASH_BYTES]) -> Head {
+    /// The head but for what is known only once there is an index.
+    fn head(&self, sequence: u64) -> Head {
         let new_bytes = self.new_bytes + self.large.delta_bytes();
-        let mut totals =
-            SnapshotTotals { new_bytes, stored_bytes: self.stored_bytes(index_bytes), ..SnapshotTotals::default() };
+        let mut totals = SnapshotTotals { new_bytes, ..SnapshotTotals::default() };
         for record in self.records() {
             totals.entries += u64::from(record.entries);
             totals.files += u64::from(record.files);
@@ -188,7 +192,7 @@ impl Upload {
             tags: self.request.tags.clone(),
             unauthenticated: self.unauthenticated,
             totals,
-            index_blake3,
+            index_blake3: [0; HASH_BYTES],
         }
     }
 

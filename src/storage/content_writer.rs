@@ -1,15 +1,16 @@
 //! One content as it arrives: written whole to a plain file, or composed of what the store holds at the same
-//! offset, changed blocks and holes. Either way its sums are put together from those of its blocks, and what
-//! is kept is never read.
+//! offset, changed blocks and holes. Either way its sums are put together from those of its blocks. What is kept
+//! is only referred to and never read, but for the files of which [`Held`] says that they are copied.
 //!
 //! The peer is not trusted: a piece out of place is an error, and memory does not grow with the content.
 
 use super::at_rest::FileWriter;
 use super::blocks_format::{BlocksPlace, Source, Stretch, StretchData};
-use super::blocks_reader::{ClientFiles, ContentMap};
+use super::blocks_reader::{ClientFiles, ContentMap, MappedContent};
 use super::blocks_writer::{LargeFiles, MapWriter, Mark};
 use super::content::ContentReader;
 use super::error::{At, StoreError};
+use super::gathering::Gathering;
 use super::range::StoredContent;
 use crate::base::limits::LARGE_FILE_BYTES;
 use crate::base::path::EntryPath;
@@ -34,6 +35,8 @@ const NOTE_PART: u64 = 128;
 #[derive(Debug)]
 pub struct ContentWriter {
     target: Target,
+    /// What is held, where something can be kept of it.
+    held: Option<Box<Held>>,
     /// Where the bytes that arrive lie.
     own: Source,
     own_number: Option<u16>,
@@ -55,25 +58,46 @@ pub struct ContentWriter {
 #[derive(Debug)]
 enum Target {
     Plain(FileWriter),
-    /// With what is held, where something can be kept of it.
-    Delta(Option<Box<Held>>),
+    Delta,
 }
 
-/// The content that a delta is made against.
+/// The content that a new one is composed with.
 #[derive(Debug)]
 pub struct Held {
     files: ClientFiles,
     path: EntryPath,
     content: StoredContent,
-    map: ContentMap,
+    bytes: MappedContent,
+    /// What is copied where it is kept.
+    gathering: Gathering,
     /// The numbers that its sources have in the new map.
     numbers: Vec<Option<u16>>,
 }
 
 impl Held {
-    pub fn new(files: ClientFiles, path: EntryPath, content: StoredContent, map: ContentMap) -> Held {
+    pub fn new(
+        files: ClientFiles,
+        path: EntryPath,
+        content: StoredContent,
+        map: ContentMap,
+        gathering: Gathering,
+    ) -> Held {
         let numbers = vec![None; map.sources()];
-        Held { files, path, content, map, numbers }
+        let bytes = MappedContent::new(map, files.clone(), path.clone());
+        Held { files, path, content, bytes, gathering, numbers }
+    }
+
+    fn map(&mut self) -> &mut ContentMap {
+        self.bytes.map()
+    }
+
+    fn is_copied(&self, stretch: &Stretch) -> bool {
+        let Some(data) = &stretch.data else { return false };
+        match &self.gathering {
+            Gathering::Nothing => false,
+            Gathering::Deltas(copied) => copied.get(usize::from(data.source)).copied().unwrap_or(false),
+            Gathering::Whole => true,
+        }
     }
 }
 
@@ -93,9 +117,15 @@ impl ContentWriter {
         ContentWriter::new(Target::Plain(file), own, large)
     }
 
-    /// A content composed with what is held; with nothing held, nothing can be kept.
-    pub fn delta(held: Option<Held>, own: Source, large: &LargeFiles) -> ContentWriter {
-        ContentWriter::new(Target::Delta(held.map(Box::new)), own, large)
+    /// A content of which the changed blocks are written to the upload's delta.
+    pub fn delta(own: Source, large: &LargeFiles) -> ContentWriter {
+        ContentWriter::new(Target::Delta, own, large)
+    }
+
+    /// Composes it with what is held; with nothing held, nothing can be kept. All that is kept in a plain content has
+    /// to be copied.
+    pub fn with_held(self, held: Option<Held>) -> ContentWriter {
+        ContentWriter { held: held.map(Box::new), ..self }
     }
 
     /// Goes on behind the first `bytes`, whole blocks, which are there as `map` tells. Only for a writer that has
@@ -124,6 +154,7 @@ impl ContentWriter {
     fn new(target: Target, own: Source, large: &LargeFiles) -> ContentWriter {
         ContentWriter {
             target,
+            held: None,
             own,
             own_number: None,
             shift: 0,
@@ -140,7 +171,12 @@ impl ContentWriter {
     }
 
     pub fn is_delta(&self) -> bool {
-        matches!(self.target, Target::Delta(_))
+        matches!(self.target, Target::Delta)
+    }
+
+    /// Whether all that came of it may be what is held.
+    pub fn may_be_held(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| self.stored_bytes == 0 || held.gathering != Gathering::Nothing)
     }
 
     /// Bytes of it that take room on the disk, so far.
@@ -160,7 +196,7 @@ impl ContentWriter {
             self.note_shift(large);
             match &mut self.target {
                 Target::Plain(file) => file.write(piece).at("write a file below", large.path())?,
-                Target::Delta(_) => large.append_delta(piece)?,
+                Target::Delta => large.append_delta(piece)?,
             }
             self.stored_bytes += piece.len() as u64;
             self.hash(piece, large)?;
@@ -184,7 +220,7 @@ impl ContentWriter {
         let zeros = &ZEROS[..length];
         match &mut self.target {
             _ if length == 0 => Ok(()),
-            Target::Delta(_) => self.write(zeros, large),
+            Target::Delta => self.write(zeros, large),
             Target::Plain(file) => {
                 file.skip(length as u64).at("write a file below", large.path())?;
                 self.hash(zeros, large)
@@ -208,31 +244,89 @@ impl ContentWriter {
     }
 
     /// Takes the next `length` bytes from the held content, at the same offset.
+    ///
+    /// # Errors
+    /// `Damaged` where the record of what is held is; `Mismatch` where what is to be copied is not as recorded.
     pub fn keep(&mut self, length: u64, large: &mut LargeFiles) -> Result<(), StoreError> {
         self.check_room(length)?;
-        let Target::Delta(Some(held)) = &mut self.target else {
+        let Some(mut held) = self.held.take() else {
             return Err(StoreError::out_of_place("nothing can be kept in a content that is sent whole"));
         };
-        let end = self.position + length;
-        let at_borders = self.hasher.filled() == 0 && (end.is_multiple_of(BLOCK) || end == held.map.size());
-        if length == 0 || end > held.map.size() || !at_borders {
+        let kept = self.keep_of(&mut held, length, large);
+        self.held = Some(held);
+        kept
+    }
+
+    fn keep_of(&mut self, held: &mut Held, length: u64, large: &mut LargeFiles) -> Result<(), StoreError> {
+        let (end, size) = (self.position + length, held.map().size());
+        let at_borders = self.hasher.filled() == 0 && (end.is_multiple_of(BLOCK) || end == size);
+        if length == 0 || end > size || !at_borders {
             return Err(StoreError::out_of_place("a kept piece does not fit what is held"));
         }
-        let start = self.position;
         while self.position < end {
-            let stretch = held.map.stretch_at(self.position)?.part(self.position, end);
-            self.position = stretch.end();
-            let stretch = renumbered(held, &mut self.map, stretch)?;
-            self.map.add(large, stretch)?;
+            let stretch = held.map().stretch_at(self.position)?.part(self.position, end);
+            match (&self.target, stretch.data) {
+                (Target::Plain(_), None) => self.write_hole(stretch.bytes, large)?,
+                _ if held.is_copied(&stretch) => self.copy(held, stretch, large)?,
+                (Target::Plain(_), Some(_)) => {
+                    return Err(StoreError::out_of_place("what is kept in a plain content must be copied"));
+                }
+                (Target::Delta, _) => self.refer_to(held, stretch, large)?,
+            }
         }
-        let combiner = &mut self.combiner;
-        held.map.each_sum(start / BLOCK, blocks_in(end), |sum| {
-            let left = end - combiner.size();
-            combiner.add(sum, left.min(BLOCK) as usize);
-        })?;
-        self.hasher.skip_blocks(blocks_in(length));
         self.ended = !end.is_multiple_of(BLOCK);
         Ok(())
+    }
+
+    /// Adds a stretch of the held content without reading it.
+    fn refer_to(&mut self, held: &mut Held, stretch: Stretch, large: &mut LargeFiles) -> Result<(), StoreError> {
+        let ContentWriter { combiner, map, .. } = self;
+        let (first, end) = (stretch.offset / BLOCK, blocks_in(stretch.end()));
+        held.map().each_sum(first, end, |sum| {
+            let left = stretch.end() - combiner.size();
+            combiner.add(sum, left.min(BLOCK) as usize);
+        })?;
+        let stretch = renumbered(held, map, stretch)?;
+        map.add(large, stretch)?;
+        self.hasher.skip_blocks(end - first);
+        self.position = stretch.end();
+        Ok(())
+    }
+
+    /// Copies a stretch of the held content, each block of which must be as recorded.
+    fn copy(&mut self, held: &mut Held, stretch: Stretch, large: &mut LargeFiles) -> Result<(), StoreError> {
+        let (mut buffer, mut sums) = (vec![0; PIECE_BYTES.min(stretch.bytes as usize)], Vec::new());
+        let name = held.path.display().to_string();
+        let damaged = |problem: &dyn std::fmt::Display| StoreError::Mismatch {
+            what: format!("the stored content of {name} ({problem})"),
+        };
+        while self.position < stretch.end() {
+            let (start, left) = (self.position, stretch.end() - self.position);
+            let piece = &mut buffer[..left.min(PIECE_BYTES as u64) as usize];
+            held.bytes.read_exact_at(piece, start).map_err(|error| damaged(&error))?;
+            sums.clear();
+            held.bytes.map().block_sums(start / BLOCK, piece.len().div_ceil(BLOCK_BYTES), &mut sums)?;
+            let blocks = piece.chunks(BLOCK_BYTES).zip(start / BLOCK..);
+            if !blocks.map(|(block, number)| block_sum(number, block)).eq(sums.iter().copied()) {
+                return Err(damaged(&"a block is not what was recorded"));
+            }
+            self.write_blocks(piece, &sums, large)?;
+        }
+        Ok(())
+    }
+
+    /// Writes whole blocks, or some and the content's last one, whose sums are known.
+    fn write_blocks(&mut self, bytes: &[u8], sums: &[BlockSum], large: &mut LargeFiles) -> Result<(), StoreError> {
+        self.note_shift(large);
+        match &mut self.target {
+            Target::Plain(file) => file.write(bytes).at("write a file below", large.path())?,
+            Target::Delta => large.append_delta(bytes)?,
+        }
+        self.finished.extend(sums.iter().copied().zip(bytes.chunks(BLOCK_BYTES).map(<[u8]>::len)));
+        self.hasher.skip_blocks(sums.len() as u64);
+        self.position += bytes.len() as u64;
+        self.stored_bytes += bytes.len() as u64;
+        self.take_finished(large)
     }
 
     fn check_room(&self, length: u64) -> Result<(), StoreError> {
@@ -277,7 +371,7 @@ impl ContentWriter {
     pub fn make_readable(&mut self, large: &LargeFiles) -> Result<(), StoreError> {
         match &mut self.target {
             Target::Plain(file) => file.finish().at("write a file below", large.path()),
-            Target::Delta(_) => Ok(()),
+            Target::Delta => Ok(()),
         }
     }
 
@@ -323,7 +417,7 @@ impl ContentWriter {
     /// recorded value is that of a block among others.
     fn only_block(&self) -> Result<[u8; 32], StoreError> {
         let mut block = vec![0; self.position as usize];
-        if let (Target::Delta(Some(held)), false) = (&self.target, self.map.is_hole()) {
+        if let (Some(held), false) = (&self.held, self.map.is_hole()) {
             let mut reader = ContentReader::open(held.files.clone(), &held.path, &held.content)?;
             let read = std::io::Read::read_exact(&mut reader, &mut block);
             read.at("read the held content of a file below", &held.files.received(held.content.snapshot()))?;
@@ -335,7 +429,7 @@ impl ContentWriter {
 /// A stretch of the held content with the number that its source has in the new map.
 fn renumbered(held: &mut Held, map: &mut MapWriter, stretch: Stretch) -> Result<Stretch, StoreError> {
     let Some(data) = stretch.data else { return Ok(stretch) };
-    let source = held.map.source(data.source)?;
+    let source = held.bytes.map().source(data.source)?;
     let number = &mut held.numbers[usize::from(data.source)];
     let source = match *number {
         Some(number) => number,

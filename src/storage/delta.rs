@@ -1,15 +1,20 @@
 //! The part of an upload that composes a large content with the one held for its path: what the client may ask
 //! about the held content, and the pieces it may send instead of the whole.
 //!
-//! A delta refers to the files that hold the bytes, whoever brought them, never to another delta's map, so that
-//! reading costs the same after any number of generations.
+//! A delta refers to the files that hold the bytes, whoever brought them, never to another delta's map, and a content
+//! that lies in many pieces is brought together again ([`super::gathering`]): so reading costs the same after any
+//! number of generations.
 
 use super::blocks_format::{RECORD_ITEMS_MAX, SOURCES_MAX, Source};
 use super::blocks_reader::{ClientFiles, ContentMap};
+use super::content::ContentProblem;
 use super::content_writer::{ContentWriter, Held};
 use super::error::StoreError;
+use super::gathering::Gathering;
 use super::range::{HASH_BYTES, StoredContent};
 use super::upload::{Upload, Writing, no_content_begun};
+use super::verify::note_damage;
+use crate::base::limits::KEPT_AT_ONCE_BYTES;
 
 /// A held content whose map is open.
 #[derive(Debug)]
@@ -43,6 +48,10 @@ impl Upload {
     ) -> Result<Vec<[u8; HASH_BYTES]>, StoreError> {
         self.check_live()?;
         let content = self.held_large(range, entry)?;
+        // What arrived damaged may have been built on something damaged.
+        if self.pending_range(range)?.tries(entry)? > 0 {
+            return Ok(Vec::new());
+        }
         let mut sums = Vec::new();
         let count = RECORD_ITEMS_MAX.min(count as usize);
         let read = self.open_held(range, entry, &content).and_then(|held| match held.is_sound {
@@ -93,9 +102,15 @@ impl Upload {
         self.take_turn(range, entry)?;
         let content = self.held_large(range, entry)?;
         let path = self.pending_range(range)?.entry(entry).path;
-        let map = self.take_held_map(range, entry, &content)?;
-        let held = Held::new(self.client_files(), path.clone(), content, map);
-        let writer = ContentWriter::delta(Some(held), Source::Delta { snapshot: self.snapshot }, &self.large);
+        let mut map = self.take_held_map(range, entry, &content)?;
+        let gathering = self.gathering(&mut map, &path, true)?;
+        let is_whole = gathering == Gathering::Whole;
+        let held = Held::new(self.client_files(), path.clone(), content, map, gathering);
+        if is_whole {
+            return self.begin_plain(range, entry, Some(held));
+        }
+        let own = Source::Delta { snapshot: self.snapshot };
+        let writer = ContentWriter::delta(own, &self.large).with_held(Some(held));
         self.writing =
             Some(Writing { range, entry, writer, path, renamed: None, is_spoiled: false, is_noted: false });
         Ok(())
@@ -115,20 +130,51 @@ impl Upload {
 
     /// Takes the next `length` bytes of a delta from the held content, at the same offset. The piece begins at a
     /// block border, and ends at one or where both contents end. Where the record of what is held turns out to be
-    /// damaged, the content is asked for again at its end.
-    pub fn keep_content(&mut self, length: u64) -> Result<(), StoreError> {
+    /// damaged, or what is copied of it, the content is asked for again at its end.
+    ///
+    /// Copying takes its time: false where `goes_on` said meanwhile that nobody waits for it.
+    pub fn keep_content(&mut self, length: u64, goes_on: &dyn Fn() -> bool) -> Result<bool, StoreError> {
+        let mut left = length;
+        loop {
+            self.check_live()?;
+            let piece = left.min(KEPT_AT_ONCE_BYTES);
+            self.keep_piece(piece)?;
+            left -= piece;
+            match left {
+                0 => return Ok(true),
+                _ if goes_on() => {}
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    fn keep_piece(&mut self, length: u64) -> Result<(), StoreError> {
         let Some(writing) = &mut self.writing else { return Err(no_content_begun()) };
         if writing.is_spoiled {
             return Ok(());
         }
         match writing.writer.keep(length, &mut self.large) {
-            Err(error @ StoreError::Damaged { .. }) => {
+            Ok(()) => self.note_arrival(),
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Mismatch { .. })) => {
                 log::warn!("{} is sent again: {error}", writing.path.display());
                 writing.is_spoiled = true;
+                if let StoreError::Mismatch { .. } = error {
+                    self.note_held_damage()?;
+                }
                 Ok(())
             }
-            kept => kept,
+            Err(error) => Err(error),
         }
+    }
+
+    /// Puts what is held for the content under way on the list of what is damaged.
+    fn note_held_damage(&mut self) -> Result<(), StoreError> {
+        let Some(writing) = &self.writing else { return Ok(()) };
+        let (range, entry, path) = (writing.range, writing.entry, writing.path.clone());
+        if let Some(content) = self.pending_range(range)?.held(entry).cloned() {
+            note_damage(&self.shared, &self.state, &path, &content, &ContentProblem::Sums);
+        }
+        Ok(())
     }
 
     /// Appends `length` zeros to the content that was begun, plain or delta, without storing them.

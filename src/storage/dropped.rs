@@ -8,7 +8,7 @@
 //! is not dropped.
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,14 +16,16 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::{Catalog, ClientState, locked, read_head_file};
 use super::error::{At, StoreError};
-use super::head::Head;
+use super::head::{Head, SnapshotTotals};
 use super::layout::{dropped_name, head_name, held_name, index_name, names_in, read_small_file};
+use super::range::HASH_BYTES;
 use super::resume;
 use super::sealed_json::{decode_sealed, encode_sealed};
 use super::store::Store;
-use crate::base::durable::FILE_MODE;
+use crate::base::durable::{FILE_MODE, exists};
 use crate::base::folder::open_folder;
-use crate::base::ids::{ClientId, SnapshotId};
+use crate::base::ids::{ClientId, SnapshotId, UploadId};
+use crate::base::time::Timestamp;
 
 /// How many snapshots are dropped while commits wait.
 const DROPPED_AT_ONCE_MAX: usize = 64;
@@ -46,6 +48,8 @@ pub enum InUse {
 #[derive(Debug, Default)]
 pub struct Drops {
     pub dropped: Vec<Arc<Head>>,
+    /// Those whose heads could not be read.
+    pub damaged: Vec<SnapshotId>,
     pub kept: Vec<(SnapshotId, InUse)>,
 }
 
@@ -67,16 +71,19 @@ impl Store {
         let layout = &self.shared.layout;
         let _step = locked(&state.commit);
         let awaited = self.awaited_bases(state)?;
-        let before = drops.dropped.len();
+        let before = (drops.dropped.len(), drops.damaged.len());
         state.with_catalog(layout, |catalog| {
             for id in ids {
                 match in_use(state, catalog, &awaited, *id) {
                     Some(reason) => drops.kept.push((*id, reason)),
+                    None if catalog.remove_damaged(*id) => drops.damaged.push(*id),
                     None => drops.dropped.extend(catalog.remove(*id)),
                 }
             }
         })?;
-        let renamed = self.rename_heads(state, &drops.dropped[before..]);
+        let renamed = self
+            .rename_heads(state, &drops.dropped[before.0..])
+            .and_then(|()| self.replace_damaged_heads(state, &drops.damaged[before.1..]));
         if renamed.is_err() {
             // Some may have got their new name: the disk knows.
             state.forget_catalog();
@@ -92,6 +99,7 @@ impl Store {
         }
         let (disk, folder) = (&self.shared.disk, open_folder(&path).at("open", &path)?);
         for head in heads {
+            self.mark_for_sweep(folder.as_fd(), head.id).at("write the index below", &path)?;
             let (name, new) = (head_name(head.id), dropped_name(head.id));
             disk.rename(folder.as_fd(), name.as_bytes(), folder.as_fd(), new.as_bytes())
                 .at("drop", &path.join(name))?;
@@ -99,6 +107,34 @@ impl Store {
         disk.flush_folder(folder.as_fd(), b"snapshots").at("flush", &path)?;
         let bytes: u64 = heads.iter().map(|head| head.totals.stored_bytes).sum();
         state.with_catalog(&self.shared.layout, |catalog| catalog.dropped.waiting_bytes += bytes)
+    }
+
+    /// What cannot be read says nothing about a dropped snapshot: something that can be read takes its place.
+    fn replace_damaged_heads(&self, state: &ClientState, ids: &[SnapshotId]) -> Result<(), StoreError> {
+        let path = self.shared.layout.snapshots(&state.record.folder);
+        let disk = &self.shared.disk;
+        for id in ids {
+            let folder = open_folder(&path).at("open", &path)?;
+            self.mark_for_sweep(folder.as_fd(), *id).at("write the index below", &path)?;
+            let head = placeholder(*id, state.record.id).encode();
+            let name = dropped_name(*id);
+            disk.replace_file(folder.as_fd(), name.as_bytes(), &head, FILE_MODE).at("write", &path.join(name))?;
+            let name = head_name(*id);
+            if exists(folder.as_fd(), name.as_bytes()).at("look into", &path)? {
+                disk.remove_file(folder.as_fd(), name.as_bytes()).at("drop", &path.join(name))?;
+            }
+            disk.flush_folder(folder.as_fd(), b"snapshots").at("flush", &path)?;
+        }
+        Ok(())
+    }
+
+    /// An index says that a sweep is to come, one that names nothing too.
+    fn mark_for_sweep(&self, folder: BorrowedFd<'_>, id: SnapshotId) -> std::io::Result<()> {
+        let name = index_name(id);
+        match exists(folder, name.as_bytes())? {
+            true => Ok(()),
+            false => self.shared.disk.replace_file(folder, name.as_bytes(), b"", FILE_MODE),
+        }
     }
 
     /// Why these snapshots could not be dropped now; those that could are left out.
@@ -132,8 +168,7 @@ impl Store {
         let state = self.state(client)?;
         let layout = &self.shared.layout;
         let _step = locked(&state.commit);
-        let (found, was) =
-            state.with_catalog(layout, |catalog| (catalog.get(id).is_some(), catalog.held.contains(&id)))?;
+        let (found, was) = state.with_catalog(layout, |catalog| (catalog.has(id), catalog.held.contains(&id)))?;
         if hold && !found {
             return Err(StoreError::NotFound { what: format!("there is no snapshot {id} to hold") });
         }
@@ -167,6 +202,28 @@ fn in_use(state: &ClientState, catalog: &Catalog, awaited: &BTreeSet<SnapshotId>
         _ if state.is_pinned(id) => Some(InUse::Busy),
         _ if awaited.contains(&id) => Some(InUse::Awaited),
         _ => None,
+    }
+}
+
+/// What stands for the head of a dropped snapshot that nobody can read: its name is all that is known of it. No real
+/// head has the sequence 0.
+pub fn placeholder(id: SnapshotId, client: ClientId) -> Head {
+    let never = Timestamp { seconds: 0, nanoseconds: 0 };
+    Head {
+        sequence: 0,
+        id,
+        client,
+        upload: UploadId::NONE,
+        parent: None,
+        started: never,
+        committed: never,
+        roots: Vec::new(),
+        label: String::new(),
+        host: String::new(),
+        tags: Vec::new(),
+        unauthenticated: false,
+        totals: SnapshotTotals::default(),
+        index_blake3: [0; HASH_BYTES],
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::range::HASH_BYTES;
 use super::sealed_json::{encode_sealed, is_sealed};
-use crate::base::ids::{ClientId, SnapshotId, UploadId, hex, unhex};
+use crate::base::ids::{ClientId, SnapshotId, UploadId, UserName, hex, unhex};
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
 
@@ -82,7 +82,12 @@ struct HeadFile {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     unauthenticated: bool,
     totals: SnapshotTotals,
+    /// Not in the copy that the index has.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     index_blake3: String,
+    /// In that copy only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_name: Option<UserName>,
 }
 
 /// A time twice: for people, and exactly. Only the exact one is read.
@@ -149,7 +154,21 @@ fn invalid(problem: String) -> HeadError {
 impl Head {
     /// The bytes of the head file.
     pub fn encode(&self) -> Vec<u8> {
-        let file = HeadFile {
+        let mut file = self.to_file();
+        file.index_blake3 = hex(&self.index_blake3);
+        encode_sealed(&file)
+    }
+
+    /// What the index keeps of the head: all but what depends on the index itself, and what the client is called.
+    pub fn encode_copy(&self, client_name: &UserName) -> Vec<u8> {
+        let mut file = self.to_file();
+        file.totals.stored_bytes = 0;
+        file.client_name = Some(client_name.clone());
+        serde_json::to_vec(&file).expect("strings and numbers always serialise")
+    }
+
+    fn to_file(&self) -> HeadFile {
+        HeadFile {
             version: HEAD_VERSION,
             sequence: self.sequence,
             id: self.id,
@@ -164,9 +183,9 @@ impl Head {
             tags: self.tags.clone(),
             unauthenticated: self.unauthenticated,
             totals: self.totals,
-            index_blake3: hex(&self.index_blake3),
-        };
-        encode_sealed(&file)
+            index_blake3: String::new(),
+            client_name: None,
+        }
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Head, HeadError> {
@@ -175,6 +194,23 @@ impl Head {
         }
         let file: HeadFile = read_versioned(bytes)?;
         let index_blake3 = unhex(&file.index_blake3).ok_or_else(|| invalid("index_blake3 is no hash".into()))?;
+        Head::of_file(file, index_blake3)
+    }
+
+    /// The head that an index has a copy of, with the hash of that index and what the snapshot takes in all; and what
+    /// its client was called.
+    pub fn decode_copy(
+        json: &[u8],
+        index_blake3: [u8; HASH_BYTES],
+        stored_bytes: u64,
+    ) -> Result<(Head, Option<UserName>), HeadError> {
+        let mut file: HeadFile = read_versioned(json)?;
+        file.totals.stored_bytes = stored_bytes;
+        let client_name = file.client_name.take();
+        Ok((Head::of_file(file, index_blake3)?, client_name))
+    }
+
+    fn of_file(file: HeadFile, index_blake3: [u8; HASH_BYTES]) -> Result<Head, HeadError> {
         Ok(Head {
             sequence: file.sequence,
             id: file.id,
@@ -236,7 +272,10 @@ mod tests {
         #[test]
         fn a_head_comes_back_as_it_was(root in crate::base::entry::strategies::path(), label in any::<String>()) {
             let head = head(root.as_bytes(), &label);
-            prop_assert_eq!(Head::decode(&head.encode()).unwrap(), head);
+            prop_assert_eq!(Head::decode(&head.encode()).unwrap(), head.clone());
+            let name: UserName = "ada".parse().unwrap();
+            let copy = Head::decode_copy(&head.encode_copy(&name), [3; 32], head.totals.stored_bytes).unwrap();
+            prop_assert_eq!(copy, (head, Some(name)));
         }
 
         #[test]

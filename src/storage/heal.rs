@@ -24,6 +24,7 @@ use super::content::ContentReader;
 use super::damage::{DamageKind, DamagedContent};
 use super::error::{At, StoreError};
 use super::head::Head;
+use super::index::IndexRecord;
 use super::range::{Location, StoredContent};
 use super::received::open_to_mend;
 use super::store::Shared;
@@ -116,6 +117,48 @@ pub fn heal(shared: &Shared, state: &Arc<ClientState>, head: &Head) {
     if let Err(error) = state.save_damage(&shared.disk, &shared.layout) {
         log::warn!("{error}");
     }
+}
+
+/// Takes off the list what no snapshot refers to any more: nobody will be asked for it, and nothing makes it whole.
+/// Where it cannot be seen what snapshots refer to, the list stays as it is.
+///
+/// # Errors
+/// Where the list cannot be written, or the snapshots not be read.
+pub fn forget_unneeded(shared: &Shared, state: &Arc<ClientState>) -> Result<(), StoreError> {
+    let (layout, client) = (&shared.layout, &state.record.folder);
+    let mut unneeded: Vec<DamagedContent> = state.damage_list(layout).items().cloned().collect();
+    if unneeded.is_empty() {
+        return Ok(());
+    }
+    let (heads, hidden) =
+        state.with_catalog(layout, |catalog| (catalog.heads().to_vec(), catalog.damaged().len()))?;
+    for head in heads {
+        let Some(_pin) = state.pin(layout, |catalog| catalog.get(head.id))? else { continue };
+        let Ok(records) = read_index(layout, client, &head) else { return Ok(()) };
+        let mut ranges = RangeSet::new(layout.range_files(client), records);
+        unneeded.retain(|item| !may_refer_to(&mut ranges, item));
+    }
+    if hidden > 0 {
+        return Ok(());
+    }
+    state.with_damage(layout, |list| {
+        let removed = unneeded.iter().filter(|item| list.remove(&item.path, item.content.snapshot())).count();
+        ((), removed > 0)
+    });
+    state.save_damage(&shared.disk, layout)
+}
+
+/// Whether a snapshot with these ranges refers to the content; a damaged range may.
+fn may_refer_to(ranges: &mut RangeSet, item: &DamagedContent) -> bool {
+    let covers = |record: &IndexRecord| record.first <= item.path && item.path <= record.last;
+    let Some(place) = ranges.place_for(&item.path).filter(|place| covers(&ranges.records()[*place])) else {
+        return false;
+    };
+    if ranges.load(place).is_empty() {
+        return true;
+    }
+    let content = ranges.find(&item.path).and_then(|stored| stored.content.as_ref());
+    content.is_some_and(|content| content.snapshot() == item.content.snapshot())
 }
 
 fn is_whole(files: ClientFiles, item: &DamagedContent) -> bool {

@@ -15,6 +15,7 @@ use super::blocks_format::{RECORD_ITEMS_MAX, SOURCES_MAX, Source, Stretch};
 use super::blocks_reader::{ClientFiles, ContentMap, MappedContent};
 use super::content_writer::{ContentWriter, Held};
 use super::error::{At, StoreError};
+use super::gathering::Gathering;
 use super::range::{HASH_BYTES, Location, StoredContent, StoredEntry};
 use super::upload::{Upload, Writing};
 use crate::base::ids::SnapshotId;
@@ -30,7 +31,7 @@ pub struct Partial {
     content: StoredContent,
     /// Whole blocks that can be gone on with, in bytes.
     bytes: u64,
-    /// Kept pieces may follow: it is put together from stretches.
+    /// It is put together from stretches.
     pub is_delta: bool,
 }
 
@@ -214,11 +215,10 @@ impl Upload {
                 let file = self.staging().reopen_content(stored, partial.content.sums.size)?;
                 ContentWriter::plain(file, self.own_source(stored, &path), &self.large)
             }
-            None => {
-                let held = self.open_base(range, entry, &path)?;
-                ContentWriter::delta(held, Source::Delta { snapshot: self.snapshot }, &self.large)
-            }
+            None => ContentWriter::delta(Source::Delta { snapshot: self.snapshot }, &self.large),
         };
+        let held = self.open_base(range, entry, &path, writer.is_delta())?;
+        writer = writer.with_held(held);
         writer.resume(&mut map, bytes)?;
         let renamed = stored.filter(|stored| *stored != path);
         self.pending_range(range)?.forget_partial(entry);
@@ -231,11 +231,21 @@ impl Upload {
     }
 
     /// The content that is held for an entry, to keep pieces of; none where nothing can be built on it.
-    fn open_base(&mut self, range: u32, entry: u32, path: &EntryPath) -> Result<Option<Held>, StoreError> {
+    fn open_base(
+        &mut self,
+        range: u32,
+        entry: u32,
+        path: &EntryPath,
+        for_delta: bool,
+    ) -> Result<Option<Held>, StoreError> {
         let held = self.pending_range(range)?.held(entry).filter(|content| content.blocks.is_some()).cloned();
         let Some(content) = held else { return Ok(None) };
-        match self.take_held_map(range, entry, &content) {
-            Ok(map) => Ok(Some(Held::new(self.client_files(), path.clone(), content, map))),
+        let opened = self.take_held_map(range, entry, &content).and_then(|mut map| match for_delta {
+            true => self.gathering(&mut map, path, false).map(|gathering| (map, gathering)),
+            false => Ok((map, Gathering::Whole)),
+        });
+        match opened {
+            Ok((map, gathering)) => Ok(Some(Held::new(self.client_files(), path.clone(), content, map, gathering))),
             Err(StoreError::Damaged { .. }) => Ok(None),
             Err(error) => Err(error),
         }

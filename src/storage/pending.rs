@@ -242,12 +242,12 @@ pub struct HeldContent {
     pub partial: Option<PartialKind>,
 }
 
-/// How the beginning of a content lies here.
+/// What may follow the beginning of a content that lies here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartialKind {
-    /// In a file of its own.
+    /// Nothing but bytes and holes.
     Plain,
-    /// As a delta: pieces of what is held may follow it.
+    /// Pieces of what is held, too.
     Delta,
 }
 
@@ -256,11 +256,12 @@ impl HeldContent {
         if held.is_none() && partial.is_none() {
             return None;
         }
+        let has_blocks = held.is_some_and(|content| content.blocks.is_some());
         Some(HeldContent {
             entry,
             blake3: held.map_or([0; HASH_BYTES], |content| content.sums.blake3),
-            blocks: held.is_some_and(|content| content.blocks.is_some()),
-            partial: partial.map(|partial| match partial.is_delta {
+            blocks: has_blocks,
+            partial: partial.map(|partial| match partial.is_delta || has_blocks {
                 true => PartialKind::Delta,
                 false => PartialKind::Plain,
             }),

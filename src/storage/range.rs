@@ -210,6 +210,14 @@ pub fn decode_range(bytes: &[u8], name: &[u8; HASH_BYTES]) -> Result<Vec<StoredE
     Ok(entries)
 }
 
+/// The wire hash that a range file names.
+pub fn wire_hash_of(bytes: &[u8]) -> Result<[u8; HASH_BYTES], DecodeError> {
+    let mut reader = Reader::new(bytes);
+    check_header(&mut reader, MAGIC, VERSION, "range")?;
+    reader.u32("entries in a range")?;
+    reader.array("wire hash")
+}
+
 /// Whether a range file is the one with this name, byte for byte.
 pub fn check_range(bytes: &[u8], name: &[u8; HASH_BYTES]) -> Result<(), DecodeError> {
     named_body(bytes, name).map(|_| ())

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::at_rest::{Opening, StorageKeys};
 use super::blocks_reader::ClientFiles;
-use super::catalog::{ClientState, DamagedHead, OpenUpload, locked};
+use super::catalog::{Catalog, ClientState, DamagedHead, OpenUpload, locked};
 use super::client_removal;
 use super::clients::{ClientRecord, Clients};
 use super::comparison::{Base, read_index};
@@ -29,7 +29,7 @@ use super::upload::{Begun, Upload, UploadRequest};
 use crate::base::durable::{Disk, FILE_MODE};
 use crate::base::entry::merge_roots;
 use crate::base::folder::open_folder;
-use crate::base::ids::{ClientId, UserName, random_array};
+use crate::base::ids::{ClientId, SnapshotId, UserName, random_array};
 use crate::base::limits::{LABEL_BYTES_MAX, PATHS_BYTES_MAX, ROOTS_MAX, TAGS_MAX};
 use crate::base::path::EntryPath;
 use crate::base::time::{Clock, Timestamp};
@@ -37,12 +37,14 @@ use crate::crypto::KeyId;
 use std::os::fd::AsFd;
 
 const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// So many snapshots are looked at for one to compare an upload with.
+const BASES_TRIED_MAX: usize = 16;
 
 /// An open data folder.
 #[derive(Debug)]
 pub struct Store {
     pub(super) shared: Arc<Shared>,
-    clients: Mutex<Clients>,
+    pub(super) clients: Mutex<Clients>,
     states: Mutex<HashMap<ClientId, Arc<ClientState>>>,
     recovery: RecoveryReport,
 }
@@ -85,6 +87,16 @@ impl std::fmt::Display for Damage {
 }
 
 impl std::error::Error for Damage {}
+
+impl Shared {
+    /// How much room the file system of the data folder has.
+    pub(super) fn space(&self) -> Result<Space, StoreError> {
+        let data = self.layout.data();
+        let found = rustix::fs::statvfs(data).map_err(std::io::Error::from).at("look at", data)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Space { total: bytes(found.f_blocks), available: bytes(found.f_bavail) })
+    }
+}
 
 impl Store {
     /// Opens a data folder, made where missing; brings into order what the last run left behind.
@@ -167,9 +179,7 @@ impl Store {
     }
 
     pub fn space(&self) -> Result<Space, StoreError> {
-        let found = rustix::fs::statvfs(self.path()).map_err(std::io::Error::from).at("look at", self.path())?;
-        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        Ok(Space { total: bytes(found.f_blocks), available: bytes(found.f_bavail) })
+        self.shared.space()
     }
 
     /// A file of the server's own keys; none where there is no such file.
@@ -481,33 +491,38 @@ impl Store {
         Ok(Begun::Open(Box::new(Upload::open(self.shared.clone(), state.clone(), request, base, ticket)?)))
     }
 
-    /// An upload that was cut off goes on with the snapshot that it was compared with, if that is there.
+    /// An upload that was cut off goes on with the snapshot that it was compared with, if that is there. One whose index
+    /// is damaged is passed over.
     fn choose_base(&self, state: &Arc<ClientState>, request: &UploadRequest) -> Result<Option<Base>, StoreError> {
         let layout = &self.shared.layout;
         let upload = layout.incoming(&state.record.folder).join(request.upload.to_string());
         let begun = resume::begin_of(&upload, layout.keyring())?
             .filter(|begin| begin.roots == resume::roots_hash(&request.roots));
-        let chosen = match (request.parent, begun) {
-            _ if request.full => None,
-            (None, Some(Begin { base: None, .. })) => None,
-            (None, Some(Begin { base: Some(id), .. })) => {
-                state.pin(layout, |catalog| catalog.get(id).or_else(|| catalog.base_for(&request.roots)))?
-            }
-            (None, None) => state.pin(layout, |catalog| catalog.base_for(&request.roots))?,
-            (Some(id), _) => {
-                let found = state.pin(layout, |catalog| catalog.get(id))?;
-                let what = || format!("there is no snapshot {id} to compare with: leave the parent out");
-                Some(found.ok_or_else(|| StoreError::NotFound { what: what() })?)
-            }
+        let usual = || {
+            let first = |catalog: &mut Catalog| catalog.bases_for(&request.roots).take(BASES_TRIED_MAX).collect();
+            state.with_catalog::<Vec<SnapshotId>>(layout, first)
         };
-        let Some((head, pin)) = chosen else { return Ok(None) };
-        match Base::open(layout, &state.record.folder, head, pin) {
-            Ok(base) => Ok(Some(base)),
-            Err(error) => {
-                log::warn!("everything is sent again: {error}");
-                Ok(None)
+        let candidates = match (request.parent, begun) {
+            _ if request.full => Vec::new(),
+            (None, Some(Begin { base: None, .. })) => Vec::new(),
+            (None, Some(Begin { base: Some(id), .. })) => [vec![id], usual()?].concat(),
+            (None, None) => usual()?,
+            (Some(id), _) => vec![id],
+        };
+        for id in candidates {
+            let Some((head, pin)) = state.pin(layout, |catalog| catalog.get(id))? else {
+                if request.parent.is_some() {
+                    let what = format!("there is no snapshot {id} to compare with: leave the parent out");
+                    return Err(StoreError::NotFound { what });
+                }
+                continue;
+            };
+            match Base::open(layout, &state.record.folder, head, pin) {
+                Ok(base) => return Ok(Some(base)),
+                Err(error) => log::warn!("no base, more is sent again: {error}"),
             }
         }
+        Ok(None)
     }
 
     /// Flushed once by each process, not only when made: the process that made them may have crashed before

@@ -13,6 +13,9 @@
 //! pinned, so a commit adds nobody who needs what is removed, except that it may bring a range again under the very
 //! name of a dead one: ranges are removed between commits, after a look at the new indexes.
 //!
+//! Where the index of a dropped snapshot cannot be read, it may have named every range that no other index names, and no
+//! other one that goes.
+//!
 //! Everything is found anew from the dropped indexes and the dead ranges, so that those go last, after a flush: a sweep
 //! that was cut short is done again.
 
@@ -26,19 +29,20 @@ use super::at_rest::read_stored_file;
 use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, locked};
 use super::comparison::{read_index, read_range};
-use super::dropped::{TOTALS_NAME, dropped_ids, encode_record, read_dropped};
+use super::dropped::{TOTALS_NAME, dropped_ids, encode_record, placeholder, read_dropped};
 use super::error::{At, StoreError};
 use super::head::Head;
+use super::heal::forget_unneeded;
 use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_headless_index};
 use super::layout::{blocks_name, dropped_name, index_name, names_in};
-use super::range::{HASH_BYTES, StoredEntry};
+use super::range::{HASH_BYTES, RANGE_FILE_BYTES_MAX, StoredEntry};
 use super::recovery::{open_if_there, sweep_temporary};
 use super::store::{Shared, Store};
 use super::sweep_contents::{ContentSweep, Spans, contents_bytes};
 use super::sweep_large::sweep_large;
 use crate::base::durable::{FILE_MODE, exists};
 use crate::base::folder::open_folder;
-use crate::base::ids::{ClientId, SnapshotId, hex};
+use crate::base::ids::{ClientId, SnapshotId, hex, unhex};
 
 /// So many ranges of dropped snapshots are in memory; what comes on top of them waits for another round.
 const RANGES_SWEPT_MAX: usize = 65_536;
@@ -65,6 +69,9 @@ impl Store {
         let state = self.state(client)?;
         let _turn = state.prune_turn()?;
         let swept = Sweep::new(&self.shared, &state, &[])?.run();
+        if let Err(error) = forget_unneeded(&self.shared, &state) {
+            log::warn!("the list of damaged contents stays as it was: {error}");
+        }
         let _step = locked(&state.commit);
         self.keep_summary(&state);
         swept
@@ -74,8 +81,10 @@ impl Store {
     pub fn would_free(&self, client: ClientId, ids: &[SnapshotId]) -> Result<Swept, StoreError> {
         let state = self.state(client)?;
         let _turn = state.prune_turn()?;
+        let damaged = |id: &SnapshotId| Arc::new(placeholder(*id, client));
         let heads = state.with_catalog(&self.shared.layout, |catalog| {
-            ids.iter().filter_map(|id| catalog.get(*id)).collect::<Vec<_>>()
+            let there = ids.iter().filter(|id| catalog.has(**id));
+            there.map(|id| catalog.get(*id).unwrap_or_else(|| damaged(id))).collect::<Vec<_>>()
         })?;
         let mut sweep = Sweep::new(&self.shared, &state, &heads)?;
         sweep.is_real = false;
@@ -115,6 +124,8 @@ pub(super) struct Sweep<'a> {
     pub freed_bytes: u64,
     /// Whether an earlier sweep was cut short.
     is_stale: bool,
+    /// Whether the index of a snapshot that is being swept cannot be read.
+    has_lost_index: bool,
 }
 
 impl<'a> Sweep<'a> {
@@ -122,10 +133,10 @@ impl<'a> Sweep<'a> {
         let (folder, names) = snapshot_names(shared, state)?;
         let dropped: HashSet<SnapshotId> = dropped_ids(&names).chain(more.iter().map(|head| head.id)).collect();
         let mut waiting: Vec<Referrer> =
-            more.iter().map(|head| Referrer { id: head.id, head: Some(head.clone()) }).collect();
+            more.iter().map(|head| Referrer { id: head.id, head: read_well(head.clone()) }).collect();
         // Of the others, however many they are, only the names are needed.
         for id in dropped_ids(&names).filter(|id| names.binary_search(&index_name(*id)).is_ok()) {
-            waiting.push(Referrer { id, head: read_dropped(&folder, id)? });
+            waiting.push(Referrer { id, head: read_dropped(&folder, id)?.and_then(read_well) });
         }
         waiting.sort_by_key(|waiting| (waiting.sequence(), waiting.id));
         let files = ClientFiles::new(&shared.layout, &state.record.folder);
@@ -142,6 +153,7 @@ impl<'a> Sweep<'a> {
             added_bytes: 0,
             freed_bytes: 0,
             is_stale: false,
+            has_lost_index: false,
         })
     }
 
@@ -167,8 +179,10 @@ impl<'a> Sweep<'a> {
     fn rounds(&mut self) -> Result<(), StoreError> {
         while !self.waiting.is_empty() {
             let (batch, named) = self.next_batch()?;
+            // Before the snapshots are looked at: what a commit brings meanwhile is not among them.
+            let unnamed = if self.has_lost_index { self.range_files()? } else { HashSet::new() };
             let referrers = self.referrers()?;
-            let (dead, unreadable) = self.dead_ranges(named, &referrers)?;
+            let (dead, unreadable) = self.dead_ranges(named, unnamed, &referrers)?;
             let kept: HashSet<SnapshotId> = referrers.iter().map(|referrer| referrer.id).collect();
             let is_told = |referrer: &&Referrer| referrer.is_stub(&kept) && !unreadable.contains(&referrer.id);
             let stubs: Vec<&Referrer> = referrers.iter().filter(is_told).collect();
@@ -219,10 +233,7 @@ impl<'a> Sweep<'a> {
             let Some(waiting) = self.waiting.pop_front() else { break };
             match self.records(&waiting) {
                 Ok(records) => named.extend(records.into_iter().map(|record| (record.file, record))),
-                Err(error) if error.is_damage() => {
-                    let text = format!("what the dropped snapshot {} alone needed may stay: {error}", waiting.id);
-                    self.swept.hindrances.push(text);
-                }
+                Err(error) if error.is_damage() => self.has_lost_index = true,
                 Err(error) => return Err(error),
             }
             let blocks = self.shared.layout.ranges(&self.state.record.folder).join(blocks_name(waiting.id));
@@ -248,7 +259,7 @@ impl<'a> Sweep<'a> {
             .map(|head| Referrer { id: head.id, head: Some(head) })
             .chain(self.waiting.iter().cloned())
             .collect();
-        for id in damaged {
+        for id in damaged.into_iter().filter(|id| !self.dropped.contains(id)) {
             if layout.index(&self.state.record.folder, id).exists() {
                 referrers.push(Referrer { id, head: None });
             }
@@ -264,20 +275,32 @@ impl<'a> Sweep<'a> {
         let path = layout.index(client, referrer.id);
         let read = read_stored_file(&path, INDEX_BYTES_MAX, layout.keyring());
         let bytes = read.map_err(StoreError::of_named_file)?;
-        decode_headless_index(&bytes, referrer.id).map_err(|error| StoreError::damaged(&path, error))
+        let index = decode_headless_index(&bytes, referrer.id);
+        index.map(|index| index.records).map_err(|error| StoreError::damaged(&path, error))
     }
 
-    /// The named ranges that no other index names, by first path; and the snapshots whose indexes cannot be read, for
+    /// Every range that is there, between two commits.
+    fn range_files(&self) -> Result<HashSet<[u8; HASH_BYTES]>, StoreError> {
+        let _step = locked(&self.state.commit);
+        let names = names_in(&self.shared.layout.ranges(&self.state.record.folder))?;
+        Ok(names.iter().filter_map(|name| unhex(name)).collect())
+    }
+
+    /// The named ranges that no other index names, and the `unnamed` that none does, by first path; and the snapshots whose indexes cannot be read, for
     /// which some of them may have to stay.
     fn dead_ranges(
         &mut self,
         mut named: NamedRanges,
+        mut unnamed: HashSet<[u8; HASH_BYTES]>,
         referrers: &[Referrer],
     ) -> Result<(Vec<IndexRecord>, HashSet<SnapshotId>), StoreError> {
         let mut unreadable = HashSet::new();
         for referrer in referrers {
             match self.records(referrer) {
-                Ok(records) => records.iter().for_each(|record| drop(named.remove(&record.file))),
+                Ok(records) => records.iter().for_each(|record| {
+                    named.remove(&record.file);
+                    unnamed.remove(&record.file);
+                }),
                 // It is dropped itself and waits for its turn: it needs nothing.
                 Err(error) if error.is_damage() && self.dropped.contains(&referrer.id) => {}
                 Err(error) if error.is_damage() => {
@@ -294,9 +317,37 @@ impl<'a> Sweep<'a> {
                 Err(error) => return Err(error),
             }
         }
+        if unreadable.is_empty() && !self.hides_ranges()? {
+            for file in unnamed.into_iter().filter(|file| !named.contains_key(file)).collect::<Vec<_>>() {
+                named.extend(self.record_of(&file)?.map(|record| (file, record)));
+            }
+        }
         let mut dead: Vec<IndexRecord> = named.into_values().collect();
         dead.sort_by(|left, right| (&left.first, &left.file).cmp(&(&right.first, &right.file)));
         Ok((dead, unreadable))
+    }
+
+    /// Whether there is a snapshot that is not dropped and of which nothing can be read.
+    fn hides_ranges(&self) -> Result<bool, StoreError> {
+        let (layout, client) = (&self.shared.layout, &self.state.record.folder);
+        self.state.with_catalog(layout, |catalog| {
+            let is_going = |id: SnapshotId| self.dropped.contains(&id);
+            catalog
+                .damaged()
+                .iter()
+                .any(|damaged| !is_going(damaged.id) && !layout.index(client, damaged.id).exists())
+        })
+    }
+
+    /// What an index would say of a range; none where that is damaged.
+    fn record_of(&self, file: &[u8; HASH_BYTES]) -> Result<Option<IndexRecord>, StoreError> {
+        let path = self.shared.layout.ranges(&self.state.record.folder).join(hex(file));
+        let read = read_stored_file(&path, RANGE_FILE_BYTES_MAX, self.shared.layout.keyring());
+        match read.map_err(StoreError::of_named_file) {
+            Ok(bytes) => Ok(IndexRecord::of_range(&bytes, file).ok().map(|(record, _)| record)),
+            Err(error) if error.is_damage() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn sweep_contents(&mut self, dead: &[IndexRecord], stubs: &[&Referrer]) -> Result<(), StoreError> {
@@ -492,6 +543,11 @@ fn part_of(dead: &[IndexRecord]) -> usize {
         end = end.max(&record.last);
     }
     dead.len()
+}
+
+/// None for what only stands for a head that could not be read.
+fn read_well(head: Arc<Head>) -> Option<Arc<Head>> {
+    (head.sequence > 0).then_some(head)
 }
 
 fn snapshot_names(shared: &Shared, state: &ClientState) -> Result<(PathBuf, Vec<String>), StoreError> {

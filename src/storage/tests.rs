@@ -6,12 +6,15 @@ mod clients;
 mod crash;
 mod delta;
 mod flushes;
+mod gathering;
+mod healing;
 mod partial;
 mod prune;
 mod put_file;
+mod repair;
 mod resume;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;

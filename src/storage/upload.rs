@@ -13,10 +13,11 @@ use super::blocks_reader::ClientFiles;
 use super::blocks_writer::LargeFiles;
 use super::catalog::{ClientState, OpenUpload};
 use super::comparison::{Base, ChangeRule, RangeSet, read_range};
-use super::content_writer::{ContentWriter, WrittenContent};
+use super::content_writer::{ContentWriter, Held, WrittenContent};
 use super::damage::DamageList;
 use super::delta::OpenHeld;
 use super::error::{At, StoreError};
+use super::head::HEAD_BYTES_MAX;
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, IndexRecord};
 use super::left_behind::{LeftBehind, path_hash, staged_path};
@@ -426,6 +427,11 @@ impl Upload {
     /// A content that was begun and is begun again (its file changed meanwhile) starts anew.
     pub fn begin_content(&mut self, range: u32, entry: u32) -> Result<(), StoreError> {
         self.take_turn(range, entry)?;
+        self.begin_plain(range, entry, None)
+    }
+
+    /// Begins a plain content, with what is held where something of that will be copied to it.
+    pub(super) fn begin_plain(&mut self, range: u32, entry: u32, held: Option<Held>) -> Result<(), StoreError> {
         let path = self.pending_range(range)?.entry(entry).path;
         self.pending_range(range)?.forget_partial(entry);
         // An earlier session's content of this path makes room; whatever else has the name is another's.
@@ -435,7 +441,7 @@ impl Upload {
         }
         let PlacedFile { file, renamed } = self.staging().create_content(&path)?;
         let own = Source::Plain { snapshot: self.snapshot, path: renamed.clone() };
-        let writer = ContentWriter::plain(file, own, &self.large);
+        let writer = ContentWriter::plain(file, own, &self.large).with_held(held);
         self.writing = Some(Writing { range, entry, writer, path, renamed, is_spoiled: false, is_noted: false });
         Ok(())
     }
@@ -448,19 +454,28 @@ impl Upload {
             return Ok(());
         }
         writing.writer.write(bytes, &mut self.large)?;
-        if writing.writer.is_note_due() {
-            self.note_under_way()?;
-        }
-        self.check_quota()
+        self.note_arrival()
     }
 
-    /// Whether what is here and what is arriving fits the client's quota.
-    fn check_quota(&self) -> Result<(), StoreError> {
+    /// After more of a content has come.
+    pub(super) fn note_arrival(&mut self) -> Result<(), StoreError> {
+        if self.writing.as_ref().is_some_and(|writing| writing.writer.is_note_due()) {
+            self.note_under_way()?;
+        }
+        self.state.quota.check(self.taken_bytes())
+    }
+
+    /// Whether so much more fits the client's quota.
+    pub(super) fn fits_quota(&self, bytes: u64) -> bool {
+        self.state.quota.check(self.taken_bytes().saturating_add(bytes)).is_ok()
+    }
+
+    /// What counts for the client's quota: what was here, what has come and what is arriving.
+    fn taken_bytes(&self) -> u64 {
         let plain = self.writing.as_ref().filter(|writing| !writing.writer.is_delta());
         let under_way = plain.map_or(0, |writing| writing.writer.stored_bytes());
         let large = self.large.delta_bytes() + self.large.blocks_bytes();
-        let arrived = self.arrived_bytes + large + under_way;
-        self.state.quota.check(self.stored_before.saturating_add(arrived))
+        self.stored_before.saturating_add(self.arrived_bytes + large + under_way)
     }
 
     /// Ends the content with what the client knows of it; `flags` are [`RECHECK`] and [`CHANGED_WHILE_READ`].
@@ -476,9 +491,8 @@ impl Upload {
             return self.take_back(writing);
         }
         let (range, entry, is_delta) = (writing.range, writing.entry, writing.writer.is_delta());
-        let nothing_came = is_delta && stored_bytes == 0;
-        let content = match self.pending_range(range)?.held(entry).filter(|held| nothing_came && held.sums == sums)
-        {
+        let may_be_held = writing.writer.may_be_held();
+        let content = match self.pending_range(range)?.held(entry).filter(|held| may_be_held && held.sums == sums) {
             // Its facts changed and nothing else: it is what is held.
             Some(held) => {
                 let held = held.clone();
@@ -493,7 +507,7 @@ impl Upload {
             self.journal.lengths(&mut self.large)?;
         }
         self.journal.content(&stored).at("write the journal below", self.staging.as_ref().expect("open").path())?;
-        if !is_delta {
+        if content.snapshot() == self.snapshot && !is_delta {
             self.arrived_bytes += stored_bytes;
             self.pending_range(range)?.note_holes(sums.size - stored_bytes);
         }
@@ -607,7 +621,7 @@ impl Upload {
 
     pub(super) fn count_index_bytes(&mut self, bytes: u64) -> Result<(), StoreError> {
         self.index_bytes += bytes;
-        match self.index_bytes > INDEX_BYTES_MAX - 1_024 || self.slots.len() >= u32::MAX as usize {
+        match self.index_bytes > INDEX_BYTES_MAX - HEAD_BYTES_MAX - 1_024 || self.slots.len() >= u32::MAX as usize {
             true => Err(StoreError::out_of_place("the index of the snapshot would become too large")),
             false => Ok(()),
         }

@@ -22,17 +22,18 @@ use super::catalog::{ClientState, read_head, read_head_file};
 use super::clients::read_client;
 use super::comparison::{RangeSet, read_index, read_range};
 use super::content::ContentProblem;
+use super::daily::is_daily_record;
 use super::damage::{DamageKind, DamageList, DamagedContent, RUNS_MAX};
 use super::dropped::{TOTALS_NAME, read_record};
 use super::error::{At, StoreError};
 use super::head::Head;
-use super::heal::each_bad_block;
+use super::heal::{each_bad_block, forget_unneeded};
 use super::journal;
 use super::layout::{dropped_name, head_name, names_in, read_small_file};
 use super::left_behind::path_hash;
 use super::range::{HASH_BYTES, Location, StoredContent, StoredEntry};
 use super::sealed_json::{decode_sealed, encode_sealed};
-use super::store::{Damage, Store};
+use super::store::{Damage, Shared, Store};
 use super::tokens;
 use crate::base::durable::FILE_MODE;
 use crate::base::folder::open_folder;
@@ -125,20 +126,7 @@ impl Store {
     /// Puts a content on the client's list, in memory; [`Store::save_damage`] writes it.
     pub fn note_damage(&self, client: ClientId, stored: &StoredEntry, problem: &ContentProblem) {
         let (Ok(state), Some(content)) = (self.state(client), &stored.content) else { return };
-        let kind = match problem {
-            ContentProblem::Blocks { .. } => DamageKind::Blocks,
-            _ => DamageKind::Bytes,
-        };
-        let files = ClientFiles::new(&self.shared.layout, &state.record.folder);
-        let item = DamagedContent {
-            path: stored.entry.path.clone(),
-            content: content.clone(),
-            kind,
-            found: self.shared.clock.now().seconds,
-            runs: if kind == DamageKind::Bytes { damaged_runs(&files, stored, content) } else { Vec::new() },
-            problem: problem.to_string(),
-        };
-        state.with_damage(&self.shared.layout, |list| ((), list.add(item)));
+        note_damage(&self.shared, &state, &stored.entry.path, content, problem);
     }
 
     /// Writes the client's list of damaged contents where it has changed.
@@ -164,6 +152,7 @@ impl Store {
             store: self,
             state: &state,
             due,
+            listed: state.damage_list(&self.shared.layout),
             ranges_seen: HashSet::new(),
             gone_through: HashSet::new(),
             contents: DamageList::default(),
@@ -174,6 +163,7 @@ impl Store {
         run.all(watch)?;
         let Run { due, found, .. } = run;
         self.save_damage(client)?;
+        forget_unneeded(&self.shared, &state)?;
         if !found.is_cut_short {
             let update = |(old, is_due): (i64, bool)| if is_due { began } else { old };
             let checked = checked.into_iter().zip(due).map(update).collect();
@@ -191,12 +181,16 @@ impl Store {
         self.shared.disk.replace_file(handle.as_fd(), name.as_bytes(), &bytes, FILE_MODE).at("write", &path)
     }
 
-    /// Reads the records of clients and the tokens.
+    /// Reads the records of clients, the tokens, and the record of the daily prune.
     pub fn verify_records(&self) -> Result<Vec<DamagedFile>, StoreError> {
         let layout = &self.shared.layout;
         let mut errors = tokens::check_all(&layout.tokens())?;
         for name in names_in(&layout.clients())?.iter().filter(|name| name.ends_with(".json")) {
             errors.extend(read_client(&layout.clients().join(name)).err());
+        }
+        let daily = layout.daily();
+        if read_small_file(&daily, CHECKED_BYTES_MAX).is_ok_and(|bytes| !is_daily_record(&bytes)) {
+            errors.push(StoreError::damaged(&daily, "its checksum does not fit"));
         }
         let mut damaged = Vec::new();
         for error in errors {
@@ -206,10 +200,34 @@ impl Store {
     }
 }
 
+/// Puts the content of the entry at `path` on the client's list, in memory.
+pub(super) fn note_damage(
+    shared: &Shared,
+    state: &ClientState,
+    path: &EntryPath,
+    content: &StoredContent,
+    problem: &ContentProblem,
+) {
+    let kind = match problem {
+        ContentProblem::Blocks { .. } => DamageKind::Blocks,
+        _ => DamageKind::Bytes,
+    };
+    let files = ClientFiles::new(&shared.layout, &state.record.folder);
+    let item = DamagedContent {
+        path: path.clone(),
+        content: content.clone(),
+        kind,
+        found: shared.clock.now().seconds,
+        runs: if kind == DamageKind::Bytes { damaged_runs(&files, path, content) } else { Vec::new() },
+        problem: problem.to_string(),
+    };
+    state.with_damage(&shared.layout, |list| ((), list.add(item)));
+}
+
 /// The damaged blocks of a large content, put together to runs.
-fn damaged_runs(files: &ClientFiles, stored: &StoredEntry, content: &StoredContent) -> Vec<(u64, u32)> {
+fn damaged_runs(files: &ClientFiles, path: &EntryPath, content: &StoredContent) -> Vec<(u64, u32)> {
     let mut runs: Vec<(u64, u32)> = Vec::new();
-    let looked = each_bad_block(files, &stored.entry.path, content, |bad| {
+    let looked = each_bad_block(files, path, content, |bad| {
         let follows = runs.last().is_some_and(|(first, count)| first + u64::from(*count) == bad.block);
         if let Some((_, count)) = runs.last_mut().filter(|_| follows) {
             *count = count.saturating_add(1);
@@ -253,6 +271,12 @@ fn read_checked(path: &Path) -> Vec<i64> {
     }
 }
 
+/// Whether the record of what was verified when can be read.
+pub fn is_checked_record(path: &Path) -> bool {
+    let bytes = read_small_file(path, CHECKED_BYTES_MAX);
+    bytes.and_then(|bytes| decode_sealed::<CheckedFile>(&bytes, path)).is_ok()
+}
+
 fn due_buckets(checked: &[i64], percent: Option<u32>) -> Vec<bool> {
     let count = percent.map_or(BUCKETS, |percent| (BUCKETS * percent as usize).div_ceil(100));
     let mut oldest: Vec<usize> = (0..BUCKETS).collect();
@@ -267,6 +291,8 @@ struct Run<'a> {
     store: &'a Store,
     state: &'a Arc<ClientState>,
     due: Vec<bool>,
+    /// What was damaged before: it is always looked at.
+    listed: DamageList,
     ranges_seen: HashSet<[u8; HASH_BYTES]>,
     /// Snapshots whose own contents have been read.
     gone_through: HashSet<SnapshotId>,
@@ -423,7 +449,7 @@ impl Run<'_> {
         let Some(content) = &stored.content else { return true };
         let owner = content.snapshot();
         let path = &stored.entry.path;
-        let is_due = self.due[(path_hash(path.as_bytes()) % BUCKETS as u64) as usize];
+        let is_due = self.due[(path_hash(path.as_bytes()) % BUCKETS as u64) as usize] || self.listed.has(stored);
         if !is_due || (owner != head.id && self.gone_through.contains(&owner)) || self.contents.has(stored) {
             return true;
         }

@@ -6,7 +6,7 @@ use super::Gui;
 use crate::support::{TestServer, Workplace, closed_address};
 
 /// What a value does not fit in of a schema: enough of JSON Schema for the document that there is.
-fn misfits(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
+pub fn misfits(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
     if let Some(name) = schema["$ref"].as_str() {
         let name = name.strip_prefix("#/components/schemas/").expect("a schema of the document");
         let schema = &document["components"]["schemas"][name];
@@ -117,6 +117,8 @@ fn real_answers_are_as_the_openapi_document_says() {
         check("get", "/api/snapshots/{id}/entries", &format!("/api/snapshots/latest/entries{query}"), none.clone());
     }
     check("get", "/api/snapshots/{id}/entries", "/api/snapshots/nosuch/entries", none.clone());
+    check("post", "/api/server_key", "/api/server_key", json!({}));
+    check("post", "/api/server_key", "/api/server_key", json!({ "port": "none" }));
     check("post", "/api/connect", "/api/connect", json!({}));
     check("post", "/api/disconnect", "/api/disconnect", json!({}));
     check("post", "/api/settings", "/api/settings", json!({ "settings": { "theme": "auto" } }));
@@ -159,6 +161,8 @@ fn an_unknown_server_is_pinned_only_when_its_key_is_confirmed() {
     let gui = Gui::start_with(&workplace, &server.address, &[]);
     assert_eq!(gui.get("/api/snapshots").status, 409);
     assert_eq!(gui.post("/api/jobs", json!({ "paths": ["/etc/hostname"] })).status, 409);
+    let key = gui.post("/api/server_key", json!({})).expect(200);
+    assert_eq!((&key["fingerprint"], &key["confirm_needed"]), (&json!(server.fingerprint), &json!(true)));
     let asked = gui.post("/api/connect", json!({})).expect(409);
     assert_eq!(asked["fingerprint"], server.fingerprint.as_str());
     assert!(!workplace.join("state/identity.json").exists(), "nothing is kept");
@@ -166,6 +170,9 @@ fn an_unknown_server_is_pinned_only_when_its_key_is_confirmed() {
     let met = gui.post("/api/connect", json!({ "confirm": server.fingerprint })).expect(200);
     assert_eq!(met["server"]["fingerprint"], server.fingerprint.as_str());
     assert!(workplace.join("state/identity.json").exists());
+    assert_eq!(gui.post("/api/server_key", json!({})).expect(200)["confirm_needed"], false);
+    // To look at a key is no failure of the server's.
+    assert_eq!(gui.get("/api/stats").expect(200)["stats"]["failures"], 0);
     assert_eq!(gui.get("/api/status").expect(200)["connected"], true);
     // Another name at the same server has a folder of its own.
     let other = json!({ "username": "grace", "confirm": server.fingerprint });

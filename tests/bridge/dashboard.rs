@@ -13,6 +13,7 @@ use cyberbackup::crypto::PrivateKey;
 use cyberbackup::storage::{Begun, ChangeRule, CommitCounts, Store, UploadRequest};
 use serde_json::Value;
 
+use super::answers::misfits;
 use super::{Response, connect, send};
 use crate::server::operator::operator;
 use crate::support::slow_line::{Nature, SlowLine};
@@ -107,6 +108,43 @@ fn its_numbers_are_those_of_stats_and_clients() {
         (&(*server.address).into(), &(*server.fingerprint).into())
     );
     assert!(seen["disk"]["available_bytes"].as_u64() <= seen["disk"]["total_bytes"].as_u64());
+}
+
+#[test]
+fn its_answers_are_as_its_openapi_document_says() {
+    let workplace = Workplace::new();
+    let server = start(&workplace);
+    let document = get(&server, "/api/openapi.json").expect(200);
+    assert_eq!(document["openapi"], "3.1.0");
+    let source = workplace.join("source");
+    std::fs::create_dir(&source).unwrap();
+    let ada = TestClient::new(&workplace, &server.address, "ada");
+    ada.backup(&source);
+    // A peer that stops in its first message is among the failures.
+    connect(address_of(&server.address)).write_all(b"\x00").unwrap();
+    overview_when(&server, |data| !data["failures"][0].is_null(), "a failure");
+    let line = SlowLine::start(&server.address, Nature { delay: Duration::from_millis(100), cut_after: None });
+    let grace = TestClient::new(&workplace, &line.address, "grace");
+    large_file(&source.join("large"), LARGE_BYTES);
+    let backup = grace.start(["backup", source.to_str().unwrap()]);
+    let both = |data: &Value| data["sessions"][0]["phase"] == "receiving" && !data["clients"][0]["id"].is_null();
+    overview_when(&server, both, "a session and a client");
+    for path in ["/health", "/api/health", "/api/overview", "/nothing"] {
+        let answer = get(&server, path);
+        let responses = &document["paths"][path]["get"]["responses"];
+        let described = if answer.status == 200 {
+            &responses["200"]
+        } else {
+            &document["paths"]["/"]["get"]["responses"]["default"]
+        };
+        let wrong = misfits(&document, &described["content"]["application/json"]["schema"], &answer.json(), "");
+        assert!(wrong.is_empty(), "{path}: {wrong:#?} in {}", answer.json());
+    }
+    kill(backup.id(), "KILL");
+}
+
+fn address_of(text: &str) -> SocketAddr {
+    text.parse().expect("an address")
 }
 
 #[test]

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::Gui;
 use super::viewers::Watcher;
+use crate::support::slow_line::{Nature, SlowLine};
 use crate::support::{LARGE_BYTES, TestServer, Workplace, large_file, tree, wait_until};
 
 #[test]
@@ -106,6 +107,80 @@ fn a_restore_writes_whole_paths_below_its_folder() {
     ] {
         assert_eq!(gui.post("/api/restore", wrong.clone()).status, 400, "{wrong}");
     }
+}
+
+#[test]
+fn a_restore_is_paused_goes_on_with_its_snapshot_and_is_cancelled_within_a_second() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let line = SlowLine::start(&server.address, Nature { delay: Duration::from_millis(50), cut_after: None });
+    let flags = ["--server-fingerprint", &server.fingerprint, "--low-memory"];
+    let gui = Gui::start_with(&workplace, &line.address, &flags);
+    wait_until(|| gui.get("/api/server_info").json()["known"] == true, "the first contact");
+    let source = workplace.join("source");
+    tree::many_files(&source, 30);
+    workplace.write("source/large", tree::bytes(1, 8_000_000));
+    let back_up = || {
+        let job = gui.job(json!({ "paths": [source] }));
+        gui.wait_for(&job, "completed");
+    };
+    back_up();
+    let to = workplace.join("restored");
+    let restore = |to: &std::path::Path| {
+        let made = gui.post("/api/restore", json!({ "to": to })).expect(202);
+        made["job_id"].as_str().unwrap().to_string()
+    };
+    let steer = |job: &str, action: &str, state: &str| {
+        wait_until(|| gui.look(job)["progress"]["bytes_transferred"].as_u64() > Some(500_000), "bytes to come");
+        let began = Instant::now();
+        gui.post(&format!("/api/jobs/{job}/{action}"), json!({})).expect(200);
+        assert_eq!(gui.look(job)["state"], state);
+        assert!(began.elapsed() < Duration::from_secs(1), "{action}: {:?}", began.elapsed());
+    };
+    let job = restore(&to);
+    steer(&job, "pause", "paused");
+    let reached = gui.look(&job)["progress"]["percentage"].as_f64();
+    // What is the newest now is not what was begun with.
+    std::fs::rename(source.join("large"), workplace.join("large")).unwrap();
+    workplace.write("source/other", b"later");
+    back_up();
+    gui.post(&format!("/api/jobs/{job}/resume"), json!({})).expect(200);
+    assert!(gui.look(&job)["progress"]["percentage"].as_f64() >= reached, "it never goes back");
+    gui.wait_for(&job, "completed");
+    std::fs::remove_file(source.join("other")).unwrap();
+    std::fs::rename(workplace.join("large"), source.join("large")).unwrap();
+    let restored = to.join(source.strip_prefix("/").unwrap());
+    assert_eq!(std::fs::read(restored.join("large")).unwrap(), std::fs::read(source.join("large")).unwrap());
+    assert!(!restored.join("other").exists(), "it went on with the snapshot of its beginning");
+    back_up();
+    let job = restore(&workplace.join("again"));
+    steer(&job, "cancel", "cancelled");
+}
+
+#[test]
+fn status_json_tells_how_the_last_backup_of_the_page_ended() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    let status = || {
+        let text = std::fs::read(workplace.join("state/status.json")).unwrap_or_default();
+        serde_json::from_slice::<serde_json::Value>(&text).unwrap_or_default()
+    };
+    let file = workplace.write("file", "x");
+    let job = gui.job(json!({ "paths": [file] }));
+    let done = gui.wait_for(&job, "completed");
+    let told = status();
+    assert_eq!((&told["result"], &told["exit_code"]), (&json!("done"), &json!(0)));
+    assert_eq!((&told["summary"]["snapshot"], &told["summary"]["files"]), (&done["snapshot"], &json!(1)));
+    // A job that rests has not ended; one that is cancelled has.
+    let waiting = gui.job(super::named(&[("a", 1)]));
+    wait_until(|| gui.look(&waiting)["upload"]["wanted"] == 0, "the upload to run");
+    gui.post(&format!("/api/jobs/{waiting}/pause"), json!({})).expect(200);
+    assert_eq!(status(), told);
+    gui.post(&format!("/api/jobs/{waiting}/resume"), json!({})).expect(200);
+    wait_until(|| gui.look(&waiting)["upload"]["wanted"] == 0, "the upload to run");
+    gui.post(&format!("/api/jobs/{waiting}/cancel"), json!({})).expect(200);
+    assert_eq!((&status()["result"], &status()["exit_code"]), (&json!("failed"), &json!(130)));
 }
 
 #[test]

@@ -76,6 +76,64 @@ fn parts_of_a_form_are_stored_as_they_come() {
     assert_eq!(file("latest", "c").status, 404, "what was cut off is not stored");
 }
 
+#[test]
+fn several_files_come_in_one_request_and_those_that_are_held_are_passed_over() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    let put_from = |job: &str, index: usize, count: usize, content: &[u8]| {
+        gui.send("PUT", &format!("/api/jobs/{job}/files/{index}?count={count}"), "", content)
+    };
+    let wanted = |job: &str, index: usize| {
+        wait_until(|| gui.look(job)["upload"]["wanted"] == index, "the upload to run");
+    };
+    // In the order of paths: a (1), b (0), c (3), d (2).
+    let job = gui.job(named(&[("b", 3), ("a", 2), ("d", 4), ("c", 0)]));
+    wanted(&job, 1);
+    assert_eq!(put_from(&job, 1, 4, b"aabbbddd").status, 400, "a byte is lacking");
+    assert_eq!(put_from(&job, 1, 5, b"aabbbdddd").status, 404);
+    assert_eq!(put_from(&job, 1, 0, b"").status, 400);
+    assert_eq!(put_from(&job, 1, 1_001, b"").status, 400);
+    let sent = put_from(&job, 1, 2, b"aabbb").expect(200);
+    assert_eq!((&sent["bytes"], &sent["held_files"], &sent["wanted"]), (&json!(5), &json!([]), &json!(3)));
+    let sent = put_from(&job, 3, 2, b"dddd").expect(200);
+    assert_eq!(sent["bytes"], 4);
+    gui.wait_for(&job, "completed");
+    for (name, content) in [("a", "aa"), ("b", "bbb"), ("c", ""), ("d", "dddd")] {
+        assert_eq!(stored(&gui, &format!("uploads/{name}")), content.as_bytes(), "{name}");
+    }
+    // One more, in the midst of what the server holds.
+    let job = gui.job(named(&[("b", 3), ("a", 2), ("d", 4), ("c", 0), ("bb", 5)]));
+    wanted(&job, 4);
+    let sent = put_from(&job, 1, 5, b"AABBBcccccDDDD").expect(200);
+    assert_eq!((&sent["bytes"], &sent["held"]), (&json!(5), &json!(false)));
+    assert_eq!(sent["held_files"], json!([1, 0, 3, 2]));
+    gui.wait_for(&job, "completed");
+    assert_eq!((stored(&gui, "uploads/bb"), stored(&gui, "uploads/d")), (b"ccccc".to_vec(), b"dddd".to_vec()));
+}
+
+#[test]
+fn a_request_of_several_files_that_is_cut_off_pauses_the_job() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    let job = gui.job(named(&[("a", 10), ("b", 1_000_000), ("c", 10)]));
+    let mut stream = gui.connect();
+    let head = format!("PUT /api/jobs/{job}/files/0?count=3 HTTP/1.1\r\nHost: {}\r\n", gui.address);
+    stream.write_all(format!("{head}Content-Length: 1000020\r\n\r\n").as_bytes()).unwrap();
+    stream.write_all(&vec![b'x'; 500_000]).unwrap();
+    wait_until(|| gui.look(&job)["upload"]["sent"] == 1, "the first of them");
+    drop(stream);
+    gui.wait_for(&job, "paused");
+    gui.post(&format!("/api/jobs/{job}/resume"), json!({})).expect(200);
+    wait_until(|| gui.look(&job)["upload"]["wanted"] == 1, "the second of them");
+    let rest = vec![b'y'; 1_000_010];
+    gui.send("PUT", &format!("/api/jobs/{job}/files/1?count=2"), "", &rest).expect(200);
+    gui.wait_for(&job, "completed");
+    assert_eq!(stored(&gui, "uploads/a"), vec![b'x'; 10]);
+    assert_eq!(stored(&gui, "uploads/b"), &rest[..1_000_000]);
+}
+
 /// Streams a file of so many bytes, and gives the answer.
 fn put_large(gui: &Gui, job: &str, bytes: usize) -> Response {
     let mut stream = gui.connect();

@@ -1,13 +1,14 @@
 //! Viewers on the WebSocket.
 
 use std::net::TcpStream;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
 use super::{ANSWER_TIMEOUT, Gui, named};
-use crate::support::{TestServer, Workplace, closed_address, large_file};
+use crate::support::{TestServer, Workplace, closed_address, large_file, tree, wait_until};
 
 /// A viewer that reads.
 pub struct Watcher(WebSocket<TcpStream>);
@@ -99,4 +100,96 @@ fn what_is_no_websocket_is_refused() {
     while watcher.0.read().is_ok() {}
     assert!(began.elapsed() < Duration::from_secs(5), "a message that is too long ends the connection");
     gui.answers_within_a_second();
+}
+
+/// A viewer that reads in a thread of its own, until it is stopped.
+struct Reading {
+    stream: TcpStream,
+    thread: JoinHandle<Value>,
+}
+
+impl Reading {
+    fn start(gui: &Gui) -> Reading {
+        let mut watcher = Watcher::open(gui);
+        let stream = watcher.0.get_ref().try_clone().unwrap();
+        let thread = std::thread::spawn(move || {
+            let mut last = Value::Null;
+            while let Ok(message) = watcher.0.read() {
+                // Looked at as text first: a hundred of these share the machine with what is measured.
+                if let Message::Text(text) = message
+                    && text.contains("COMPLETED")
+                {
+                    last = serde_json::from_str(&text).expect("messages are JSON");
+                }
+            }
+            last
+        });
+        Reading { stream, thread }
+    }
+
+    /// Ends it; gives the last message about a job that is completed.
+    fn stop(self) -> Value {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        self.thread.join().unwrap()
+    }
+}
+
+/// CPU time of a process so far, its threads that have ended included.
+fn cpu_time(id: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    // The name may hold anything. Behind it come the state and numbers; the 12th and 13th are user and system time,
+    // in hundredths of a second.
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let ticks: u64 = [11, 12].iter().map(|place| fields[*place].parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// Backs the same up `rounds` times with so many viewers, one of them not reading, and as often with none, in turns.
+/// Gives the bridge's CPU time with viewers as a part of that without.
+fn cost_of_viewers(viewers: usize, rounds: u32, large_bytes: u64) -> f64 {
+    let workplace = Workplace::in_memory();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    let source = workplace.join("source");
+    tree::many_files(&source, 2_000);
+    large_file(&source.join("large"), large_bytes);
+    let back_up = || {
+        let before = cpu_time(gui.id());
+        let job = gui.job(json!({ "paths": [source], "full": true }));
+        // Asked seldom: each question costs what is measured.
+        while gui.look(&job)["state"] != "completed" {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        (job, cpu_time(gui.id()) - before)
+    };
+    back_up();
+    let (mut alone, mut watched) = (Duration::ZERO, Duration::ZERO);
+    for _ in 0..rounds {
+        alone += back_up().1;
+        let deaf = Watcher::open(&gui);
+        let reading: Vec<Reading> = (1..viewers).map(|_| Reading::start(&gui)).collect();
+        wait_until(|| gui.get("/health").json()["viewers"] == viewers, "all viewers");
+        let (job, cost) = back_up();
+        watched += cost;
+        let ends: Vec<Value> = reading.into_iter().map(Reading::stop).collect();
+        assert!(ends.iter().all(|end| end["data"]["job_id"] == job.as_str()), "each viewer sees the end");
+        drop(deaf);
+        wait_until(|| gui.get("/health").json()["viewers"] == 0, "the viewers to be gone");
+    }
+    let part = watched.as_secs_f64() / alone.as_secs_f64();
+    eprintln!("{viewers} viewers: {watched:?} of CPU time with them, {alone:?} without: {part:.3}");
+    part
+}
+
+#[test]
+#[ignore = "long: ten backups of half a GiB"]
+fn a_hundred_viewers_cost_little() {
+    let part = cost_of_viewers(100, 5, 512 * 1024 * 1024);
+    assert!(part <= 1.15, "{part:.3}");
+}
+
+#[test]
+fn twenty_viewers_cost_next_to_nothing() {
+    let part = cost_of_viewers(20, 2, 128 * 1024 * 1024);
+    assert!(part <= 1.15, "{part:.3}");
 }

@@ -169,6 +169,37 @@ fn a_list_of_many_files_stays_quick() {
 }
 
 #[test]
+fn small_files_go_together_and_are_stored_as_they_were() {
+    const FILES: usize = 2_000;
+    let page = Page::open();
+    let browser = &page.browser;
+    let folder = page.workplace.join("many");
+    tree::many_files(&folder, FILES);
+    browser.enter("#folder-input", folder.to_str().unwrap());
+    browser.wait_for_text("#picked", "2,000 files");
+    browser.script("performance.setResourceTimingBufferSize(5000)");
+    let began = std::time::Instant::now();
+    browser.click("#start");
+    page.completed();
+    let took = began.elapsed();
+    let requests = browser.script(
+        "return performance.getEntriesByType('resource').filter(({name}) => /files.[0-9]/.test(name)).length",
+    );
+    eprintln!("{FILES} small files in {requests} requests: {took:?}");
+    assert!(requests.as_u64().unwrap() < 50, "{requests} requests");
+    let to = page.workplace.join("restored");
+    let made = page.gui.post("/api/restore", json!({"to": to})).expect(202);
+    page.gui.wait_for(made["job_id"].as_str().unwrap(), "completed");
+    let files = tree::files_below(&folder);
+    assert_eq!(files.len(), FILES);
+    for file in files {
+        let restored = to.join("uploads").join(file.strip_prefix(page.workplace.path()).unwrap());
+        assert!(std::fs::read(restored).unwrap() == std::fs::read(&file).unwrap(), "{}", file.display());
+    }
+    browser.assert_quiet();
+}
+
+#[test]
 fn a_backup_is_made_with_the_keyboard_alone() {
     let page = Page::open();
     let browser = &page.browser;

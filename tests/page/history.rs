@@ -32,7 +32,7 @@ fn place(page: &Page) -> String {
 fn the_tree_is_walked_with_the_keyboard() {
     let page = with_a_snapshot();
     let browser = &page.browser;
-    browser.wait_for("document.querySelector('[role=treeitem] [role=treeitem]')");
+    browser.wait_for("document.querySelector('[role=treeitem] [role=treeitem]:not(.tree-note)')");
     browser.script("document.querySelector('[role=treeitem]').focus()");
     // Down the folders to where the files lie.
     for _ in 0..12 {

@@ -1,5 +1,5 @@
 //! The pictures of the README and `docs/`, taken of a real run. They are made anew by
-//! `cargo test --release rewrite_the_pictures -- --ignored`.
+//! `cargo test --profile quick rewrite_the_pictures -- --ignored`.
 
 use std::path::Path;
 

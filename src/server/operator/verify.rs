@@ -16,8 +16,7 @@ use super::clients::find;
 use super::{OperatorError, ReadingDesk, SOCKET_NAME, SOCKET_TIMEOUT, desk_to_read, with_socket_path};
 use crate::base::ids::UserName;
 use crate::base::path::display_bytes;
-use crate::crypto::PrivateKey;
-use crate::server::server_keys::{KEY_NAME, PUBLIC_KEY_NAME};
+use crate::server::server_keys::damaged_keys;
 use crate::storage::{ClientVerified, DamagedFile, StorageKeys, StoreError};
 
 /// How often it is said how far it is.
@@ -195,20 +194,11 @@ impl Run<'_> {
         self.wants_more &= (self.taker)(row);
     }
 
-    /// The server's pair: a key file is exactly what the key is written as.
+    /// The server's pair, and the next one.
     fn keys(&mut self) -> Result<(), StoreError> {
         let keys = self.desk.store.path().join("keys");
-        let private = self.desk.store.read_key(KEY_NAME)?.unwrap_or_default();
-        let key = PrivateKey::from_pkcs8_der(&private).ok();
-        let is_right =
-            key.as_ref().and_then(|key| key.to_pkcs8_der().ok()).is_some_and(|der| der.as_slice() == private);
-        if !is_right {
-            self.tell(None, &damaged_key(keys.join(KEY_NAME)));
-        }
-        let public = self.desk.store.read_key(PUBLIC_KEY_NAME)?;
-        let is_right = key.is_none_or(|key| public.as_deref() == Some(key.public().spki_der()));
-        if !is_right {
-            self.tell(None, &damaged_key(keys.join(PUBLIC_KEY_NAME)));
+        for name in damaged_keys(&self.desk.store)? {
+            self.tell(None, &damaged_key(keys.join(name)));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use super::keyring::{Keyring, key_of};
@@ -56,6 +56,17 @@ impl StoredFile {
             StoredFile::Plain(file) => Ok(file.metadata()?.len()),
             StoredFile::Sealed(reader) => Ok(reader.length),
         }
+    }
+
+    /// About how many bytes of plaintext take room on the disk: holes take none.
+    pub fn taken_bytes(&self) -> io::Result<u64> {
+        let (file, is_sealed) = match self {
+            StoredFile::Plain(file) => (file, false),
+            StoredFile::Sealed(reader) => (&reader.file, true),
+        };
+        let metadata = file.metadata()?;
+        let taken = metadata.len().min(metadata.blocks() * 512);
+        Ok(if is_sealed { taken / SLOT * SEGMENT } else { taken })
     }
 
     /// Reads from `offset` on; 0 at the end.

@@ -30,7 +30,7 @@ fn equal_blocks(bytes: &[u8], there: &[[u8; 32]]) -> usize {
 
 /// Sends what the store lacks; goes on with what lies there. Where it holds less than `until` bytes of a content
 /// named large, stops there without an end.
-fn send_on(upload: &mut Upload, model: &Model, until: Option<usize>) -> Result<Pieces, StoreError> {
+pub(super) fn send_on(upload: &mut Upload, model: &Model, until: Option<usize>) -> Result<Pieces, StoreError> {
     let mut sent = Pieces::default();
     for (number, bytes) in model.ranges().iter().enumerate() {
         let number = number as u32;
@@ -85,10 +85,10 @@ fn send_one(
 }
 
 /// A snapshot, and what follows it: a large file that changed, or a new one.
-struct Case {
-    folder: tempfile::TempDir,
-    client: ClientId,
-    after: Model,
+pub(super) struct Case {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) client: ClientId,
+    pub(super) after: Model,
 }
 
 const SIZE: usize = 3 * MIB + 70_000;
@@ -110,12 +110,17 @@ fn case(is_delta: bool) -> Case {
 }
 
 impl Case {
-    fn open(&self, disk: Disk) -> Result<Store, StoreError> {
+    pub(super) fn open(&self, disk: Disk) -> Result<Store, StoreError> {
         Store::open(self.folder.path(), disk)
     }
 
     /// Begins or goes on, up to the commit.
-    fn run(&self, store: &Store, upload: UploadId, model: &Model) -> Result<(Arc<Head>, Pieces), StoreError> {
+    pub(super) fn run(
+        &self,
+        store: &Store,
+        upload: UploadId,
+        model: &Model,
+    ) -> Result<(Arc<Head>, Pieces), StoreError> {
         match store.begin_upload(self.client, request(upload), || {})? {
             Begun::AlreadyStored(head) => Ok((head, Pieces::default())),
             Begun::Open(mut open) => {
@@ -126,7 +131,7 @@ impl Case {
     }
 
     /// A session that ends with the large file sent up to `until`.
-    fn cut_off(&self, store: &Store, upload: UploadId, until: usize) {
+    pub(super) fn cut_off(&self, store: &Store, upload: UploadId, until: usize) {
         let mut open = open_again(store, self.client, upload);
         send_on(&mut open, &self.after, Some(until)).unwrap();
     }
@@ -142,7 +147,7 @@ impl Case {
     }
 
     /// How many operations the whole upload takes, opening included.
-    fn operations(&self) -> u64 {
+    pub(super) fn operations(&self) -> u64 {
         let disk = Disk::real();
         self.run(&self.open(disk.clone()).unwrap(), UploadId::random(), &self.after).unwrap();
         disk.operations()
@@ -362,7 +367,7 @@ fn only_what_lies_there_can_be_gone_on_with() {
     out_of_place(open.begin_resumed(0, 0, BLOCK));
     out_of_place(open.begin_resumed(0, 2, BLOCK));
     open.begin_resumed(0, 1, 2 * BLOCK).unwrap();
-    out_of_place(open.keep_content(BLOCK));
+    out_of_place(open.keep_content(BLOCK, &|| true));
     out_of_place(open.begin_resumed(0, 1, 2 * BLOCK));
 }
 

@@ -1,8 +1,6 @@
 //! Snapshots dropped and swept: every kept one reads back exactly, and nothing lies in the store that none of them
 //! needs.
 
-use std::collections::BTreeSet;
-
 use super::delta::{Random, back_up_deltas, edit};
 use super::*;
 use crate::base::ids::{SnapshotId, hex};
@@ -247,7 +245,7 @@ fn prune(case: &Case, disk: Disk, can_flush_all: bool) -> Result<Swept, StoreErr
 }
 
 /// Copies a folder's content, holes as holes. (No other program does it: its fork would hold other tests' locks.)
-fn copy_tree(from: &Path, to: &Path) {
+pub(super) fn copy_tree(from: &Path, to: &Path) {
     for item in std::fs::read_dir(from).unwrap() {
         let item = item.unwrap();
         let target = to.join(item.file_name());

@@ -1,0 +1,186 @@
+//! HMAC-SHA256 (RFC 2104) of many frames side by side: what the sealing and the opening of a batch spend their time on.
+//!
+//! A code is the SHA-256 of a block made from the key and of the frame, and of another such block and that hash. The
+//! two blocks are hashed once for each key; what comes after is hashed side by side for frames of one length, which in
+//! a full batch all have. The codes are those of the `hmac` crate, which the tests hold them against.
+
+use sha2::block_api::compress256;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::segment::{Direction, Kind};
+use super::sha256_lanes::{self, BLOCK_BYTES, LANES_MAX, State};
+
+/// The most frames for which codes are computed at a time.
+pub(super) const FRAMES_MAX: usize = LANES_MAX;
+/// Bytes of a code.
+pub(super) const MAC_BYTES: usize = 32;
+pub(super) type Code = [u8; MAC_BYTES];
+
+/// The initial value of SHA-256 (FIPS 180-4, section 5.3.3).
+const INITIAL: State =
+    [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
+/// What is covered in front of each frame and not sent: direction and kind.
+const PREFIX_BYTES: usize = 2;
+/// How much of a frame fills the first block, behind the prefix.
+const HEAD_BYTES: usize = BLOCK_BYTES - PREFIX_BYTES;
+const LENGTH_BYTES: usize = 8;
+
+/// The two blocks of a key, hashed, and what stands in front of each frame.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub(super) struct Authenticator {
+    inner: State,
+    outer: State,
+    prefix: [u8; PREFIX_BYTES],
+}
+
+impl Authenticator {
+    pub fn new(key: &[u8; 32], direction: Direction, kind: Kind) -> Authenticator {
+        let keyed = |pad: u8| {
+            let mut block = [pad; BLOCK_BYTES];
+            block.iter_mut().zip(key).for_each(|(byte, key)| *byte ^= key);
+            let mut state = INITIAL;
+            compress256(&mut state, std::slice::from_ref(&block));
+            block.zeroize();
+            state
+        };
+        Authenticator { inner: keyed(0x36), outer: keyed(0x5c), prefix: [direction as u8, kind as u8] }
+    }
+
+    /// The codes of at most [`FRAMES_MAX`] frames, of any lengths; those of one length should stand together.
+    pub fn codes(&self, frames: &[&[u8]]) -> [Code; FRAMES_MAX] {
+        let mut codes = [[0; MAC_BYTES]; FRAMES_MAX];
+        let mut rest = &mut codes[..frames.len()];
+        for equally_long in frames.chunk_by(|left, right| left.len() == right.len()) {
+            let (now, later) = rest.split_at_mut(equally_long.len());
+            self.codes_of_equally_long(equally_long, now);
+            rest = later;
+        }
+        codes
+    }
+
+    fn codes_of_equally_long(&self, frames: &[&[u8]], codes: &mut [Code]) {
+        let mut states = [self.inner; FRAMES_MAX];
+        let states = &mut states[..frames.len()];
+        // The tails begin at a border of blocks; a frame that does not fill the first block is a tail, prefix and all.
+        let tail_start = match frames[0].len().checked_sub(HEAD_BYTES) {
+            Some(behind_head) => HEAD_BYTES + behind_head / BLOCK_BYTES * BLOCK_BYTES,
+            None => 0,
+        };
+        if tail_start > 0 {
+            let mut heads = [[0; BLOCK_BYTES]; FRAMES_MAX];
+            for (head, frame) in heads.iter_mut().zip(frames) {
+                head[..PREFIX_BYTES].copy_from_slice(&self.prefix);
+                head[PREFIX_BYTES..].copy_from_slice(&frame[..HEAD_BYTES]);
+            }
+            compress_each(states, |index| &heads[index]);
+            compress_each(states, |index| &frames[index][HEAD_BYTES..tail_start]);
+        }
+        let prefix: &[u8] = if tail_start == 0 { &self.prefix } else { &[] };
+        let covered_bytes = BLOCK_BYTES + PREFIX_BYTES + frames[0].len();
+        finish(states, prefix, covered_bytes, |index| &frames[index][tail_start..]);
+        let mut hashes = [[0; MAC_BYTES]; FRAMES_MAX];
+        for (hash, state) in hashes.iter_mut().zip(states.iter_mut()) {
+            *hash = to_bytes(state);
+            *state = self.outer;
+        }
+        finish(states, &[], BLOCK_BYTES + MAC_BYTES, |index| &hashes[index]);
+        codes.iter_mut().zip(states).for_each(|(code, state)| *code = to_bytes(state));
+    }
+}
+
+/// Adds the whole blocks that `part` gives for each state: of one length for all.
+fn compress_each<'a>(states: &mut [State], part: impl Fn(usize) -> &'a [u8]) {
+    let mut parts: [&[u8]; FRAMES_MAX] = [&[]; FRAMES_MAX];
+    let parts = &mut parts[..states.len()];
+    parts.iter_mut().enumerate().for_each(|(index, room)| *room = part(index));
+    sha256_lanes::compress(states, parts);
+}
+
+/// Adds `prefix` and what `tail` gives, less than a block together, and the padding that tells how much there was in
+/// all (FIPS 180-4, section 5.1.1).
+fn finish<'a>(states: &mut [State], prefix: &[u8], covered_bytes: usize, tail: impl Fn(usize) -> &'a [u8]) {
+    let mut padded = [[0; 2 * BLOCK_BYTES]; FRAMES_MAX];
+    let tail_bytes = prefix.len() + tail(0).len();
+    let blocks = if tail_bytes + 1 + LENGTH_BYTES <= BLOCK_BYTES { 1 } else { 2 };
+    for (index, room) in padded[..states.len()].iter_mut().enumerate() {
+        let room = &mut room[..blocks * BLOCK_BYTES];
+        room[..prefix.len()].copy_from_slice(prefix);
+        room[prefix.len()..tail_bytes].copy_from_slice(tail(index));
+        room[tail_bytes] = 0x80;
+        let length = room.len() - LENGTH_BYTES;
+        room[length..].copy_from_slice(&(covered_bytes as u64 * 8).to_be_bytes());
+    }
+    compress_each(states, |index| &padded[index][..blocks * BLOCK_BYTES]);
+}
+
+fn to_bytes(state: &State) -> Code {
+    let mut bytes = [0; MAC_BYTES];
+    bytes.as_chunks_mut::<4>().0.iter_mut().zip(state).for_each(|(four, word)| *four = word.to_be_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use hmac::{Hmac, KeyInit, Mac};
+    use proptest::prelude::*;
+    use sha2::Sha256;
+
+    use super::*;
+
+    const KEY: [u8; 32] = [0x3C; 32];
+
+    fn by_the_crate(key: &[u8; 32], frame: &[u8]) -> Code {
+        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+        mac.update(&[Direction::ServerToClient as u8, Kind::Data as u8]);
+        mac.chain_update(frame).finalize().into_bytes().into()
+    }
+
+    fn check(key: &[u8; 32], frames: &[&[u8]]) {
+        let codes = Authenticator::new(key, Direction::ServerToClient, Kind::Data).codes(frames);
+        for (number, (frame, code)) in frames.iter().zip(codes).enumerate() {
+            assert_eq!(code, by_the_crate(key, frame), "frame {number} of {}, {} bytes", frames.len(), frame.len());
+        }
+    }
+
+    fn bytes(count: usize) -> Vec<u8> {
+        (0..count).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+    }
+
+    #[test]
+    fn every_length_around_the_borders_of_blocks_and_every_number_of_frames() {
+        let room = bytes(FRAMES_MAX * 400);
+        for length in 0..=330 {
+            // Each number of frames takes another way through lanes, pairs and single ones.
+            for count in [1, 2, 3, 7, 8, 9, 15, 16] {
+                let frames: Vec<&[u8]> =
+                    (0..count).map(|number| &room[number * (length + 1) + length % 64..][..length]).collect();
+                check(&KEY, &frames);
+            }
+        }
+    }
+
+    #[test]
+    fn full_frames_at_every_alignment() {
+        let full = 23 + super::super::segment::SEGMENT_PAYLOAD_MAX - MAC_BYTES - 4;
+        let room = bytes(FRAMES_MAX * (full + 3) + 64);
+        for alignment in 0..64 {
+            let frames: Vec<&[u8]> =
+                (0..FRAMES_MAX).map(|number| &room[alignment + number * (full + 3)..][..full]).collect();
+            check(&KEY, &frames);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn frames_of_mixed_lengths(
+            key in any::<[u8; 32]>(),
+            lengths in proptest::collection::vec(prop_oneof![Just(16_471), Just(55), 0_usize..3_000], 0..=FRAMES_MAX),
+        ) {
+            let room = bytes(17_000);
+            let frames: Vec<&[u8]> =
+                lengths.iter().enumerate().map(|(number, length)| &room[number..number + length]).collect();
+            check(&key, &frames);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Where the maps of large contents may lie in the `.blocks` files of their snapshots, when no range says it: contents
+//! came in path order, and so did their maps.
+
+use std::collections::HashMap;
+
+use crate::base::ids::SnapshotId;
+use crate::storage::at_rest::Ending;
+use crate::storage::blocks_format::{BlocksPlace, HEADER_BYTES, Map, Source, record_bytes};
+use crate::storage::blocks_reader::{ClientFiles, open_blocks};
+
+/// So much of a record is read to learn how long it is: a map of one plain file begins with far less.
+const BEGINNING_BYTES: usize = 4 * 1024;
+
+/// The maps of plain files by snapshot, in the order in which they were written.
+#[derive(Debug, Default)]
+pub struct LargePlaces {
+    snapshots: HashMap<SnapshotId, Vec<(u64, BlocksPlace)>>,
+}
+
+impl LargePlaces {
+    /// The next map of a content of so many bytes that the snapshot brought as a plain file.
+    pub fn next(&mut self, files: &ClientFiles, snapshot: SnapshotId, size: u64) -> Option<BlocksPlace> {
+        let places = self.snapshots.entry(snapshot).or_insert_with(|| read(files, snapshot).unwrap_or_default());
+        let place = places.iter().position(|(bytes, _)| *bytes == size)?;
+        Some(places.remove(place).1)
+    }
+}
+
+fn read(files: &ClientFiles, snapshot: SnapshotId) -> Option<Vec<(u64, BlocksPlace)>> {
+    let mut file = open_blocks(&files.blocks(snapshot), snapshot, files.keyring(), Ending::Required).ok()?;
+    let length = file.length().ok()?;
+    let (mut found, mut offset): (Vec<(Map, BlocksPlace)>, u64) = (Vec::new(), HEADER_BYTES as u64);
+    while offset < length {
+        let mut beginning = vec![0; BEGINNING_BYTES.min((length - offset) as usize)];
+        file.read_exact_at(&mut beginning, offset).ok()?;
+        let Some((bytes, is_map)) = record_bytes(&beginning) else { break };
+        if is_map {
+            let mut record = vec![0; bytes.min((length - offset) as usize)];
+            file.read_exact_at(&mut record, offset).ok()?;
+            if let Some(map) = Map::decode(&record).ok().filter(|map| is_plain(map, snapshot)) {
+                // A note of what had come may say the same as what follows it: that counts.
+                found.pop_if(|(last, _)| *last == map);
+                found.push((map, BlocksPlace { offset, bytes: bytes as u32 }));
+            }
+        }
+        offset += bytes as u64;
+    }
+    Some(found.into_iter().map(|(map, place)| (map.size, place)).collect())
+}
+
+fn is_plain(map: &Map, snapshot: SnapshotId) -> bool {
+    map.sources == [Source::Plain { snapshot, path: None }]
+}

@@ -1,0 +1,219 @@
+//! A range put together again. Its entries, as the client sent them, are in every range with the same wire hash: the
+//! next backup brings one where the files are unchanged. Where their contents lie is told by ranges over the same paths,
+//! and by the folders in which snapshots keep what they brought. **The name of a range is its hash**: only bytes that
+//! have it are written.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use super::large::LargePlaces;
+use super::pool::{Pool, Pooled};
+use super::{ClientRepair, Outcome, RANGES_MENDED_MAX};
+use crate::base::ids::{SnapshotId, hex};
+use crate::base::limits::LARGE_FILE_BYTES;
+use crate::base::path::EntryPath;
+use crate::storage::blocks_format::Source;
+use crate::storage::blocks_reader::ClientFiles;
+use crate::storage::comparison::{read_index, read_range};
+use crate::storage::error::StoreError;
+use crate::storage::head::Head;
+use crate::storage::index::IndexRecord;
+use crate::storage::layout::names_in;
+use crate::storage::range::{HASH_BYTES, Location, RECHECK, RangeEncoder, StoredContent, StoredEntry};
+
+/// Ranges that are remembered as read; one more is read again where another snapshot names it.
+const RANGES_SEEN_MAX: usize = 65_536;
+
+/// A range that cannot be read.
+struct DamagedRange {
+    record: IndexRecord,
+    problem: String,
+    /// The earliest snapshot that names it.
+    earliest: Arc<Head>,
+    snapshots: std::collections::BTreeSet<SnapshotId>,
+}
+
+/// Where the content of an entry may lie.
+#[derive(Default)]
+struct Candidates {
+    /// As a range over the same path has it.
+    told: Option<StoredContent>,
+    /// As a file is there.
+    found: Option<StoredContent>,
+}
+
+impl ClientRepair<'_, '_> {
+    /// Goes through the ranges of all snapshots.
+    pub(super) fn ranges(&mut self) -> Result<(), StoreError> {
+        let (damaged, more) = self.damaged_ranges()?;
+        for (file, range) in damaged {
+            let path = self.repair.shared.layout.ranges(&self.client.folder).join(hex(&file));
+            match self.rebuilt_range(&range.record, &range.earliest)? {
+                Some(bytes) => {
+                    self.repair.write_sealed(&path, bytes)?;
+                    let text = "the range, from another one of the same entries".to_string();
+                    self.tell(path, Outcome::Rebuilt, range.snapshots, text);
+                }
+                None => {
+                    let record = &range.record;
+                    let text = format!(
+                        "the list of {} entries, {} of them files, from {} to {} ({}): everything else of these snapshots \
+                         is there. Back up again, then repair again: where the files are unchanged the list can be \
+                         made anew; what snapshots brought lies as plain files in {}",
+                        record.entries,
+                        record.files,
+                        record.first.display(),
+                        record.last.display(),
+                        range.problem,
+                        format_args!("received_files/{}", self.client.folder)
+                    );
+                    self.tell(path, Outcome::Lost, range.snapshots, text);
+                }
+            }
+        }
+        if more > 0 {
+            let path = self.repair.shared.layout.ranges(&self.client.folder);
+            self.tell(path, Outcome::Lost, Default::default(), format!("{more} more ranges: repair again"));
+        }
+        Ok(())
+    }
+
+    /// Those that snapshots name and that are damaged, and how many more there are.
+    fn damaged_ranges(&self) -> Result<(BTreeMap<[u8; HASH_BYTES], DamagedRange>, u64), StoreError> {
+        let layout = &self.repair.shared.layout;
+        let folder = layout.range_files(&self.client.folder);
+        let (mut seen, mut more) = (HashSet::new(), 0);
+        let mut damaged: BTreeMap<[u8; HASH_BYTES], DamagedRange> = BTreeMap::new();
+        let mut heads: Vec<&Arc<Head>> = self.heads.values().collect();
+        heads.sort_by_key(|head| (head.sequence, head.id));
+        for head in heads {
+            let records = match read_index(layout, &self.client.folder, head) {
+                Ok(records) => records,
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error),
+            };
+            for record in records {
+                if let Some(known) = damaged.get_mut(&record.file) {
+                    known.snapshots.insert(head.id);
+                    continue;
+                }
+                if seen.contains(&record.file) {
+                    continue;
+                }
+                match read_range(&folder, &record) {
+                    Ok(_) if seen.len() < RANGES_SEEN_MAX => drop(seen.insert(record.file)),
+                    Ok(_) => {}
+                    Err(error) if error.is_damage() && damaged.len() >= RANGES_MENDED_MAX => {
+                        seen.insert(record.file);
+                        more += 1;
+                    }
+                    Err(StoreError::Damaged { problem, .. }) => {
+                        let (earliest, snapshots) = (head.clone(), [head.id].into());
+                        damaged.insert(record.file, DamagedRange { record, problem, earliest, snapshots });
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok((damaged, more))
+    }
+
+    /// The bytes of a range that the snapshot `earliest` names; none where they cannot be found.
+    fn rebuilt_range(&mut self, record: &IndexRecord, earliest: &Head) -> Result<Option<Vec<u8>>, StoreError> {
+        self.pool()?;
+        let pool = self.pool.as_ref().expect("read just now");
+        let Some(twin) = pool.ranges.iter().find(|pooled| pooled.record.wire_hash == record.wire_hash) else {
+            return Ok(None);
+        };
+        let twin = pool.entries(twin)?;
+        let told = self.told_contents(pool, record, earliest, &twin)?;
+        let found = self.found_contents(earliest, &twin)?;
+        let candidates: Vec<Candidates> =
+            told.into_iter().zip(found).map(|(told, found)| Candidates { told, found }).collect();
+        let all_flags: &[Option<u8>] = if record.unsettled { &[None, Some(RECHECK)] } else { &[Some(0)] };
+        for flags in all_flags {
+            for told_first in [true, false] {
+                let bytes = encode(record, &twin, &candidates, *flags, told_first);
+                if bytes.1 == record.file {
+                    return Ok(Some(bytes.0));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What ranges over the same paths say of the contents of these entries.
+    fn told_contents(
+        &self,
+        pool: &Pool,
+        record: &IndexRecord,
+        earliest: &Head,
+        entries: &[StoredEntry],
+    ) -> Result<Vec<Option<StoredContent>>, StoreError> {
+        let mut told: Vec<Option<StoredContent>> = vec![None; entries.len()];
+        let over: Vec<&Pooled> = pool.over(&record.first, &record.last).collect();
+        for pooled in over {
+            for other in pool.entries(pooled)? {
+                let Ok(place) = entries.binary_search_by(|stored| stored.entry.path.cmp(&other.entry.path)) else {
+                    continue;
+                };
+                let (Some(content), Some(own)) = (other.content, &entries[place].content) else { continue };
+                if content.sums == own.sums && !self.is_later(content.snapshot(), earliest) {
+                    told[place] = Some(content);
+                }
+            }
+        }
+        Ok(told)
+    }
+
+    /// Which of the files in the snapshots' folders may be the contents of these entries: the newest that was there.
+    fn found_contents(
+        &self,
+        earliest: &Head,
+        entries: &[StoredEntry],
+    ) -> Result<Vec<Option<StoredContent>>, StoreError> {
+        let layout = &self.repair.shared.layout;
+        let files = ClientFiles::new(layout, &self.client.folder);
+        let names = names_in(&layout.received(&self.client.folder))?;
+        let mut snapshots: Vec<SnapshotId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        snapshots.retain(|id| !self.is_later(*id, earliest));
+        snapshots
+            .sort_by_key(|id| (self.heads.get(id).or_else(|| self.dropped.get(id)).map(|head| head.sequence), *id));
+        let mut large = LargePlaces::default();
+        let mut find = |path: &EntryPath, content: &StoredContent| {
+            let size = content.sums.size;
+            let is_there = |id: &&SnapshotId| {
+                let source = Source::Plain { snapshot: **id, path: None };
+                let opened = files.open(&source, path).and_then(|file| file.length());
+                opened.is_ok_and(|length| length == size)
+            };
+            let snapshot = *snapshots.iter().rev().find(is_there)?;
+            let blocks = match size >= LARGE_FILE_BYTES {
+                true => Some(large.next(&files, snapshot, size)?),
+                false => None,
+            };
+            Some(StoredContent { sums: content.sums, location: Location::OwnPath { snapshot }, blocks })
+        };
+        Ok(entries.iter().map(|stored| find(&stored.entry.path, stored.content.as_ref()?)).collect())
+    }
+}
+
+/// A range of these entries, with their contents where they may lie; without `flags` it has those of the entries.
+fn encode(
+    record: &IndexRecord,
+    entries: &[StoredEntry],
+    candidates: &[Candidates],
+    flags: Option<u8>,
+    told_first: bool,
+) -> (Vec<u8>, [u8; HASH_BYTES]) {
+    let mut encoder = RangeEncoder::new(entries.len() as u32, &record.wire_hash);
+    for (stored, Candidates { told, found }) in entries.iter().zip(candidates) {
+        let mut wire_bytes = Vec::new();
+        stored.entry.encode(&mut wire_bytes);
+        let (first, second) = if told_first { (told, found) } else { (found, told) };
+        let content = stored.content.as_ref().map(|own| first.as_ref().or(second.as_ref()).unwrap_or(own));
+        let flags = flags.filter(|_| content.is_some()).unwrap_or(stored.flags);
+        encoder.add(&wire_bytes, flags, content);
+    }
+    encoder.finish()
+}
