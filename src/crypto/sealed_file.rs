@@ -18,13 +18,13 @@ use aes::cipher::array::Array;
 use aes::cipher::{BlockModeDecrypt, InnerIvInit, KeyInit};
 use aes::{Aes256Dec, Aes256Enc, Block};
 use hkdf::Hkdf;
-use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::authenticator::{Authenticator, FRAMES_MAX, MAC_BYTES};
 use super::error::{CryptoError, Damaged};
 use super::lanes;
-use super::secret::{Secret, fill_random, random_bytes};
+use super::secret::{Secret, constant_time_equal, fill_random, random_bytes};
 
 /// How a sealed file begins; a plain file of the store never does.
 pub const SEALED_MAGIC: [u8; 8] = *b"\xcbcbkSEAL";
@@ -53,8 +53,9 @@ pub const RECORD_LENGTH_BYTES: usize = 4;
 
 const BLOCK_BYTES: usize = 16;
 const IV_BYTES: usize = BLOCK_BYTES;
-const MAC_BYTES: usize = 32;
 const TOTAL_BYTES: usize = 8;
+/// What is covered in front of each piece: what it is, and its number.
+const PREFIX_BYTES: usize = 1 + 8;
 const HOLE_MAGIC: [u8; 8] = *b"cbkhole\0";
 const HOLE_BYTES: usize = 16;
 
@@ -229,12 +230,17 @@ impl SealedHeader {
     }
 }
 
+fn prefix(piece: Piece, number: u64) -> [u8; PREFIX_BYTES] {
+    let mut prefix = [piece as u8; PREFIX_BYTES];
+    prefix[1..].copy_from_slice(&number.to_le_bytes());
+    prefix
+}
+
 /// The keys of one file.
 pub struct SealedKeys {
     encryption: Aes256Enc,
     decryption: Aes256Dec,
-    /// Has its key behind it, ready to be copied for each piece.
-    authentication: Hmac<Sha256>,
+    authentication: Authenticator,
 }
 
 impl fmt::Debug for SealedKeys {
@@ -252,26 +258,22 @@ impl SealedKeys {
         SealedKeys {
             encryption: Aes256Enc::new(encryption.expose().into()),
             decryption: Aes256Dec::new(encryption.expose().into()),
-            authentication: Hmac::new_from_slice(authentication.expose()).expect("HMAC takes a key of any length"),
+            authentication: Authenticator::without_prefix(authentication.expose()),
         }
     }
 
-    fn mac(&self, piece: Piece, number: u64) -> Hmac<Sha256> {
-        let mut prefix = [piece as u8; 9];
-        prefix[1..].copy_from_slice(&number.to_le_bytes());
-        self.authentication.clone().chain_update(prefix)
-    }
-
     fn code(&self, piece: Piece, number: u64, bytes: &[u8]) -> [u8; MAC_BYTES] {
-        self.mac(piece, number).chain_update(bytes).finalize().into_bytes().into()
+        self.authentication.prefixed_codes(&[prefix(piece, number)], &[bytes])[0]
     }
 
     /// What comes before the HMAC at the end, if that fits it.
     fn verified<'a>(&self, piece: Piece, number: u64, bytes: &'a mut [u8]) -> Result<&'a mut [u8], Damaged> {
         let at = bytes.len().checked_sub(MAC_BYTES).ok_or(Damaged)?;
         let (body, code) = bytes.split_at_mut(at);
-        self.mac(piece, number).chain_update(&*body).verify_slice(code).map_err(|_| Damaged)?;
-        Ok(body)
+        match constant_time_equal(&self.code(piece, number, body), code) {
+            true => Ok(body),
+            false => Err(Damaged),
+        }
     }
 
     /// Seals whole segments in place: `slots` holds one after the other as they lie in the file, each with its plaintext
@@ -292,9 +294,19 @@ impl SealedKeys {
             slots[text.start - IV_BYTES..text.start].copy_from_slice(vector);
         }
         lanes::encrypt_cbc(&self.encryption, slots, &texts);
-        for (slot, number) in slots.chunks_exact_mut(SEALED_SLOT_BYTES).zip(first..) {
-            let (body, code) = slot.split_at_mut(SEALED_SLOT_BYTES - MAC_BYTES);
-            code.copy_from_slice(&self.code(Piece::Segment, number, body));
+        let mut first = first;
+        for slots in slots.chunks_mut(FRAMES_MAX * SEALED_SLOT_BYTES) {
+            let count = slots.len() / SEALED_SLOT_BYTES;
+            let (mut prefixes, mut bodies) = ([[0; PREFIX_BYTES]; FRAMES_MAX], [&[][..]; FRAMES_MAX]);
+            for (index, slot) in slots.chunks_exact(SEALED_SLOT_BYTES).enumerate() {
+                prefixes[index] = prefix(Piece::Segment, first + index as u64);
+                bodies[index] = &slot[..SEALED_SLOT_BYTES - MAC_BYTES];
+            }
+            let codes = self.authentication.prefixed_codes(&prefixes[..count], &bodies[..count]);
+            for (slot, code) in slots.chunks_exact_mut(SEALED_SLOT_BYTES).zip(codes) {
+                slot[SEALED_SLOT_BYTES - MAC_BYTES..].copy_from_slice(&code);
+            }
+            first += count as u64;
         }
     }
 
@@ -385,7 +397,7 @@ impl SealedKeys {
         let body = self.verified(Piece::Hole, first, &mut marker)?;
         let (magic, count) = body.split_at(8);
         match magic == HOLE_MAGIC {
-            true => Ok(u64::from_le_bytes((&*count).try_into().expect("eight bytes"))),
+            true => Ok(u64::from_le_bytes(count[..].try_into().expect("eight bytes"))),
             false => Err(Damaged),
         }
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::at_rest::RecordReader;
+use super::at_rest::{RecordReader, SealingState};
 use super::blocks_format::Source;
 use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, read_head, read_head_file};
@@ -192,6 +192,7 @@ impl Store {
         if read_small_file(&daily, CHECKED_BYTES_MAX).is_ok_and(|bytes| !is_daily_record(&bytes)) {
             errors.push(StoreError::damaged(&daily, "its checksum does not fit"));
         }
+        errors.extend(SealingState::read(layout.data()).err());
         let mut damaged = Vec::new();
         for error in errors {
             damaged.extend(damaged_file(error, None)?);

@@ -95,7 +95,7 @@ impl ClientRepair<'_, '_> {
         let prove = |records: &[&IndexRecord]| names.clone().find_map(|name| prove(head, name, records));
         let counts =
             |record: &IndexRecord| [u64::from(record.entries), u64::from(record.files), record.content_bytes];
-        let sums = records.iter().map(counts).fold([0; 3], |sums, counts| add(sums, counts));
+        let sums = records.iter().map(counts).fold([0; 3], add);
         let wanted = [head.totals.entries, head.totals.files, head.totals.bytes];
         let surplus: [u64; 3] = std::array::from_fn(|n| sums[n].wrapping_sub(wanted[n]));
         if surplus == [0; 3] {
