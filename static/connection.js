@@ -68,14 +68,15 @@ function build() {
 
 function draw() {
   const server = info?.server;
-  const [state, text] = !info ? ["bad", "This program does not answer"] : isBusy ? ["busy", "Connecting…"]
-    : connected ? ["good", `Connected to ${server.host}:${server.port}`]
+  const [state, text, where = ""] = !info ? ["bad", "This program does not answer"] : isBusy ? ["busy", "Connecting…"]
+    : connected ? ["good", "Connected", ` to ${server.host}:${server.port}`]
       : info.known ? ["bad", "Not connected"] : ["warn", "This server has not been met yet"];
   for (const element of [$("connection-pill"), parts.state]) element.dataset.state = state;
-  const short = connected && !isBusy && server.latency_ms !== null ? `${text} · ${server.latency_ms} ms` : text;
-  setText($("connection-text"), short);
-  set($("connection-pill"), { "aria-label": `Connection: ${short}`, "aria-haspopup": false });
-  parts.state.replaceChildren(h("span", { class: "dot", "aria-hidden": "true" }), h("strong", {}, text));
+  const latency = connected && !isBusy && server.latency_ms !== null ? ` · ${server.latency_ms} ms` : "";
+  if ($("connection-text").textContent !== text + where + latency) {
+    $("connection-text").replaceChildren(text, h("span", { class: "where" }, where), latency);
+  }
+  parts.state.replaceChildren(h("span", { class: "dot", "aria-hidden": "true" }), h("strong", {}, text + where));
   parts.disconnect.hidden = !connected;
   parts.connect.disabled = isBusy;
   setText(parts.connect, info?.known ? "Connect" : "Connect and see its key");

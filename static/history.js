@@ -158,11 +158,11 @@ function drawDetail() {
   if (entry.kind === "file") facts.push(["Size", `${bytes(entry.size)} (${number(entry.size)} bytes)`]);
   if (entry.mtime) facts.push(["Changed", time(entry.mtime)]);
   if (entry.mode) facts.push(["Mode", entry.mode]);
-  if (entry.crc32) facts.push(["CRC-32", entry.crc32]);
-  if (entry.blake3) facts.push(["BLAKE3", entry.blake3]);
+  if (entry.crc32) facts.push(["CRC-32", entry.crc32, "mono"]);
+  if (entry.blake3) facts.push(["BLAKE3", entry.blake3, "mono"]);
   if (entry.unreadable) facts.push(["Note", "It could not be read when the backup was made."]);
   parts.detail.replaceChildren(h("h3", { class: "path" }, entry.name),
-    h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", { class: "path" }, value)))),
+    h("dl", { class: "facts" }, facts.map(([name, value, kind]) => h("div", {}, h("dt", {}, name), h("dd", { class: kind ?? "path" }, value)))),
     h("div", { class: "row" },
       entry.kind === "file" && !entry.unreadable && h("a", { class: "button primary", id: "download", href: download(entry), download: entry.name, onclick: () => toast(`Downloading ${entry.name}`) }, "Download"),
       h("button", { type: "button", onclick: () => restore(entry) }, entry.kind === "folder" ? "Restore this folder…" : "Restore to a folder…")));

@@ -12,7 +12,7 @@ import { again, uploadOf } from "./upload.js";
 
 /** Files of a job that are remembered here: of more, the newest. */
 const FILES_MAX = 5000;
-const KINDS = { backup: "Backup of this host", upload: "Upload from a browser", restore: "Restore" };
+const KINDS = { backup: "Backup of this host", upload: "Browser upload", restore: "Restore" };
 const WORDS = { CONNECT: "connecting", BACKUP_IN_PROGRESS: "backing up", CLEANUP: "finishing", COMPLETED: "completed", READY: "connecting" };
 const ENDED = ["completed", "failed", "cancelled"];
 

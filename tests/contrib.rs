@@ -71,6 +71,20 @@ fn the_units_are_understood_and_exposed_little() {
         let run = Run::of(command);
         assert_eq!(run.code, 0, "{}: {}", service.display(), run.out());
     }
+    // The program is looked for where the unit says: here, where it was built.
+    let workplace = Workplace::new();
+    for unit in &units {
+        let text = std::fs::read_to_string(unit).unwrap().replace(PROGRAM_PATH, env!("CARGO_BIN_EXE_cyberbackup"));
+        workplace.write(Path::new("units").join(unit.file_name().unwrap()), text);
+    }
+    for unit in &units {
+        let mut command = Command::new("systemd-analyze");
+        command.args(["verify", "--man=no"]).arg(workplace.join("units").join(unit.file_name().unwrap()));
+        let run = Run::of(command);
+        let name = unit.file_name().unwrap().to_string_lossy();
+        let own = run.err().lines().filter(|line| line.contains(&*name)).map(String::from).collect::<Vec<_>>();
+        assert_eq!(own, [""; 0], "{name}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::{TestClient, TestServer, Workplace, wait_until};
 
 /// A script that appends what it is told to a file, and the command that calls it.
-fn script(workplace: &Workplace, name: &str, end: &str) -> (String, PathBuf) {
+pub fn script(workplace: &Workplace, name: &str, end: &str) -> (String, PathBuf) {
     let out = workplace.join(format!("{name} told"));
     let text = format!(
         "#!/bin/sh\ncat >> '{0}'\nenv | grep ^CYBERBACKUP_ | sort > '{0}.env'\necho \"$1\"\n{end}\n",
@@ -19,7 +19,7 @@ fn script(workplace: &Workplace, name: &str, end: &str) -> (String, PathBuf) {
     (format!("'{}' \"an argument; $HOME\"", path.display()), out)
 }
 
-fn told(out: &Path) -> Vec<Value> {
+pub fn told(out: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(out).unwrap_or_default();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -115,6 +115,25 @@ fn a_server_tells_of_quotas_silence_and_low_space() {
     assert_eq!(find("stale").unwrap()["clients"], Value::from(vec!["silent"]));
     assert!(find("low_space").unwrap()["text"].as_str().unwrap().contains("are left on the disk of"));
     assert!(told(&out).len() <= 4, "the same is not told again and again");
+    assert_eq!(server.stop(), 0);
+}
+
+/// The legacy dialect has no words for it: the operator is told all the same.
+#[test]
+fn a_server_tells_of_what_ends_a_legacy_session() {
+    use crate::legacy::peer::{Encrypted, Key, Peer, field, write_noise};
+    let workplace = Workplace::new();
+    let (hook, out) = script(&workplace, "event", "");
+    let server = TestServer::start_with(&workplace, "data", &["--on-event", &hook]);
+    let (mut peer, file_key) = Peer::enter(&server, "ada", &Key::make(17));
+    workplace.run(["clients", "quota", "ada", "10K", "--data", "data"]).expect(0);
+    let file = Encrypted::of(&write_noise(&workplace, "noise", 200_000), &file_key);
+    peer.send_file("noise", &file, 1_000_000);
+    peer.say(1029, &field(b"noise"));
+    peer.expect_error_and_close();
+    wait_until(|| !told(&out).is_empty(), "the event");
+    let event = &told(&out)[0];
+    assert_eq!((&event["event"], &event["client"]), (&Value::from("quota"), &Value::from("ada")), "{event}");
     assert_eq!(server.stop(), 0);
 }
 

@@ -19,6 +19,7 @@ mod page;
 mod progress_reporting;
 mod prune;
 mod random_changes;
+mod recovery;
 mod restore_resume;
 mod resume;
 mod rotation;

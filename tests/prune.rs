@@ -230,7 +230,7 @@ fn a_daily_prune_that_was_missed_while_no_server_ran_is_made_up_for_once() {
     // What a run two days ago has left.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let record = workplace.join("data/daily.json");
-    std::fs::write(&record, format!("{{\"version\": 1, \"begun_seconds\": {}}}", now - 2 * 86_400)).unwrap();
+    std::fs::write(&record, crate::verifying::daily_record(now - 2 * 86_400)).unwrap();
     let minute = (now / 60 + 720) % 1_440;
     let time = format!("{:02}:{:02}", minute / 60, minute % 60);
     let flags = ["--rsa-bits", "2048", "--prune-daily", &time, "--policy", policy.to_str().unwrap()];
@@ -251,6 +251,45 @@ fn a_daily_prune_that_was_missed_while_no_server_ran_is_made_up_for_once() {
     assert_eq!(snapshot_ids(&client).len(), 2);
     assert_eq!(server.stop(), 0);
     assert_eq!(begun(), written, "what was done is not done again");
+}
+
+/// The whole night of a server, made up for at its start: the prune, then the sample; what is damaged is told, and the
+/// next backup heals it.
+#[test]
+fn a_night_prunes_verifies_tells_of_damage_and_the_next_backup_heals_it() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let source = source(&workplace);
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    let policy = three_snapshots(&workplace, &client, &source);
+    assert_eq!(server.stop(), 0);
+    let stored = tree::files_below(&workplace.join("data/received_files"));
+    let harmed = stored.into_iter().find(|file| std::fs::metadata(file).unwrap().len() > 0).unwrap();
+    let whole = std::fs::read(&harmed).unwrap();
+    let mut flipped = whole.clone();
+    flipped[0] ^= 1;
+    std::fs::write(&harmed, flipped).unwrap();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let record = format!("{{\"version\": 1, \"begun_seconds\": {}}}", now - 2 * 86_400);
+    std::fs::write(workplace.join("data/daily.json"), record).unwrap();
+    let minute = (now / 60 + 720) % 1_440;
+    let time = format!("{:02}:{:02}", minute / 60, minute % 60);
+    let (hook, out) = crate::hooks::script(&workplace, "event", "");
+    let flags = ["--rsa-bits", "2048", "--prune-daily", &time, "--policy", policy.to_str().unwrap()];
+    let flags = [&flags[..], &["--verify-sample", "100%", "--on-event", &hook]].concat();
+    let server = TestServer::start_with(&workplace, "data", &flags);
+    server.wait_for_log("2 snapshots dropped, 1 kept");
+    server.wait_for_log("1 damaged");
+    let told = || crate::hooks::told(&out);
+    crate::support::wait_until(|| !told().is_empty(), "the event");
+    let name = harmed.file_name().unwrap().to_str().unwrap();
+    assert_eq!((&told()[0]["event"], &told()[0]["client"]), (&Value::from("damage"), &Value::from("ada")));
+    assert!(told()[0]["text"].as_str().unwrap().contains(name), "{}", told()[0]);
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    back_up(&client, &source, &[]);
+    assert_eq!(std::fs::read(&harmed).unwrap(), whole);
+    client.run(["verify"]).expect(0);
+    assert_eq!(server.stop(), 0);
 }
 
 #[test]

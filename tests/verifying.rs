@@ -29,14 +29,14 @@ fn flip_at(file: &Path, place: impl Fn(usize) -> usize) {
 }
 
 /// A store with every kind of file in it, whose server has ended, and the tree of its newest snapshot.
-struct Store {
-    workplace: Workplace,
-    source: PathBuf,
-    data: PathBuf,
+pub struct Store {
+    pub workplace: Workplace,
+    pub source: PathBuf,
+    pub data: PathBuf,
 }
 
 impl Store {
-    fn new() -> Store {
+    pub fn new() -> Store {
         let workplace = Workplace::new();
         let server = TestServer::start(&workplace);
         let data = server.data.clone();
@@ -54,6 +54,8 @@ impl Store {
         store.operator(&["hold", &second]).expect(0);
         store.operator(&["prune", "--snapshot", &first]).expect(0);
         store.operator(&["enroll", "bob"]).expect(0);
+        store.operator(&["server-key", "rotate", "--rotate-after", "300d", "--rsa-bits", "1024"]).expect(0);
+        fs::write(store.data.join("daily.json"), daily_record(1)).unwrap();
         let stalled = store.workplace.join("stalled");
         fs::create_dir(&stalled).unwrap();
         large_file(&stalled.join("large"), LARGE_BYTES);
@@ -95,6 +97,11 @@ impl Store {
         }
         assert_eq!(server.stop(), 0);
     }
+}
+
+/// The record of a daily prune that was begun then, in seconds since 1970.
+pub fn daily_record(begun_seconds: u64) -> Vec<u8> {
+    cyberbackup::storage::encode_sealed(&serde_json::json!({ "version": 1, "begun_seconds": begun_seconds }))
 }
 
 /// A file that was written to within two seconds is looked at again by the next backup, whatever else there is.
@@ -152,6 +159,8 @@ fn a_flipped_byte_in_any_file_of_a_store_is_named_and_nothing_wrong_is_restored(
         ("clients", "json"),
         ("tokens", "json"),
         ("keys", "der"),
+        ("keys", "json"),
+        ("daily.json", "json"),
         ("damage", "checked"),
         ("incoming", ""),
     ] {

@@ -25,13 +25,13 @@ const BATCHES: [usize; 3] = [1, 16, 64];
 #[divan::bench(args = BATCHES)]
 fn seal(bencher: Bencher, segments: usize) {
     let mut batch = Batch::new(segments);
-    bencher.counter(BytesCount::new(batch.bytes())).bench_local(|| batch.seal());
+    bencher.counter(BytesCount::new(segments * SEGMENT_PLAINTEXT_MAX)).bench_local(|| batch.seal());
 }
 
 #[divan::bench(args = BATCHES)]
 fn seal_and_open(bencher: Bencher, segments: usize) {
     let mut batch = Batch::new(segments);
-    bencher.counter(BytesCount::new(batch.bytes())).bench_local(|| {
+    bencher.counter(BytesCount::new(segments * SEGMENT_PLAINTEXT_MAX)).bench_local(|| {
         batch.seal();
         batch.open();
     });

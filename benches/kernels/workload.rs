@@ -40,11 +40,6 @@ impl Batch {
         }
     }
 
-    /// Bytes of plaintext in it.
-    pub fn bytes(&self) -> usize {
-        self.lens.iter().sum()
-    }
-
     #[inline(never)]
     pub fn seal(&mut self) {
         self.sealer.seal_batch(&mut self.buffer, &self.lens, 0).expect("the batch is laid out right");

@@ -21,6 +21,9 @@ use options::Options;
 use scenarios::{Bench, SCENARIOS};
 
 fn main() {
+    if std::env::args().any(|argument| argument == "--help") {
+        return println!("{}", options::USAGE);
+    }
     let options = match Options::from_arguments(std::env::args().skip(1)) {
         Ok(options) => options,
         Err(message) => {

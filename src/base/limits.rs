@@ -81,6 +81,9 @@ pub const HOLE_BYTES_MAX: u64 = 1024 * 1024 * 1024 * 1024;
 pub const WRITEBACK_BYTES: u64 = 16 * 1024 * 1024;
 /// How often a content that arrives damaged is sent, in all.
 pub const CONTENT_TRIES_MAX: u32 = 3;
+/// So many threads at most read the sums over all clients' snapshots, and no more than one for so many clients.
+pub const SUMMARY_READERS_MAX: usize = 8;
+pub const CLIENTS_PER_READER: usize = 16;
 /// A content that lies in so many files has its smaller deltas put together with the next one.
 pub const GATHERED_SOURCES_MAX: usize = 16;
 /// A content in more pieces than this, and than one for each so many bytes of it, is written out whole.

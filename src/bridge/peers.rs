@@ -215,13 +215,15 @@ impl Peers {
     /// Shakes hands with a server; it is the one in use from then on.
     pub fn connect(&self, wish: Wish, shutdown: &Shutdown) -> Result<Arc<Peer>, ApiError> {
         let peer = self.find(&wish)?;
-        let began = Instant::now();
         let connected = match peer.is_known() {
             true => open_session(&peer, StateFolder::look(&peer.folder), self.patient(0), shutdown),
             false => self.first_contact(&peer, &wish, shutdown)?,
         };
         peer.note(connected.is_ok());
-        let session = connected.map_err(|error| refusal(&error))?;
+        let mut session = connected.map_err(|error| refusal(&error))?;
+        // One question and its answer: the handshake's own time is mostly that of its keys.
+        let began = Instant::now();
+        session.statistics()?;
         peer.contact().latency = Some(began.elapsed());
         let _ = session.close();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

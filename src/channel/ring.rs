@@ -220,6 +220,27 @@ mod tests {
     }
 
     #[test]
+    fn buffers_are_used_again_and_small_batches_hold_small_ones() {
+        let mut ring = Ring::new(100);
+        let mut used = std::collections::BTreeSet::new();
+        for batch in 0..50 {
+            let (mut bytes, mut ends) = ring.buffers();
+            assert_eq!((bytes.len(), ends.len(), bytes.capacity()), (0, 0, 100));
+            used.insert(bytes.as_ptr());
+            let length = if batch % 3 == 0 { 10 } else { 90 };
+            bytes.resize(length, batch);
+            ends.push(length);
+            ring.push(bytes, ends);
+            assert_eq!(ring.unsent(false), vec![batch; length]);
+            ring.advance(length);
+            // Two batches are on their way at a time.
+            ring.acknowledge(u64::from(batch));
+        }
+        assert!(used.len() <= 3, "{} buffers", used.len());
+        assert!(ring.batches.iter().all(|batch| batch.bytes.capacity() <= 2 * batch.bytes.len()));
+    }
+
+    #[test]
     fn what_was_released_or_never_sealed_cannot_be_repeated() {
         let mut ring = ring();
         ring.advance(5);

@@ -32,11 +32,14 @@ use crate::protocol::control::{CONTROL_BYTES_MAX, Control};
 use crate::protocol::header::REQUEST_HEADER_BYTES;
 use crate::protocol::message::{ToClient, ToServer};
 
-/// Most data segments that are sealed, opened or written at a time.
-const BATCH_SEGMENTS_MAX: usize = 16;
-/// The receiving buffer: one full batch.
+/// Most data segments that are sealed and written at a time, where the ring has room for two such batches: the widest
+/// cipher takes 64 blocks at once, and half of them costs as much.
+const BATCH_SEGMENTS_MAX: usize = 32;
+/// Most data segments that are opened at a time: as many as are authenticated side by side.
+const OPENED_SEGMENTS_MAX: usize = 16;
+/// The receiving buffer: as much as is opened at a time.
 const RECEIVE_BYTES: usize =
-    BATCH_SEGMENTS_MAX * (REQUEST_HEADER_BYTES + sealed_payload_bytes(SEGMENT_PLAINTEXT_MAX));
+    OPENED_SEGMENTS_MAX * (REQUEST_HEADER_BYTES + sealed_payload_bytes(SEGMENT_PLAINTEXT_MAX));
 /// How often one segment may fail before the channel ends.
 const FAILURES_MAX: u32 = 3;
 /// How long a silent line is given before a repeat is asked for again, and a close sent again.
@@ -705,7 +708,7 @@ impl Channel {
         self.frames.clear();
         let mut position = self.unread.start;
         let mut control = None;
-        while self.frames.len() < BATCH_SEGMENTS_MAX {
+        while self.frames.len() < OPENED_SEGMENTS_MAX {
             match self.frame_at(position)? {
                 Some((Kind::Data, end)) => {
                     self.frames.push(position..end);

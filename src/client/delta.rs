@@ -293,7 +293,7 @@ impl ContentSender<'_> {
             }
             if batch.bytes.len() >= BATCH_BYTES {
                 let (range, entry) = held.place;
-                batch.reached = Some((range, entry, file.size() - file.left()));
+                batch.reached = Some((range, entry, file.position()));
                 self.hand_over(batch)?;
             }
         }

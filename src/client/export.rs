@@ -22,7 +22,7 @@ use crate::crypto::ContentHasher;
 use crate::protocol::message::{ContentEnd, SnapshotRow, ToClient, content_flag};
 
 /// Zeros are written so many at a time.
-static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROS: [u8; 4 * 1024] = [0; 4 * 1024];
 
 /// How an export went.
 #[derive(Debug, Clone)]

@@ -18,6 +18,7 @@ mod listing_spill;
 mod me_info;
 mod name_run;
 mod owners;
+mod page_cache;
 mod pages;
 mod pax;
 mod progress;

@@ -301,7 +301,7 @@ impl ContentSender<'_> {
             hasher.update(content);
             batch.content_bytes += chunk as u64;
             if batch.bytes.len() >= BATCH_BYTES {
-                batch.reached = Some((range, entry, file.size() - file.left()));
+                batch.reached = Some((range, entry, file.position()));
                 self.hand_over(batch)?;
             }
         }

@@ -11,8 +11,10 @@ use rustix::fs::{Advice, FileType, Mode, OFlags};
 
 use super::facts::{FileFacts, cause, file_type, kind_word};
 use super::given::{GivenContent, GivenFiles};
+use super::page_cache::PageCache;
 use super::roots::{Root, open_parent};
 use crate::base::folder::{FolderStack, Missing};
+use crate::base::limits::LARGE_FILE_BYTES;
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
 
@@ -151,6 +153,7 @@ struct DiskFile {
     ended_early: bool,
     /// Up to where there is known to be no hole.
     data_until: u64,
+    cache: PageCache,
 }
 
 /// What was read, and what that is worth.
@@ -199,6 +202,11 @@ impl SourceFile {
         }
     }
 
+    /// How much of it has been read or left out.
+    pub fn position(&self) -> u64 {
+        self.bytes_read
+    }
+
     /// At most so much of it is still to be read.
     pub fn left(&self) -> u64 {
         match &self.bytes {
@@ -221,7 +229,7 @@ impl SourceFile {
     pub fn read_into(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
         let room = buffer.len().min(usize::try_from(self.left()).unwrap_or(usize::MAX));
         let filled = match &mut self.bytes {
-            SourceBytes::Disk(file) => file.read_into(&mut buffer[..room])?,
+            SourceBytes::Disk(file) => file.read_into(&mut buffer[..room], self.bytes_read)?,
             SourceBytes::Given(content) => content.read_into(&mut buffer[..room])?,
         };
         self.bytes_read += filled as u64;
@@ -292,6 +300,7 @@ impl SourceFile {
                 return Ok(SourceEnd { bytes_read, changed, recheck: changed || content.size.is_none() });
             }
         };
+        file.cache.give_up(file.file.as_fd());
         let now = FileFacts::of(&rustix::fs::fstat(&file.file)?);
         let as_opened = |facts: FileFacts| (facts.size, facts.mtime, facts.ctime);
         let changed = as_opened(now) != as_opened(file.opened) || bytes_read != file.opened.size;
@@ -303,10 +312,15 @@ impl SourceFile {
 
 impl DiskFile {
     fn new(file: OwnedFd, opened: FileFacts) -> DiskFile {
-        DiskFile { file, opened, opened_at: Timestamp::now(), ended_early: false, data_until: 0 }
+        let (opened_at, cache) = (Timestamp::now(), PageCache::default());
+        DiskFile { file, opened, opened_at, ended_early: false, data_until: 0, cache }
     }
 
-    fn read_into(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
+    /// Fills `buffer` with what begins at `position`, where the file stands.
+    fn read_into(&mut self, buffer: &mut [u8], position: u64) -> Result<usize, SourceError> {
+        if self.opened.size >= LARGE_FILE_BYTES {
+            self.cache.before_reading(self.file.as_fd(), position, self.opened.size);
+        }
         let mut filled = 0;
         while filled < buffer.len() && !self.ended_early {
             match rustix::io::read(self.file.as_fd(), &mut buffer[filled..]) {

@@ -34,12 +34,13 @@
 //! The legacy dialect has none of this. [`legacy_keys`] and [`legacy_file`] do what its peers do, for its sessions
 //! only: a file's ciphertext is decrypted as it comes, and nothing authenticates it.
 
+use cyberbackup_lanes::{cbc as lanes, sha256 as sha256_lanes};
+
 mod authenticator;
 pub mod blocks;
 pub mod checksum;
 pub mod error;
 pub mod key_exchange;
-mod lanes;
 pub mod legacy_file;
 pub mod legacy_keys;
 pub mod posix_cksum;
@@ -47,7 +48,6 @@ pub mod rsa_keys;
 pub mod sealed_file;
 pub mod secret;
 pub mod segment;
-mod sha256_lanes;
 #[cfg(test)]
 mod test_support;
 pub mod token;

@@ -25,9 +25,8 @@
 
 use std::ops::Range;
 
-use aes::cipher::array::Array;
-use aes::cipher::{BlockModeDecrypt, InnerIvInit, KeyInit};
-use aes::{Aes256Dec, Aes256Enc, Block};
+use aes::cipher::KeyInit;
+use aes::{Aes256Dec, Aes256Enc};
 
 use super::authenticator::{Authenticator, FRAMES_MAX, MAC_BYTES};
 use super::checksum::crc32;
@@ -43,7 +42,7 @@ pub const SEGMENT_PAYLOAD_MAX: usize = sealed_payload_bytes(SEGMENT_PLAINTEXT_MA
 /// What a payload has beside its ciphertext: sequence, acknowledged, IV, HMAC and CRC32.
 pub const SEGMENT_OVERHEAD: usize = PREFIX_BYTES + MAC_BYTES + CRC_BYTES;
 
-pub(super) const BLOCK_BYTES: usize = 16;
+pub(super) const BLOCK_BYTES: usize = lanes::BLOCK_BYTES;
 const SEQUENCE_BYTES: usize = 8;
 const ACKNOWLEDGED_BYTES: usize = 8;
 const IV_BYTES: usize = BLOCK_BYTES;
@@ -424,8 +423,7 @@ impl OpeningKeys {
     fn decrypt(&self, from_vector: &mut [u8]) -> Result<usize, Damaged> {
         let (vector, rest) = from_vector.split_first_chunk_mut::<IV_BYTES>().ok_or(Damaged)?;
         let (ciphertext, _) = split_at_end(rest, SUFFIX_BYTES);
-        let (blocks, _) = Block::slice_as_chunks_mut(ciphertext);
-        cbc::Decryptor::inner_iv_init(&self.cipher, &Array(*vector)).decrypt_blocks(blocks);
+        lanes::decrypt_cbc(&self.cipher, vector, ciphertext);
         unpadded_len(ciphertext).ok_or(Damaged)
     }
 }

@@ -275,7 +275,8 @@ fn stream_whole(
         Ok(reader) => reader,
         Err(error) => return Ok(Err(error)),
     };
-    let (size, mut chunk) = (reader.sums().size, vec![0; CONTENT_CHUNK_BYTES]);
+    let size = reader.sums().size;
+    let mut chunk = vec![0; usize::try_from(size).unwrap_or(usize::MAX).min(CONTENT_CHUNK_BYTES)];
     // Nobody asks a small content for its holes: the question costs more than the bytes.
     match size < LARGE_FILE_BYTES {
         true => stream_bytes(stored, &mut reader, &mut chunk, outbox),

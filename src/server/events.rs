@@ -233,8 +233,8 @@ impl Teller {
         let Some(limit) = self.watch.stale_after else { return };
         let oldest = Timestamp::now().seconds.saturating_sub_unsigned(limit.as_secs());
         let mut stale = Vec::new();
-        for client in self.store.clients() {
-            let Ok(summary) = self.store.summary(client.id) else { continue };
+        for (client, summary) in self.store.summaries() {
+            let Ok(summary) = summary else { continue };
             if summary.last.map_or(client.registered, |last| last.committed()).seconds < oldest {
                 stale.push(client.name.to_string());
             }

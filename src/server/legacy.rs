@@ -18,8 +18,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connections::Connection;
+use super::events::EventKind;
 use super::listener::Shared;
 use super::semaphore::{Permit, Semaphore};
+use super::session::failure_code;
 use super::sessions::{Doing, Guest, Live, Visit};
 use super::statistics::Count;
 use super::waiting_room::Seat;
@@ -32,6 +34,7 @@ use crate::protocol::legacy::{
     FILE_PACKET_FIXED_BYTES, FileName, FilePacket, NameField, REQUEST_CODES, Request, Response, VERSIONS,
     request_code, request_payload_bytes,
 };
+use crate::protocol::message::FailureCode;
 use crate::storage::{ClientRecord, StoreError};
 
 pub use admission::Reservations;
@@ -56,8 +59,8 @@ const PIECE_BYTES: usize = 64 * 1024;
 enum Problem {
     /// 1607; the connection goes on.
     Refused(String),
-    /// 1607 and a close.
-    Ending(String),
+    /// 1607 and a close; for the operator, what that is.
+    Ending(String, FailureCode),
     Lost(ChannelError),
 }
 
@@ -66,7 +69,7 @@ fn refused(problem: impl Into<String>) -> Problem {
 }
 
 fn ending(problem: impl Into<String>) -> Problem {
-    Problem::Ending(problem.into())
+    Problem::Ending(problem.into(), FailureCode::OutOfPlace)
 }
 
 impl From<ChannelError> for Problem {
@@ -81,7 +84,7 @@ impl From<StoreError> for Problem {
         match &error {
             StoreError::NameTaken { .. } => refused(error.to_string()),
             _ if error.is_peer_fault() => refused(error.to_string()),
-            _ => ending(error.to_string()),
+            _ => Problem::Ending(error.to_string(), failure_code(&error)),
         }
     }
 }
@@ -185,8 +188,9 @@ impl Session<'_> {
                 }
                 Ok(Some(response)) => self.line.write_all(&response.encode())?,
                 Err(Problem::Lost(error)) => return Err(error),
-                Err(Problem::Ending(problem)) => {
+                Err(Problem::Ending(problem, code)) => {
                     self.note(&problem);
+                    self.tell(&problem, code);
                     return Ok(LastWord::GeneralError);
                 }
                 Err(Problem::Refused(problem)) => {
@@ -230,6 +234,13 @@ impl Session<'_> {
     fn note(&self, problem: &str) {
         self.shared.fail(self.connection, problem);
         log::warn!("{} (legacy): {problem}", self.peer);
+    }
+
+    /// Tells the operator of what ended the session of a client.
+    fn tell(&self, problem: &str, code: FailureCode) {
+        if let (Who::Client { record, .. }, Some(kind)) = (&self.who, EventKind::of_failure(code)) {
+            self.shared.events.tell(kind, Some(record.name.as_str()), problem);
+        }
     }
 
     /// Between two files of a run it is idle.

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -48,9 +49,10 @@ pub use verify::{VerifyRequest, verify};
 const LINE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// How long a command may take to be sent, and its answer to be read by the other side.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the server may work on a command: ten thousand tokens are as many flushes. A server that ends
-/// meanwhile is noticed at once.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// How often the server says that it still works on a command: with a space before its answer, which means nothing.
+const SIGN_INTERVAL: Duration = Duration::from_secs(10);
+/// How long no such sign may come. A server that ends is noticed at once.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Mode of the socket: whoever may write to it may use it.
 const SOCKET_MODE: u32 = 0o700;
 /// Commands that are worked on at a time; one more is sent away.
@@ -131,7 +133,7 @@ pub enum OperatorError {
     NoServer {
         folder: PathBuf,
     },
-    /// The server has clients and lost its key.
+    /// The server has clients, and its key is gone or damaged.
     KeyGone {
         path: PathBuf,
     },
@@ -149,7 +151,7 @@ impl fmt::Display for OperatorError {
             OperatorError::Refused(text) => write!(formatter, "{text}"),
             OperatorError::KeyGone { path } => write!(
                 formatter,
-                "{} is gone: put the file back from a copy, or see what \"cyberbackup server --repair --dry-run\" says",
+                "{} is gone or damaged: put the file back from a copy, or see what \"cyberbackup server --repair --dry-run\" says",
                 path.display()
             ),
             OperatorError::NoServer { folder } => write!(
@@ -192,14 +194,18 @@ pub fn operate_sealed(
 
 /// A desk on a data folder that no server holds.
 fn desk_of(data: &Path, keys: StorageKeys) -> Result<Desk, OperatorError> {
-    let no_server = || OperatorError::NoServer { folder: data.to_path_buf() };
     let key = data.join("keys").join(KEY_NAME);
     if !key.exists() {
         let has_clients = std::fs::read_dir(data.join("clients")).is_ok_and(|mut clients| clients.next().is_some());
-        return Err(if has_clients { OperatorError::KeyGone { path: key } } else { no_server() });
+        let folder = data.to_path_buf();
+        return Err(if has_clients {
+            OperatorError::KeyGone { path: key }
+        } else {
+            OperatorError::NoServer { folder }
+        });
     }
     let store = Arc::new(Store::open_sealed(data, Disk::real(), keys)?);
-    let keys = ServerKeys::read(&store).ok().flatten().ok_or_else(no_server)?;
+    let keys = ServerKeys::read(&store).ok().flatten().ok_or(OperatorError::KeyGone { path: key })?;
     Ok(Desk { store, keys: Arc::new(keys), sessions: Arc::default(), shutdown: Shutdown::new() })
 }
 
@@ -416,7 +422,7 @@ fn serve_command(desk: &Desk, is_free: bool, mut stream: UnixStream) -> std::io:
         }
         Ok(command) => {
             log::info!("operator: {line}");
-            match execute(desk, &command) {
+            match with_signs(&stream, SIGN_INTERVAL, || execute(desk, &command)) {
                 Ok(rows) => Answer::Rows(rows),
                 Err(error) => Answer::Error(error.to_string()),
             }
@@ -427,6 +433,27 @@ fn serve_command(desk: &Desk, is_free: bool, mut stream: UnixStream) -> std::io:
     stream.write_all(b"\n")
 }
 
+/// Works, and lets the peer know meanwhile that it goes on.
+fn with_signs<T>(stream: &UnixStream, interval: Duration, work: impl FnOnce() -> T) -> T {
+    let (working, ended) = bounded::<()>(0);
+    let tell = move || {
+        let mut stream = stream;
+        while ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+            // Whoever is gone gets no answer either; the work is done all the same.
+            if stream.write_all(b" ").is_err() {
+                return;
+            }
+        }
+    };
+    thread::scope(|scope| {
+        // Where the system refuses a thread, the answer comes without signs.
+        let _ = thread::Builder::new().name("operator sign".to_string()).spawn_scoped(scope, tell);
+        let result = work();
+        drop(working);
+        result
+    })
+}
+
 fn read_line(stream: &UnixStream) -> std::io::Result<String> {
     let mut line = String::new();
     BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut line)?;
@@ -435,7 +462,7 @@ fn read_line(stream: &UnixStream) -> std::io::Result<String> {
 
 fn hand_over(data: &Path, command: &OperatorCommand) -> std::io::Result<Result<Vec<Value>, OperatorError>> {
     let mut stream = with_socket_path(data, SOCKET_NAME, |path| UnixStream::connect(path))?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
     stream.set_write_timeout(Some(SOCKET_TIMEOUT))?;
     serde_json::to_writer(&stream, command)?;
     stream.write_all(b"\n")?;
@@ -450,6 +477,26 @@ fn hand_over(data: &Path, command: &OperatorCommand) -> std::io::Result<Result<V
 mod tests {
     use super::*;
     use crate::base::ids::ClientId;
+
+    #[test]
+    fn a_command_that_takes_its_time_gives_signs_of_life_before_its_answer() {
+        let (server, mut client) = UnixStream::pair().unwrap();
+        let (heard, wait) = std::sync::mpsc::channel();
+        let serving = thread::spawn(move || {
+            // As long as it takes until three signs have come.
+            with_signs(&server, Duration::from_millis(5), || wait.recv().unwrap());
+            serde_json::to_writer(&server, &Answer::Rows(vec![Value::from(7)])).unwrap();
+            (&server).write_all(b"\n").unwrap();
+        });
+        let mut signs = [0; 3];
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client.read_exact(&mut signs).unwrap();
+        heard.send(()).unwrap();
+        assert_eq!(signs, *b"   ");
+        let Ok(Answer::Rows(rows)) = serde_json::from_str(&read_line(&client).unwrap()) else { panic!("no rows") };
+        assert_eq!(rows, [Value::from(7)]);
+        serving.join().unwrap();
+    }
 
     #[test]
     fn a_name_that_is_taken_makes_no_token_for_any() {

@@ -15,7 +15,7 @@ use super::statistics::Report;
 use crate::base::ids::UserName;
 use crate::base::time::Timestamp;
 use crate::crypto::Fingerprint;
-use crate::storage::{ClientRecord, Space, StoreError};
+use crate::storage::{ClientRecord, ClientSummary, Space, StoreError};
 
 /// A look at a running server, for as long as it is wanted.
 #[derive(Clone)]
@@ -91,7 +91,7 @@ impl Overview {
     /// read has its name and an `error`. The figures are kept in memory and are read anew when they change.
     pub fn clients(&self) -> Vec<Value> {
         let (store, now) = (&self.shared.store, Timestamp::now());
-        let row = |client: Arc<ClientRecord>| match store.summary(client.id) {
+        let row = |(client, summary): (Arc<ClientRecord>, Result<ClientSummary, StoreError>)| match summary {
             Ok(summary) => {
                 let mut row = operator::client_row(&client, &summary, now);
                 let last = summary.last.as_ref().map(|last| last.committed().seconds);
@@ -100,7 +100,7 @@ impl Overview {
             }
             Err(error) => json!({ "name": client.name, "id": client.id, "error": error.to_string() }),
         };
-        store.clients().into_iter().map(row).collect()
+        store.summaries().into_iter().map(row).collect()
     }
 
     /// The room on the disk of the data folder.

@@ -74,13 +74,11 @@ impl ServerKeys {
         if store.read_key(PUBLIC_KEY_NAME)?.as_deref() != Some(present.public().spki_der()) {
             store.write_key(PUBLIC_KEY_NAME, present.public().spki_der())?;
         }
-        let next = match store.read_key(NEXT_KEY_NAME)? {
-            None => None,
-            Some(der) => {
-                let due_seconds = read_due(store)?.and_then(|due| due.due_seconds);
-                Some(NextKey { key: Arc::new(PrivateKey::from_pkcs8_der(&der)?), due_seconds })
-            }
-        };
+        let due_seconds = read_due(store)?.and_then(|due| due.due_seconds);
+        let next = read_exact_key(store, NEXT_KEY_NAME)?.map(|key| NextKey { key: Arc::new(key), due_seconds });
+        if next.is_none() && store.read_key(NEXT_KEY_NAME)?.is_some() {
+            log::error!("the next key that was announced is damaged and not used: \"server --repair\" removes it");
+        }
         let state = Mutex::new(State { present: Arc::new(present), next });
         Ok(Some(ServerKeys { store: store.clone(), state }))
     }

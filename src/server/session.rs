@@ -35,32 +35,41 @@ impl Failure {
 /// What a store's error is to the client. Paths of the server's disk stay in the server's log.
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
-        let (code, text) = match &error {
-            _ if error.is_peer_fault() => (FailureCode::OutOfPlace, error.to_string()),
-            StoreError::NotFound { .. } | StoreError::Ambiguous { .. } | StoreError::Dropped { .. } => {
-                (FailureCode::NotFound, error.to_string())
+        let code = failure_code(&error);
+        let text = match (code, &error) {
+            (FailureCode::DiskFull, _) => {
+                "the server's disk is full: free some space there, then run this again".to_string()
             }
-            StoreError::NameTaken { .. } => (FailureCode::Refused, error.to_string()),
-            StoreError::QuotaExceeded { .. } => (FailureCode::Quota, error.to_string()),
-            StoreError::Superseded { .. } => (FailureCode::TakenOver, error.to_string()),
-            StoreError::DiskFull { .. } => (
-                FailureCode::DiskFull,
-                "the server's disk is full: free some space there, then run this again".into(),
+            (_, StoreError::DamagedHead { snapshot, .. }) => format!(
+                "the head of snapshot {snapshot} cannot be read (the server's log says why): name another snapshot \
+                 with --snapshot, or back up again"
             ),
-            StoreError::DamagedHead { snapshot, .. } => (
-                FailureCode::Damaged,
-                format!(
-                    "the head of snapshot {snapshot} cannot be read (the server's log says why): name another \
-                     snapshot with --snapshot, or back up again"
-                ),
-            ),
-            StoreError::Damaged { .. } | StoreError::NewerFormat { .. } => {
-                (FailureCode::Damaged, "a part of the server's store is damaged; the server's log names it".into())
+            (FailureCode::Damaged, _) => {
+                "a part of the server's store is damaged; the server's log names it".to_string()
             }
-            _ => (FailureCode::Internal, "the server could not do it; its log says why".into()),
+            (FailureCode::Internal, _) => "the server could not do it; its log says why".to_string(),
+            _ => error.to_string(),
         };
         log::warn!("{error}");
         Failure { code, text }
+    }
+}
+
+/// What an error of the store is to a client.
+pub fn failure_code(error: &StoreError) -> FailureCode {
+    match error {
+        _ if error.is_peer_fault() => FailureCode::OutOfPlace,
+        StoreError::NotFound { .. } | StoreError::Ambiguous { .. } | StoreError::Dropped { .. } => {
+            FailureCode::NotFound
+        }
+        StoreError::NameTaken { .. } => FailureCode::Refused,
+        StoreError::QuotaExceeded { .. } => FailureCode::Quota,
+        StoreError::Superseded { .. } => FailureCode::TakenOver,
+        StoreError::DiskFull { .. } => FailureCode::DiskFull,
+        StoreError::DamagedHead { .. } | StoreError::Damaged { .. } | StoreError::NewerFormat { .. } => {
+            FailureCode::Damaged
+        }
+        _ => FailureCode::Internal,
     }
 }
 

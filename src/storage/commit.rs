@@ -64,9 +64,10 @@ impl Upload {
         self.check_commit_quota()?;
         self.sweep_unused()?;
         self.large.finish()?;
-        self.committing = true;
         let sequence = state.with_catalog(&shared.layout, |catalog| catalog.next_sequence())?;
+        // Where there is no room for the plan, the upload stays for when there is: nothing was put anywhere yet.
         let head = Arc::new(self.write_plan(sequence, unreadable)?);
+        self.committing = true;
         self.flush()?;
         self.put_in_place()?;
         self.committed = true;

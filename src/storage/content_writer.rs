@@ -18,7 +18,7 @@ use crate::crypto::{
     BLOCK_BYTES, BlockHasher, BlockSum, ContentSums, SumsCombiner, blake3_hash, block_sum, blocks_in,
 };
 
-/// What is hashed, summed and written at a time: small enough to stay in the processor's cache meanwhile.
+/// What is read back and summed at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 const BLOCK: u64 = BLOCK_BYTES as u64;
 const ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
@@ -192,16 +192,16 @@ impl ContentWriter {
     /// Appends bytes; in a delta, behind a kept piece that ended at a block border.
     pub fn write(&mut self, bytes: &[u8], large: &mut LargeFiles) -> Result<(), StoreError> {
         self.check_room(bytes.len() as u64)?;
-        for piece in bytes.chunks(PIECE_BYTES) {
-            self.note_shift(large);
-            match &mut self.target {
-                Target::Plain(file) => file.write(piece).at("write a file below", large.path())?,
-                Target::Delta => large.append_delta(piece)?,
-            }
-            self.stored_bytes += piece.len() as u64;
-            self.hash(piece, large)?;
+        if bytes.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.note_shift(large);
+        match &mut self.target {
+            Target::Plain(file) => file.write(bytes).at("write a file below", large.path())?,
+            Target::Delta => large.append_delta(bytes)?,
+        }
+        self.stored_bytes += bytes.len() as u64;
+        self.hash(bytes, large)
     }
 
     /// Appends zeros for which nothing is stored. What of them does not fill a block is stored in a delta.

@@ -26,7 +26,7 @@ use super::damage::DamageList;
 use super::dropped::{TOTALS_NAME, placeholder, read_record};
 use super::error::{At, StoreError};
 use super::head::Head;
-use super::index::{INDEX_BYTES_MAX, Index, decode_headless_index};
+use super::index::{INDEX_BYTES_MAX, Index, IndexRecord, decode_headless_index};
 use super::layout::{dropped_name, head_name, index_name, names_in, read_small_file};
 use super::store::{Shared, Store};
 use super::tokens;
@@ -34,7 +34,6 @@ use super::verify::is_checked_record;
 use crate::base::durable::{FILE_MODE, exists};
 use crate::base::folder::open_folder;
 use crate::base::ids::{SnapshotId, UserName};
-use crate::base::path::display_bytes;
 use pool::Pool;
 
 /// Damaged ranges of one client that are looked after in one run.
@@ -168,8 +167,8 @@ struct ClientRepair<'a, 'b> {
     heads: BTreeMap<SnapshotId, Arc<Head>>,
     /// Those of snapshots that were dropped.
     dropped: BTreeMap<SnapshotId, Arc<Head>>,
-    /// Snapshots whose indexes cannot be read nor rebuilt.
-    hidden: BTreeSet<SnapshotId>,
+    /// What the indexes have that were rebuilt.
+    rebuilt: BTreeMap<SnapshotId, Vec<IndexRecord>>,
     /// All ranges, read once they are needed.
     pool: Option<Pool>,
 }
@@ -178,7 +177,7 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
     fn of(repair: &'a mut Repair<'b>, client: Arc<ClientRecord>) -> ClientRepair<'a, 'b> {
         let folder = repair.shared.layout.snapshots(&client.folder);
         let (heads, dropped) = (BTreeMap::new(), BTreeMap::new());
-        ClientRepair { repair, client, folder, heads, dropped, hidden: BTreeSet::new(), pool: None }
+        ClientRepair { repair, client, folder, heads, dropped, rebuilt: BTreeMap::new(), pool: None }
     }
 
     fn run(&mut self) -> Result<(), StoreError> {
@@ -255,7 +254,6 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
                         self.tell(file, Outcome::Rebuilt, BTreeSet::from([id]), text);
                     }
                     None => {
-                        self.hidden.insert(id);
                         let text = format!(
                             "the head ({problem}) and its index: put one of them back from a copy, else drop the \
                              snapshot with \"prune --snapshot {id}\", which gives back what it alone needed"
@@ -263,10 +261,7 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
                         self.tell(file, Outcome::Lost, BTreeSet::from([id]), text);
                     }
                 },
-                Err(error) => {
-                    self.hidden.insert(id);
-                    self.tell_newer(file, error, Some(id))?;
-                }
+                Err(error) => self.tell_newer(file, error, Some(id))?,
             }
         }
         Ok(())
@@ -297,58 +292,79 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
     }
 
     fn indexes(&mut self) -> Result<(), StoreError> {
-        let layout = &self.repair.shared.layout;
         let mut damaged = Vec::new();
         for head in self.heads.values() {
-            match read_index(layout, &self.client.folder, head) {
+            match self.records(head) {
                 Ok(_) => {}
                 Err(error) if error.is_damage() => damaged.push((head.clone(), error)),
                 Err(error) => return Err(error),
             }
         }
-        self.hidden.extend(damaged.iter().map(|(head, _)| head.id));
-        for (head, error) in damaged {
-            let file = self.folder.join(index_name(head.id));
-            let snapshots = BTreeSet::from([head.id]);
-            match self.rebuilt_index(&head)? {
-                Some(bytes) => {
-                    self.repair.write_sealed(&file, bytes)?;
-                    self.hidden.remove(&head.id);
-                    // What it names is now named.
-                    self.pool = None;
-                    self.tell(file, Outcome::Rebuilt, snapshots, "the index, from the ranges that it named".into());
-                }
-                None => {
-                    let text = format!(
-                        "the list of what is in the snapshot ({error}): put the file back from a copy, else drop the \
-                         snapshot with \"prune --snapshot {}\"; contents that no other snapshot has lie as plain \
-                         files in {}",
-                        head.id,
-                        display_bytes(format!("received_files/{}/{}", self.client.folder, head.id).as_bytes())
-                    );
-                    self.tell(file, Outcome::Lost, snapshots, text);
-                }
+        damaged.sort_by_key(|(head, _)| head.sequence);
+        // One that was found may tell what another one needs.
+        while !damaged.is_empty() {
+            let before = damaged.len();
+            for (head, error) in std::mem::take(&mut damaged) {
+                let Some((records, bytes)) = self.rebuilt_index(&head)? else {
+                    damaged.push((head, error));
+                    continue;
+                };
+                let file = self.folder.join(index_name(head.id));
+                self.repair.write_sealed(&file, bytes)?;
+                self.rebuilt.insert(head.id, records);
+                // What it names is now named.
+                self.pool = None;
+                let text = "the index, from the ranges that it named".to_string();
+                self.tell(file, Outcome::Rebuilt, BTreeSet::from([head.id]), text);
+            }
+            if damaged.len() == before {
+                break;
             }
         }
+        for (head, error) in damaged {
+            let text = format!(
+                "the list of what is in the snapshot ({}): put the file back from a copy, else drop the snapshot with \
+                 \"prune --snapshot {}\"; what it brought lies as plain files in received_files/{}/{}",
+                problem_of(&error),
+                head.id,
+                self.client.folder,
+                head.id
+            );
+            self.tell(self.folder.join(index_name(head.id)), Outcome::Lost, BTreeSet::from([head.id]), text);
+        }
         Ok(())
+    }
+
+    /// What the index of a snapshot has, one that was rebuilt and perhaps not written included.
+    fn records(&self, head: &Head) -> Result<Vec<IndexRecord>, StoreError> {
+        match self.rebuilt.get(&head.id) {
+            Some(records) => Ok(records.clone()),
+            None => read_index(&self.repair.shared.layout, &self.client.folder, head),
+        }
     }
 
     fn pool(&mut self) -> Result<&Pool, StoreError> {
         if self.pool.is_none() {
             let mut named = BTreeSet::new();
-            let (layout, folder) = (&self.repair.shared.layout, &self.client.folder);
-            for head in
-                self.heads.values().chain(self.dropped.values()).filter(|head| !self.hidden.contains(&head.id))
-            {
-                match read_index(layout, folder, head) {
+            for head in self.heads.values().chain(self.dropped.values()) {
+                match self.records(head) {
                     Ok(records) => named.extend(records.iter().map(|record| record.file)),
                     Err(error) if error.is_damage() => {}
                     Err(error) => return Err(error),
                 }
             }
-            self.pool = Some(Pool::read(layout.range_files(folder), &named)?);
+            let folder = self.repair.shared.layout.range_files(&self.client.folder);
+            self.pool = Some(Pool::read(folder, &named)?);
         }
         Ok(self.pool.as_ref().expect("read just now"))
+    }
+}
+
+/// What is wrong with a file, without its path.
+fn problem_of(error: &StoreError) -> String {
+    match error {
+        StoreError::Damaged { problem, .. } => problem.clone(),
+        error => error.to_string(),
     }
 }
 

@@ -127,8 +127,9 @@ pub struct JournalWriter {
     buffer: Vec<u8>,
     /// The bytes of the contents that the buffer tells of.
     told_bytes: u64,
-    /// Whether the journal tells of anything that is worth keeping.
+    /// Whether the journal tells of anything that is worth keeping, and whether such a thing has been written.
     tells: bool,
+    has_told: bool,
     bytes_since_checkpoint: u64,
     checkpointed: Instant,
 }
@@ -143,7 +144,15 @@ impl JournalWriter {
         journal::put_begin(&mut buffer, begin);
         let tells = valid_bytes > 0;
         let checkpointed = Instant::now();
-        Ok(JournalWriter { file, buffer, told_bytes: 0, tells, bytes_since_checkpoint: 0, checkpointed })
+        Ok(JournalWriter {
+            file,
+            buffer,
+            told_bytes: 0,
+            tells,
+            has_told: tells,
+            bytes_since_checkpoint: 0,
+            checkpointed,
+        })
     }
 
     pub fn content(&mut self, stored: &StoredEntry) -> io::Result<()> {
@@ -208,7 +217,8 @@ impl JournalWriter {
         Ok(())
     }
 
-    /// At the end of a session: whether there is something to go on with, and its journal is written.
+    /// At the end of a session: whether there is something to go on with in the journal. On a disk that is full, what
+    /// was written before counts.
     pub fn keep(&mut self) -> bool {
         if !self.tells && self.buffer.is_empty() {
             return false;
@@ -216,8 +226,8 @@ impl JournalWriter {
         match self.write() {
             Ok(()) => self.tells,
             Err(error) => {
-                log::warn!("an upload cannot be kept for later: {error}");
-                false
+                log::warn!("what came last of an upload will be sent again: {error}");
+                self.has_told
             }
         }
     }
@@ -230,6 +240,7 @@ impl JournalWriter {
 
     fn write(&mut self) -> io::Result<()> {
         self.file.write(&self.buffer)?;
+        self.has_told = self.tells;
         self.buffer.clear();
         self.told_bytes = 0;
         Ok(())

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::at_rest::{Opening, StorageKeys};
@@ -30,7 +30,9 @@ use crate::base::durable::{Disk, FILE_MODE};
 use crate::base::entry::merge_roots;
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId, UserName, random_array};
-use crate::base::limits::{LABEL_BYTES_MAX, PATHS_BYTES_MAX, ROOTS_MAX, TAGS_MAX};
+use crate::base::limits::{
+    CLIENTS_PER_READER, LABEL_BYTES_MAX, PATHS_BYTES_MAX, ROOTS_MAX, SUMMARY_READERS_MAX, TAGS_MAX,
+};
 use crate::base::path::EntryPath;
 use crate::base::time::{Clock, Timestamp};
 use crate::crypto::KeyId;
@@ -175,7 +177,7 @@ impl Store {
 
     /// Has sweeps end at the next good place, as they do when they are cut short: for the end of a server.
     pub fn stop_sweeps(&self) {
-        self.shared.sweeps_stopped.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.shared.sweeps_stopped.store(true, Ordering::Relaxed);
     }
 
     pub fn space(&self) -> Result<Space, StoreError> {
@@ -344,7 +346,7 @@ impl Store {
         client_removal::decide(&self.shared.disk, &self.shared.layout, &record)?;
         clients.forget(id);
         if let Some(state) = locked(&self.states).remove(&id) {
-            state.removed.store(true, std::sync::atomic::Ordering::SeqCst);
+            state.removed.store(true, Ordering::SeqCst);
         }
         Ok(record)
     }
@@ -370,6 +372,29 @@ impl Store {
             Some(summary) => Ok(summary),
             None => summary::read(&self.shared.disk, &self.shared.layout, client, &state.record.folder),
         }
+    }
+
+    /// The summaries of all clients, by name. Where heads have to be read, several clients' are at a time.
+    pub fn summaries(&self) -> Vec<(Arc<ClientRecord>, Result<ClientSummary, StoreError>)> {
+        let clients = self.clients();
+        let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(clients.len())));
+        let read = || {
+            while let Some(client) = clients.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let summary = self.summary(client.id);
+                locked(&found).push((client.clone(), summary));
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 1..cores.min(SUMMARY_READERS_MAX).min(clients.len() / CLIENTS_PER_READER) {
+                // Without one more the others take its part.
+                let _ = std::thread::Builder::new().name("summaries".to_string()).spawn_scoped(scope, read);
+            }
+            read();
+        });
+        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        found.sort_by(|(left, _), (right, _)| left.name.cmp(&right.name));
+        found
     }
 
     /// Keeps the sums of a client whose folder of snapshots has just been changed. The caller holds `commit`, or lets

@@ -5,6 +5,9 @@
 //! The file is a cache: it is believed where it names the folder's own time of change, never flushed, and made
 //! anew whenever it is not there. A folder that changed only just now may change again without showing it, the
 //! clock of a file system being coarse; its sums are kept only by a commit, which lets nobody else change it.
+//!
+//! In a store that was copied, every folder is another one. There the names in it decide: heads never change, so that
+//! the same names are the same heads.
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -13,14 +16,16 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, snapshot_of_head};
+use super::dropped::DroppedTotals;
 use super::error::{At, StoreError};
 use super::head::Head;
-use super::layout::{ClientFolder, Layout, read_small_file};
+use super::layout::{ClientFolder, Layout, names_in, read_small_file};
 use crate::base::durable::{Disk, exists};
 use crate::base::folder::open_folder;
-use crate::base::ids::{ClientId, SnapshotId};
+use crate::base::ids::{ClientId, SnapshotId, hex};
 use crate::base::time::Timestamp;
+use crate::crypto::blake3_hash;
 
 const SUMMARY_VERSION: u32 = 1;
 const SUMMARY_BYTES_MAX: u64 = 16 * 1024;
@@ -42,6 +47,9 @@ pub struct ClientSummary {
     pub last: Option<LastSnapshot>,
     /// Bytes stored on each of the newest days that have any: day since 1970, bytes; rising.
     days: Vec<(i64, u64)>,
+    /// Which heads these are the sums of, and of what is left of dropped ones; empty where some are damaged.
+    #[serde(default)]
+    heads: String,
 }
 
 /// The newest snapshot of a client.
@@ -78,6 +86,10 @@ impl ClientSummary {
             }
         }
         summary.days = days.into_iter().collect();
+        if catalog.damaged().is_empty() {
+            let ids = catalog.heads().iter().map(|head| head.id).collect();
+            summary.heads = name_heads(ids, &catalog.dropped);
+        }
         summary
     }
 
@@ -86,6 +98,14 @@ impl ClientSummary {
         let first = day(now) - GROWTH_DAYS;
         self.days.iter().filter(|(day, _)| *day > first).map(|(_, bytes)| bytes).sum()
     }
+}
+
+/// Names a set of heads, and what is left beside them.
+fn name_heads(mut ids: Vec<SnapshotId>, dropped: &DroppedTotals) -> String {
+    ids.sort_unstable();
+    let mut bytes: Vec<u8> = ids.iter().flat_map(|id| id.as_str().bytes()).collect();
+    bytes.extend([dropped.left_bytes, dropped.waiting_bytes].iter().flat_map(|number| number.to_le_bytes()));
+    hex(&blake3_hash(&bytes))
 }
 
 fn day(time: Timestamp) -> i64 {
@@ -156,14 +176,25 @@ pub fn read(
     let Some(state) = FolderState::of(&snapshots) else { return Ok(ClientSummary::default()) };
     let kept = read_small_file(&path_of(layout, id), SUMMARY_BYTES_MAX).ok();
     let kept = kept.and_then(|bytes| serde_json::from_slice::<SummaryFile>(&bytes).ok());
-    if let Some(kept) = kept.filter(|kept| kept.version == SUMMARY_VERSION && kept.folder == state) {
-        return Ok(kept.summary);
+    let kept = kept.filter(|kept| kept.version == SUMMARY_VERSION);
+    if let Some(kept) = kept.as_ref().filter(|kept| kept.folder == state) {
+        return Ok(kept.summary.clone());
     }
-    let summary = ClientSummary::of(&Catalog::load(&snapshots)?);
+    let summary = match kept {
+        Some(kept) if is_of_these_heads(&kept.summary, &snapshots)? => kept.summary,
+        _ => ClientSummary::of(&Catalog::load(&snapshots)?),
+    };
     if state.is_settled() {
         keep(disk, layout, id, state, &summary);
     }
     Ok(summary)
+}
+
+/// Whether they are the sums of the heads that lie in the folder, by their names.
+fn is_of_these_heads(summary: &ClientSummary, folder: &Path) -> Result<bool, StoreError> {
+    let names = names_in(folder)?;
+    let ids: Vec<SnapshotId> = names.iter().filter_map(|name| snapshot_of_head(name)).collect();
+    Ok(summary.heads == name_heads(ids, &DroppedTotals::load(folder, &names)?))
 }
 
 /// Keeps the sums of a client whose folder nobody else changes meanwhile.

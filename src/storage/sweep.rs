@@ -34,7 +34,7 @@ use super::error::{At, StoreError};
 use super::head::Head;
 use super::heal::forget_unneeded;
 use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_headless_index};
-use super::layout::{blocks_name, dropped_name, index_name, names_in};
+use super::layout::{ClientFolder, Layout, blocks_name, dropped_name, index_name, names_in};
 use super::range::{HASH_BYTES, RANGE_FILE_BYTES_MAX, StoredEntry};
 use super::recovery::{open_if_there, sweep_temporary};
 use super::store::{Shared, Store};
@@ -460,10 +460,11 @@ impl<'a> Sweep<'a> {
         let Some(folder) = open_if_there(&path)? else { return Ok(()) };
         let newest =
             self.state.with_catalog(layout, |catalog| catalog.heads().last().map_or(0, |head| head.sequence))?;
+        let remains = Remains::of(&self.shared.layout, client)?;
         let mut removed = false;
         for id in dropped_ids(&names) {
             let is_swept = names.binary_search(&index_name(id)).is_err();
-            if !is_swept || self.has_remains(id)? {
+            if !is_swept || remains.has(id) {
                 continue;
             }
             if read_dropped(&path, id)?.is_none_or(|head| head.sequence > newest) {
@@ -477,23 +478,6 @@ impl<'a> Sweep<'a> {
             disk.flush_folder(folder.as_fd(), b"snapshots").at("flush", &layout.snapshots(client))?;
         }
         Ok(())
-    }
-
-    fn has_remains(&self, id: SnapshotId) -> Result<bool, StoreError> {
-        let (layout, client) = (&self.shared.layout, &self.state.record.folder);
-        let places = [
-            layout.received(client).join(id.as_str()),
-            layout.deltas(client).join(id.as_str()),
-            layout.ranges(client).join(blocks_name(id)),
-        ];
-        for place in places {
-            match place.symlink_metadata() {
-                Ok(_) => return Ok(true),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error).at("look at", &place),
-            }
-        }
-        Ok(false)
     }
 
     /// Reads a range, unless sweeps are to stop.
@@ -515,6 +499,34 @@ impl<'a> Sweep<'a> {
         }
         let anchor = open_folder(data).at("open", data)?;
         self.shared.disk.flush_all(anchor.as_fd()).at("flush", data)
+    }
+}
+
+/// What lies in a client's folders, listed once: looking for what is left of each dropped snapshot by itself would make
+/// a sweep slow where there are thousands.
+struct Remains {
+    received: Vec<String>,
+    deltas: Vec<String>,
+    ranges: Vec<String>,
+}
+
+impl Remains {
+    fn of(layout: &Layout, client: &ClientFolder) -> Result<Remains, StoreError> {
+        let mut ranges = names_in(&layout.ranges(client))?;
+        ranges.retain(|name| name.ends_with(".blocks"));
+        Ok(Remains {
+            received: names_in(&layout.received(client))?,
+            deltas: names_in(&layout.deltas(client))?,
+            ranges,
+        })
+    }
+
+    /// Whether contents, a delta or blocks of the snapshot are there.
+    fn has(&self, id: SnapshotId) -> bool {
+        let lies_in = |names: &[String], name: &str| names.binary_search_by(|one| one.as_str().cmp(name)).is_ok();
+        lies_in(&self.received, id.as_str())
+            || lies_in(&self.deltas, id.as_str())
+            || lies_in(&self.ranges, &blocks_name(id))
     }
 }
 

@@ -162,12 +162,16 @@ impl Store {
         };
         run.all(watch)?;
         let Run { due, found, .. } = run;
-        self.save_damage(client)?;
-        forget_unneeded(&self.shared, &state)?;
-        if !found.is_cut_short {
+        let mut noted = self.save_damage(client).and_then(|()| forget_unneeded(&self.shared, &state));
+        if !found.is_cut_short && noted.is_ok() {
             let update = |(old, is_due): (i64, bool)| if is_due { began } else { old };
             let checked = checked.into_iter().zip(due).map(update).collect();
-            self.write_checked(&state, checked)?;
+            noted = self.write_checked(&state, checked);
+        }
+        match noted {
+            // What was found is told all the same, and found again by the next one.
+            Err(error @ StoreError::DiskFull { .. }) => log::warn!("not noted: {error}"),
+            noted => noted?,
         }
         Ok(found)
     }

@@ -147,6 +147,28 @@ fn a_path_with_dots_is_refused_wherever_one_is_taken() {
     {
         assert_eq!(gui.get(target).status, 404, "{target}");
     }
+    for target in [
+        "/api/jobs/..",
+        "/api/jobs/..%2f..%2fstate",
+        "/api/snapshots/%2e%2e/entries",
+        "/api/snapshots/..%2f..%2fkeys/entries",
+        "/api/snapshots/../file?path=x",
+        "/api/status?job_id=../x",
+    ] {
+        let status = gui.get(target).status;
+        assert!([400, 404].contains(&status), "{target}: {status}");
+    }
+    assert_eq!(gui.get("/api/check_receipt/..%2fx").expect(200)["received"], false);
+    assert_eq!(gui.post("/api/jobs/..%2fx/cancel", json!({})).status, 404);
+    assert_eq!(gui.send("PUT", "/api/jobs/..%2fx/files/0", "", b"").status, 404);
+    assert_eq!(gui.send("PUT", "/api/jobs/x/files/..%2f0", "", b"").status, 404);
+    assert_eq!(gui.post("/api/jobs", super::named(&[("a/../../b", 1)])).status, 400);
+    // Names of snapshots are looked up in a list, and never made into a path.
+    let to = workplace.join("restored");
+    let made = gui.post("/api/restore", json!({ "snapshot": "../..", "to": to })).expect(202);
+    gui.wait_for(made["job_id"].as_str().unwrap(), "failed");
+    assert!(crate::support::tree::files_below(&to).is_empty());
+    assert_eq!(gui.post("/api/connect", json!({ "host": "../x" })).status, 400);
     assert_eq!(gui.post("/api/jobs", json!({ "paths": ["/tmp/../etc"] })).status, 400);
     assert_eq!(gui.post("/api/jobs", json!({ "paths": ["relative"] })).status, 400);
     let info = json!({ "server": "localhost:1", "user": "ada", "paths": ["../x"] });

@@ -25,7 +25,7 @@ fn start(workplace: &Workplace) -> TestServer {
     TestServer::start_with(workplace, "data", &FLAGS)
 }
 
-fn address(server: &TestServer) -> SocketAddr {
+pub fn address(server: &TestServer) -> SocketAddr {
     let url = server.dashboard.strip_prefix("http://").expect("an address of the web");
     url.split('/').next().unwrap().parse().unwrap_or_else(|error| panic!("{error}: {url}"))
 }
@@ -212,39 +212,61 @@ fn off_loopback_and_for_other_users_there_is_a_token() {
     assert_eq!(as_other("/health", ""), "200");
 }
 
-/// Samples by name and labels; panics where a line is not what the format allows.
+/// What the text format 0.0.4 of Prometheus allows, and nothing else; gives the samples by name and labels.
+///
+/// Every family has its HELP and TYPE directly before its samples, once; lines end with a newline, the last one too.
 fn parse_metrics(text: &str) -> BTreeMap<String, f64> {
-    let (mut samples, mut heads, mut current) = (BTreeMap::new(), BTreeSet::new(), None);
-    let mut lines = text.lines();
+    let (mut samples, mut heads, mut current) = (BTreeMap::new(), BTreeSet::new(), (String::new(), ""));
+    assert!(text.ends_with('\n') && !text.contains('\r'), "{text:?}");
+    let mut lines = text.strip_suffix('\n').unwrap().split('\n');
     while let Some(line) = lines.next() {
-        if let Some(rest) = line.strip_prefix("# HELP ") {
-            let name = rest.split(' ').next().unwrap();
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' ')) {
+            assert!(is_name(name) && !help.is_empty() && unescaped(help, false).is_some(), "{line}");
             let kind = lines.next().and_then(|line| line.strip_prefix(&format!("# TYPE {name} "))).expect(line);
-            assert!(
-                ["gauge", "counter"].contains(&kind) && (kind == "counter") == name.ends_with("_total"),
-                "{line}"
-            );
+            assert!(["gauge", "counter"].contains(&kind), "{line}: {kind}");
+            assert!((kind == "counter") == name.ends_with("_total"), "{line}: {kind}");
             assert!(heads.insert(name.to_string()), "{name} comes twice");
-            current = Some(name.to_string());
+            current = (name.to_string(), kind);
             continue;
         }
         let (series, value) = line.rsplit_once(' ').expect(line);
-        let name = series.split('{').next().unwrap();
-        assert_eq!(Some(name), current.as_deref(), "{line}");
-        assert!(
-            name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'),
-            "{line}"
-        );
-        if let Some(labels) = series.strip_prefix(name).filter(|labels| !labels.is_empty()) {
-            let value = labels.strip_prefix('{').and_then(|rest| rest.strip_suffix("\"}")).expect(line);
-            let (label, value) = value.split_once("=\"").expect(line);
-            assert!(["client", "version"].contains(&label), "{line}");
-            let unescaped = value.replace("\\\\", "").replace("\\\"", "").replace("\\n", "");
-            assert!(!unescaped.contains(['"', '\\']), "{line}");
+        let (name, labels) = series.split_at(series.find('{').unwrap_or(series.len()));
+        assert_eq!(name, current.0, "{line}");
+        if !labels.is_empty() {
+            let labels = labels.strip_prefix('{').and_then(|rest| rest.strip_suffix("\"}")).expect(line);
+            let (label, value) = labels.split_once("=\"").expect(line);
+            assert!(["client", "version"].contains(&label) && unescaped(value, true).is_some(), "{line}");
         }
-        assert!(samples.insert(series.to_string(), value.parse().expect(line)).is_none(), "{line} comes twice");
+        let number: f64 = value.parse().expect(line);
+        let is_plain = value.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
+        assert!(is_plain && number.is_finite() && (current.1 == "gauge" || number >= 0.0), "{line}");
+        assert!(samples.insert(series.to_string(), number).is_none(), "{line} comes twice");
     }
     samples
+}
+
+fn is_name(name: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_' || byte == b':';
+    let is_part = |byte: u8| is_letter(byte) || byte.is_ascii_digit();
+    name.bytes().next().is_some_and(is_letter) && name.bytes().all(is_part)
+}
+
+/// A text without its escapes; none where one is wrong, or where a quote stands bare in a label's value.
+fn unescaped(text: &str, is_label: bool) -> Option<String> {
+    let (mut plain, mut letters) = (String::new(), text.chars());
+    while let Some(letter) = letters.next() {
+        plain.push(match letter {
+            '\\' => match letters.next()? {
+                '\\' => '\\',
+                'n' => '\n',
+                '"' if is_label => '"',
+                _ => return None,
+            },
+            '"' if is_label => return None,
+            other => other,
+        });
+    }
+    Some(plain)
 }
 
 #[test]

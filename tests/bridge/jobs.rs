@@ -119,7 +119,7 @@ fn a_restore_is_paused_goes_on_with_its_snapshot_and_is_cancelled_within_a_secon
     wait_until(|| gui.get("/api/server_info").json()["known"] == true, "the first contact");
     let source = workplace.join("source");
     tree::many_files(&source, 30);
-    workplace.write("source/large", tree::bytes(1, 8_000_000));
+    workplace.write("source/large", tree::bytes(1, 24_000_000));
     let back_up = || {
         let job = gui.job(json!({ "paths": [source] }));
         gui.wait_for(&job, "completed");

@@ -1,11 +1,11 @@
 //! The page's bridge: the real program, spoken to over real sockets.
 
 mod answers;
-mod dashboard;
+pub mod dashboard;
 mod front;
 mod jobs;
 mod uploads;
-mod viewers;
+pub mod viewers;
 mod who_may;
 
 use std::io::{BufRead, BufReader, Read, Write};

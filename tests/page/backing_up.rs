@@ -68,6 +68,62 @@ fn files_and_a_folder_that_are_dropped_are_stored_and_come_back() {
 }
 
 #[test]
+fn the_ring_the_bar_the_figures_the_chart_and_the_files_follow_the_job() {
+    const COLORS: [&str; 3] = ["#aa1122", "#22aa33", "#3344bb"];
+    let page = Page::open_slow();
+    let browser = &page.browser;
+    let phase = |color: &str, weight: u32| json!({"color": color, "weight": weight});
+    let phases = json!({"CONNECT": phase(COLORS[0], 10), "BACKUP_IN_PROGRESS": phase(COLORS[1], 70), "CLEANUP": phase(COLORS[2], 20)});
+    page.gui
+        .post("/api/settings", json!({"progress": {"phases": phases}, "settings": {"progress_interval": 200}}))
+        .expect(200);
+    browser.reload();
+    browser.wait_for_text("#connection-text", "Connected to");
+    let mut files = page.files(9_000_000);
+    // The file that is sent last, in the order of paths.
+    files.push(page.workplace.write("drop/zebra.txt", b"stripes"));
+    page.choose(&[files[0].clone(), files[4].clone()]);
+    browser.enter("#folder-input", files[3].to_str().unwrap());
+    browser.wait_for_text("#picked", "4 files");
+    browser.click("#start");
+    browser.wait_for("document.querySelector('.bar').ariaValueNow > 25");
+    let arcs = browser.script(
+        "return [...document.querySelectorAll('.arc:not(.track)')].map((arc) => arc.getAttribute('stroke'))",
+    );
+    assert_eq!(arcs, json!(COLORS));
+    let bar = "[...document.querySelectorAll('.bar i')].map((fill) => [getComputedStyle(fill).backgroundColor, fill.style.width])";
+    let bar = browser.script(&format!("return {bar}"));
+    assert_eq!((&bar[0][0], &bar[0][1]), (&json!("rgb(170, 17, 34)"), &json!("100%")), "the first phase is over");
+    assert_eq!(bar[1][0], "rgb(34, 170, 51)");
+    assert_ne!(bar[1][1], "0%");
+    assert_eq!(bar[2][1], "0%");
+    let flex =
+        browser.script("return [...document.querySelectorAll('.bar > span')].map((part) => part.style.flexGrow)");
+    assert_eq!(flex, json!(["0.1", "0.7", "0.2"]), "each phase has the room of its weight");
+    let figure = |name: &str| {
+        format!(
+            "[...document.querySelectorAll('#job-card .figures div')].find((row) => row.firstChild.textContent === '{name}').lastChild.textContent"
+        )
+    };
+    browser.wait_for(&format!("/^[1-9][0-9.]* MiB of 9.1 MiB$/.test({})", figure("Data")));
+    browser.wait_for(&format!("/^[1-3] of 4$/.test({})", figure("Files")));
+    browser.wait_for(&format!("/^[0-9.]+ [KM]iB.s$/.test({})", figure("Rate")));
+    browser.wait_for(&format!("/^[1-9][0-9]* s$/.test({})", figure("Elapsed")));
+    browser.wait_for(&format!("/^[1-9][0-9]* s$/.test({})", figure("Left")));
+    browser.wait_for("document.querySelector('.chart .line').getAttribute('d').split('L').length > 3");
+    browser.wait_for_text(".chart", "peak");
+    browser.wait_for_text("#job-card .now", "large.raw");
+    let rows = "[...document.querySelectorAll('#job-card [role=listitem]')].map((row) => [row.firstChild.textContent, row.dataset.state].join())";
+    browser.wait_for(&format!(
+        "{rows}.join(' ') === 'album/below/two.jpg,sent album/one.jpg,sent large.raw,sending zebra.txt,waiting'"
+    ));
+    browser.wait_for_text("#job-card [data-state=sending]", " %");
+    page.completed();
+    browser.wait_for(&format!("{rows}.every((row) => row.endsWith(',sent'))"));
+    browser.assert_quiet();
+}
+
+#[test]
 fn a_folder_of_this_host_is_browsed_to_and_backed_up() {
     let page = Page::open();
     let browser = &page.browser;

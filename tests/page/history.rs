@@ -89,6 +89,35 @@ fn a_folder_is_restored_to_a_folder() {
 }
 
 #[test]
+fn a_restore_is_paused_resumed_and_cancelled() {
+    let page = Page::open_slow();
+    let browser = &page.browser;
+    page.workplace.write("drop/large.raw", tree::bytes(5, 60_000_000));
+    let job = page.gui.job(json!({"paths": [page.workplace.join("drop")]}));
+    page.gui.wait_for(&job, "completed");
+    let restore = |to: &str| {
+        let made = page.gui.post("/api/restore", json!({"to": page.workplace.join(to)})).expect(202);
+        browser.wait_for_text("#job-card h2", "Restore");
+        browser.wait_for("document.querySelector('#job-card .bar').ariaValueNow > 8");
+        made["job_id"].as_str().unwrap().to_string()
+    };
+    restore("first");
+    browser.click_text("Pause");
+    browser.wait_for_text("#job-card .badge", "paused");
+    browser.click_text("Resume");
+    page.completed();
+    let large = page.workplace.join("drop/large.raw");
+    let restored = page.workplace.join("first").join(large.strip_prefix("/").unwrap());
+    assert!(std::fs::read(restored).unwrap() == std::fs::read(large).unwrap());
+    restore("second");
+    browser.click_text("Cancel…");
+    browser.wait_for_text("dialog", "What was restored so far stays");
+    browser.click_text("Cancel the job");
+    browser.wait_for_text("#job-card .badge", "cancelled");
+    browser.assert_quiet();
+}
+
+#[test]
 fn a_history_without_snapshots_says_so_and_where_to_begin() {
     let page = Page::open();
     page.view("history");

@@ -2,6 +2,7 @@
 
 mod accessible;
 mod backing_up;
+mod dashboard;
 mod history;
 mod lost;
 mod panels;

@@ -6,13 +6,15 @@ use std::path::Path;
 use serde_json::json;
 
 use super::Page;
+use super::dashboard::Desk;
+use crate::support::browser::Browser;
 use crate::support::tree;
 
 /// The most that a picture may take.
 const PICTURE_BYTES_MAX: usize = 150 * 1024;
 
-fn keep(page: &Page, name: &str) {
-    let picture = page.browser.picture();
+fn keep(browser: &Browser, name: &str) {
+    let picture = browser.picture();
     assert!(picture.len() < PICTURE_BYTES_MAX, "{name} has {} bytes", picture.len());
     std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images").join(name), picture).unwrap();
 }
@@ -37,6 +39,11 @@ fn rewrite_the_pictures() {
     let page = Page::open_slow();
     let browser = &page.browser;
     browser.resize(1280, 900);
+    for number in 0..40_u64 {
+        page.workplace.write(format!("documents/{number:02}.odt"), tree::bytes(70 + number, 20_000));
+    }
+    let documents = json!({"paths": [page.workplace.join("documents")], "label": "documents"});
+    page.gui.wait_for(&page.gui.job(documents), "completed");
     let files = album(&page);
     let paths: Vec<&Path> = files.iter().map(|path| path.as_path()).collect();
     browser.drop_on("#drop", &paths);
@@ -44,22 +51,38 @@ fn rewrite_the_pictures() {
     browser.enter("#label", "evening");
     browser.click("#start");
     browser.wait_for("document.querySelector('.bar').ariaValueNow > 55");
-    keep(&page, "page-dark.png");
-    page.gui.post("/api/settings", json!({"settings": {"theme": "light"}})).expect(200);
-    browser.script("document.documentElement.dataset.theme = 'light'");
+    keep(browser, "page-dark.png");
+    for theme in ["auto", "light"] {
+        browser.click("#theme-button");
+        browser.wait_for(&format!("document.documentElement.dataset.theme === '{theme}'"));
+    }
     browser.wait_for("document.querySelector('.bar').ariaValueNow > 65");
-    keep(&page, "page-light.png");
+    keep(browser, "page-light.png");
     browser.resize(390, 844);
     browser.script("document.getElementById('job-card').scrollIntoView(); scrollBy(0, -70)");
     browser.wait_for("document.querySelector('.bar').ariaValueNow > 72");
-    keep(&page, "page-phone.png");
+    keep(browser, "page-phone.png");
     page.completed();
     browser.resize(1280, 900);
     browser.reload();
     browser.click_text("Show it in the history");
     browser.wait_for_text(".tree", "letter to Grace");
     browser.click_text("album");
+    browser.click_text("2026-11");
+    browser.wait_for_text(".tree", "harbour-08");
     browser.click_text("letter to Grace");
     browser.wait_for_text(".detail", "BLAKE3");
-    keep(&page, "page-history.png");
+    keep(browser, "page-history.png");
+}
+
+#[test]
+#[ignore = "writes docs/images"]
+fn rewrite_the_picture_of_the_operators_page() {
+    let desk = Desk::open("kim");
+    desk.browser.resize(1280, 900);
+    desk.scheme("dark");
+    desk.browser.wait_for_text("#sessions tbody", "receiving");
+    // Once its rate is that of several seconds.
+    desk.browser.wait_for("parseInt(document.querySelector('#sessions [data-label=For]').textContent) > 6");
+    keep(&desk.browser, "operator-page.png");
 }

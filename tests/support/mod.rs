@@ -284,7 +284,12 @@ impl TestServer {
             words.extend(["--encrypt-at-rest", "--storage-key-file"].map(Into::into));
             words.push(workplace.storage_key().into());
         }
-        let mut command = workplace.command(&words);
+        let has_dashboard = flags.iter().any(|flag| flag.starts_with("--dashboard"));
+        TestServer::of(workplace.command(&words), data, log, has_dashboard)
+    }
+
+    /// A server that this command starts.
+    pub fn of(mut command: Command, data: PathBuf, log: PathBuf, has_dashboard: bool) -> TestServer {
         let errors = std::fs::File::options().create(true).append(true).open(&log).expect("a log file");
         let mut child = command.stdout(Stdio::piped()).stderr(errors).spawn().expect("the server starts");
         let mut lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
@@ -294,7 +299,6 @@ impl TestServer {
             text.strip_prefix(prefix).unwrap_or_else(|| panic!("not {prefix:?}: {text:?}\n{log}")).to_string()
         };
         let (address, fingerprint) = (line("listening on "), line("key "));
-        let has_dashboard = flags.iter().any(|flag| flag.starts_with("--dashboard"));
         let dashboard = if has_dashboard { line("dashboard ") } else { String::new() };
         TestServer { child, address, fingerprint, dashboard, data, log }
     }

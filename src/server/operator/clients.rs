@@ -16,8 +16,13 @@ pub fn rows(store: &Store, stale: Option<Duration>) -> Result<Vec<Value>, StoreE
     let now = Timestamp::now();
     let oldest = stale.map(|stale| now.seconds.saturating_sub_unsigned(stale.as_secs()));
     let mut rows = Vec::new();
-    for client in store.clients() {
-        let summary = store.summary(client.id)?;
+    for (client, summary) in store.summaries() {
+        let summary = match summary {
+            Ok(summary) => summary,
+            // Removed meanwhile.
+            Err(StoreError::NotFound { .. }) => continue,
+            Err(error) => return Err(error),
+        };
         let last = summary.last.as_ref();
         // One that has never stored anything counts from the day it came.
         let active = last.map_or(client.registered, |last| last.committed());

@@ -66,22 +66,43 @@ impl RecordWriter {
         Ok(writer)
     }
 
-    /// Appends bytes, as a record of their own.
+    /// Appends bytes, as a record of their own: all of them or nothing.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(sealing) = &mut self.sealing else { return self.file.write(bytes) };
-        let mut sealed = Vec::new();
-        if self.file.bytes() == 0 {
-            sealed.extend_from_slice(sealing.header.as_bytes());
+        let (sealed, number) = match &self.sealing {
+            None => (None, 0),
+            Some(sealing) => {
+                let (sealed, number) = sealing.seal(bytes, self.file.bytes() == 0);
+                (Some(sealed), number)
+            }
+        };
+        if let Err(error) = self.file.write(sealed.as_deref().unwrap_or(bytes)) {
+            // Half a record would be taken for damage.
+            let _ = self.file.cut_back(self.file.bytes());
+            return Err(error);
         }
-        for part in bytes.chunks(SEALED_RECORD_BYTES_MAX) {
-            sealing.keys.seal_record(sealing.number, part, &mut sealed);
-            sealing.number += 1;
+        if let Some(sealing) = &mut self.sealing {
+            sealing.number = number;
         }
-        self.file.write(&sealed)
+        Ok(())
     }
 
     pub fn flush(&self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+impl Sealing {
+    /// The bytes of the next records, behind the header in a new file; and the number of those that follow.
+    fn seal(&self, plaintext: &[u8], is_new: bool) -> (Vec<u8>, u64) {
+        let (mut sealed, mut number) = (Vec::new(), self.number);
+        if is_new {
+            sealed.extend_from_slice(self.header.as_bytes());
+        }
+        for part in plaintext.chunks(SEALED_RECORD_BYTES_MAX) {
+            self.keys.seal_record(number, part, &mut sealed);
+            number += 1;
+        }
+        (sealed, number)
     }
 }
 

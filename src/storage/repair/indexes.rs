@@ -10,23 +10,31 @@ use super::ClientRepair;
 use super::pool::Pooled;
 use crate::base::ids::{SnapshotId, UserName};
 use crate::base::path::EntryPath;
-use crate::storage::comparison::read_index;
 use crate::storage::error::StoreError;
 use crate::storage::head::Head;
 use crate::storage::index::{HeadCopy, IndexRecord, encode_index, index_bytes};
 
-/// So many snapshots that were compared with the one in question are tried.
-const CHILDREN_TRIED_MAX: usize = 8;
+/// So many later snapshots are tried.
+const FOLLOWERS_TRIED_MAX: usize = 8;
 /// So many ways to leave out what is too much are tried.
 const RUNS_TRIED_MAX: usize = 64;
 
+/// The records of an index, and its bytes.
+type Found = (Vec<IndexRecord>, Vec<u8>);
+
 impl ClientRepair<'_, '_> {
-    /// The bytes of the index that a head names; none where they cannot be found.
-    pub(super) fn rebuilt_index(&mut self, head: &Arc<Head>) -> Result<Option<Vec<u8>>, StoreError> {
+    /// The index that a head names: its records and its bytes. None where it cannot be found.
+    pub(super) fn rebuilt_index(&mut self, head: &Arc<Head>) -> Result<Option<Found>, StoreError> {
         let parent = self.records_of(head.parent)?;
         let mut later: Vec<Vec<IndexRecord>> = Vec::new();
-        for child in self.children(head).into_iter().take(CHILDREN_TRIED_MAX) {
-            later.push(self.records_of(Some(child))?);
+        for child in self.followers(head) {
+            let records = self.records_of(Some(child))?;
+            if !records.is_empty() {
+                later.push(records);
+            }
+            if later.len() >= FOLLOWERS_TRIED_MAX {
+                break;
+            }
         }
         later.push(Vec::new());
         self.pool()?;
@@ -52,8 +60,8 @@ impl ClientRepair<'_, '_> {
                 &[&parent, &own],
             ];
             for sources in orders {
-                if let Some(bytes) = self.proved(head, assemble(sources)) {
-                    return Ok(Some(bytes));
+                if let Some(found) = self.proved(head, assemble(sources)) {
+                    return Ok(Some(found));
                 }
             }
         }
@@ -63,22 +71,18 @@ impl ClientRepair<'_, '_> {
     fn records_of(&self, snapshot: Option<SnapshotId>) -> Result<Vec<IndexRecord>, StoreError> {
         let head = snapshot.and_then(|id| self.heads.get(&id).or_else(|| self.dropped.get(&id)));
         let Some(head) = head else { return Ok(Vec::new()) };
-        match read_index(&self.repair.shared.layout, &self.client.folder, head) {
+        match self.records(head) {
             Err(error) if error.is_damage() => Ok(Vec::new()),
             read => read,
         }
     }
 
-    /// The snapshots that were compared with this one, and the one that followed it.
-    fn children(&self, head: &Head) -> Vec<SnapshotId> {
-        let compared = self.heads.values().filter(|other| other.parent == Some(head.id));
-        let mut children: Vec<(u64, SnapshotId)> = compared.map(|child| (child.sequence, child.id)).collect();
-        children.sort_unstable();
-        let following = self.heads.values().filter(|other| other.sequence > head.sequence);
-        let following = following.min_by_key(|other| other.sequence).map(|other| other.id);
-        let mut ids: Vec<SnapshotId> = children.into_iter().map(|(_, id)| id).collect();
-        ids.extend(following.filter(|id| !ids.contains(id)));
-        ids
+    /// The snapshots that came after this one: those that were compared with it, then the others, by sequence.
+    fn followers(&self, head: &Head) -> Vec<SnapshotId> {
+        let mut later: Vec<&Arc<Head>> =
+            self.heads.values().filter(|other| other.sequence > head.sequence).collect();
+        later.sort_by_key(|other| (other.parent != Some(head.id), other.sequence));
+        later.into_iter().map(|other| other.id).collect()
     }
 
     /// Whether a snapshot came after this one, so that this one can need nothing of it.
@@ -90,7 +94,7 @@ impl ClientRepair<'_, '_> {
     }
 
     /// The bytes of an index with these records, or with some of them left out, if it is the one that the head names.
-    fn proved(&self, head: &Head, records: Vec<IndexRecord>) -> Option<Vec<u8>> {
+    fn proved(&self, head: &Head, records: Vec<IndexRecord>) -> Option<Found> {
         let names = std::iter::once(&self.client.name).chain(&self.client.former_names);
         let prove = |records: &[&IndexRecord]| names.clone().find_map(|name| prove(head, name, records));
         let counts =
@@ -115,8 +119,8 @@ impl ClientRepair<'_, '_> {
             if run == surplus && tried < RUNS_TRIED_MAX {
                 tried += 1;
                 let left: Vec<&IndexRecord> = records[..begin].iter().chain(&records[end + 1..]).collect();
-                if let Some(bytes) = prove(&left) {
-                    return Some(bytes);
+                if let Some(found) = prove(&left) {
+                    return Some(found);
                 }
             }
         }
@@ -140,10 +144,10 @@ fn assemble(sources: &[&[IndexRecord]]) -> Vec<IndexRecord> {
     chosen.into_values().cloned().collect()
 }
 
-fn prove(head: &Head, name: &UserName, records: &[&IndexRecord]) -> Option<Vec<u8>> {
+fn prove(head: &Head, name: &UserName, records: &[&IndexRecord]) -> Option<Found> {
     let json = head.encode_copy(name);
     let bytes = index_bytes(records.iter().copied(), json.len());
     let copy = HeadCopy { stored_bytes: head.totals.stored_bytes.checked_sub(bytes)?, json };
     let (bytes, hash) = encode_index(head.id, records.len() as u32, records.iter().copied(), &copy);
-    (hash == head.index_blake3).then_some(bytes)
+    (hash == head.index_blake3).then(|| (records.iter().copied().cloned().collect(), bytes))
 }

@@ -1,6 +1,6 @@
 //! All ranges of a client that are whole, by what an index would say of each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::base::ids::{SnapshotId, hex, unhex};
 use crate::base::path::EntryPath;
@@ -24,14 +24,16 @@ pub struct Pooled {
 #[derive(Debug)]
 pub struct Pool {
     folder: RangeFolder,
+    /// By first path.
     pub ranges: Vec<Pooled>,
+    places: HashMap<[u8; HASH_BYTES], usize>,
 }
 
 impl Pool {
     /// Reads the folder; what is no range, or a damaged one, is passed over.
     pub fn read(folder: RangeFolder, named: &BTreeSet<[u8; HASH_BYTES]>) -> Result<Pool, StoreError> {
         let names = names_in(&folder.path)?;
-        let mut pool = Pool { folder, ranges: Vec::new() };
+        let mut pool = Pool { folder, ranges: Vec::new(), places: HashMap::new() };
         for file in names.iter().filter_map(|name| unhex::<HASH_BYTES>(name)) {
             let Some((record, entries)) = pool.open(&file)? else { continue };
             let contents = entries.iter().filter_map(|stored| stored.content.as_ref());
@@ -41,6 +43,7 @@ impl Pool {
         pool.ranges.sort_by(|left, right| {
             (&left.record.first, &left.record.file).cmp(&(&right.record.first, &right.record.file))
         });
+        pool.places = pool.ranges.iter().enumerate().map(|(place, pooled)| (pooled.record.file, place)).collect();
         Ok(pool)
     }
 
@@ -61,7 +64,7 @@ impl Pool {
 
     /// What an index would say of the range in this file.
     pub fn get(&self, file: &[u8; HASH_BYTES]) -> Option<&Pooled> {
-        self.ranges.iter().find(|pooled| pooled.record.file == *file)
+        self.places.get(file).map(|place| &self.ranges[*place])
     }
 
     /// Those that have paths from `first` to `last`.

@@ -14,7 +14,7 @@ use crate::base::limits::LARGE_FILE_BYTES;
 use crate::base::path::EntryPath;
 use crate::storage::blocks_format::Source;
 use crate::storage::blocks_reader::ClientFiles;
-use crate::storage::comparison::{read_index, read_range};
+use crate::storage::comparison::read_range;
 use crate::storage::error::StoreError;
 use crate::storage::head::Head;
 use crate::storage::index::IndexRecord;
@@ -23,6 +23,9 @@ use crate::storage::range::{HASH_BYTES, Location, RECHECK, RangeEncoder, StoredC
 
 /// Ranges that are remembered as read; one more is read again where another snapshot names it.
 const RANGES_SEEN_MAX: usize = 65_536;
+
+/// So many files are tried as those that were to be looked at again.
+const MARKED_TRIED_MAX: usize = 64;
 
 /// A range that cannot be read.
 struct DamagedRange {
@@ -87,7 +90,7 @@ impl ClientRepair<'_, '_> {
         let mut heads: Vec<&Arc<Head>> = self.heads.values().collect();
         heads.sort_by_key(|head| (head.sequence, head.id));
         for head in heads {
-            let records = match read_index(layout, &self.client.folder, head) {
+            let records = match self.records(head) {
                 Ok(records) => records,
                 Err(error) if error.is_damage() => continue,
                 Err(error) => return Err(error),
@@ -130,12 +133,11 @@ impl ClientRepair<'_, '_> {
         let found = self.found_contents(earliest, &twin)?;
         let candidates: Vec<Candidates> =
             told.into_iter().zip(found).map(|(told, found)| Candidates { told, found }).collect();
-        let all_flags: &[Option<u8>] = if record.unsettled { &[None, Some(RECHECK)] } else { &[Some(0)] };
-        for flags in all_flags {
+        for flags in flag_sets(record, &twin) {
             for told_first in [true, false] {
-                let bytes = encode(record, &twin, &candidates, *flags, told_first);
-                if bytes.1 == record.file {
-                    return Ok(Some(bytes.0));
+                let (bytes, name) = encode(record, &twin, &candidates, &flags, told_first);
+                if name == record.file {
+                    return Ok(Some(bytes));
                 }
             }
         }
@@ -198,22 +200,43 @@ impl ClientRepair<'_, '_> {
     }
 }
 
-/// A range of these entries, with their contents where they may lie; without `flags` it has those of the entries.
+/// The flags that the entries may have had. Those that were looked at again had changed last.
+fn flag_sets(record: &IndexRecord, entries: &[StoredEntry]) -> Vec<Vec<u8>> {
+    let own: Vec<u8> = entries.iter().map(|stored| stored.flags).collect();
+    let without: Vec<u8> =
+        entries.iter().map(|stored| if stored.content.is_some() { 0 } else { stored.flags }).collect();
+    if !record.unsettled {
+        return vec![without];
+    }
+    let mut newest: Vec<usize> = (0..entries.len()).filter(|place| entries[*place].content.is_some()).collect();
+    newest.sort_by_key(|place| {
+        let entry = &entries[*place].entry;
+        std::cmp::Reverse(entry.mtime.max(entry.ctime))
+    });
+    let marked = |count: usize| {
+        let mut flags = without.clone();
+        newest.iter().take(count).for_each(|place| flags[*place] = RECHECK);
+        flags
+    };
+    let counts = (0..=newest.len().min(MARKED_TRIED_MAX)).chain([newest.len()]);
+    [own].into_iter().chain(counts.map(marked)).collect()
+}
+
+/// A range of these entries, with their contents where they may lie.
 fn encode(
     record: &IndexRecord,
     entries: &[StoredEntry],
     candidates: &[Candidates],
-    flags: Option<u8>,
+    flags: &[u8],
     told_first: bool,
 ) -> (Vec<u8>, [u8; HASH_BYTES]) {
     let mut encoder = RangeEncoder::new(entries.len() as u32, &record.wire_hash);
-    for (stored, Candidates { told, found }) in entries.iter().zip(candidates) {
+    for ((stored, Candidates { told, found }), flags) in entries.iter().zip(candidates).zip(flags) {
         let mut wire_bytes = Vec::new();
         stored.entry.encode(&mut wire_bytes);
         let (first, second) = if told_first { (told, found) } else { (found, told) };
         let content = stored.content.as_ref().map(|own| first.as_ref().or(second.as_ref()).unwrap_or(own));
-        let flags = flags.filter(|_| content.is_some()).unwrap_or(stored.flags);
-        encoder.add(&wire_bytes, flags, content);
+        encoder.add(&wire_bytes, *flags, content);
     }
     encoder.finish()
 }

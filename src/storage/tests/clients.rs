@@ -177,8 +177,8 @@ fn the_sums_of_a_client_are_read_from_its_heads_only_when_they_changed() {
         std::fs::write(item.unwrap().path(), b"").unwrap();
     }
     assert_eq!(store.summary(client).unwrap(), summary);
-    std::fs::write(snapshots.join("other"), b"").unwrap();
-    assert_eq!(store.summary(client).unwrap().damaged_snapshots, 4);
+    std::fs::write(snapshots.join("20260101T000000Z-0badc0de.json"), b"").unwrap();
+    assert_eq!(store.summary(client).unwrap().damaged_snapshots, 5);
 }
 
 #[test]
@@ -191,6 +191,58 @@ fn a_commit_keeps_the_sums_so_that_no_list_reads_the_heads() {
     std::fs::write(path.join(format!("{}.json", head.id)), b"").unwrap();
     let summary = store.summary(client).unwrap();
     assert_eq!((summary.snapshots, summary.damaged_snapshots), (1, 0));
+}
+
+/// A copy of a store has other folders, and the same heads: the sums stay good. What was added or dropped shows.
+#[test]
+fn the_sums_of_a_copied_store_are_believed_by_the_names_of_its_heads() {
+    let Fixture { store, client, folder } = fixture();
+    let (head, _) = back_up(&store, client, &Model::with(&[("root/a", "one")]));
+    put_heads(&store, client, 3, &head);
+    drop(store);
+    let store = Store::open(folder.path(), Disk::real()).unwrap();
+    settle(&store, client);
+    let summary = store.summary(client).unwrap();
+    let snapshots = |data: &Path| data.join("snapshots").join(store.client(client).unwrap().folder.as_str());
+    let copied = |change: &dyn Fn(&Path)| {
+        let copy = tempfile::tempdir().unwrap();
+        super::prune::copy_tree(folder.path(), copy.path());
+        // Emptied in place: whoever read them would see it.
+        for item in std::fs::read_dir(snapshots(copy.path())).unwrap() {
+            let path = item.unwrap().path();
+            if path.extension().is_some_and(|end| end == "json") {
+                std::fs::write(path, b"").unwrap();
+            }
+        }
+        change(&snapshots(copy.path()));
+        let store = Store::open(copy.path(), Disk::real()).unwrap();
+        let [(record, found)] = &store.summaries()[..] else { panic!("one client") };
+        assert_eq!(record.id, client);
+        found.as_ref().unwrap().clone()
+    };
+    assert_eq!(copied(&|_| {}), summary);
+    let id = "20260101T000000Z-0badc0de";
+    let more = copied(&|folder| std::fs::write(folder.join(format!("{id}.json")), b"").unwrap());
+    assert_eq!(more.damaged_snapshots, 5);
+    let fewer = copied(&|folder| std::fs::remove_file(folder.join(format!("{}.json", head.id))).unwrap());
+    assert_eq!(fewer.damaged_snapshots, 4, "three emptied ones, and an index without a head");
+    let other = copied(&|folder| {
+        std::fs::write(folder.join("dropped.json"), crate::storage::dropped::encode_record(77, 1)).unwrap();
+    });
+    assert_eq!((other.damaged_snapshots, other.stored_bytes), (4, 77));
+}
+
+#[test]
+fn the_summaries_of_all_clients_come_by_name_however_many_read_them() {
+    let Fixture { store, client, folder: _folder } = fixture();
+    back_up(&store, client, &Model::with(&[("root/a", "one")]));
+    for number in 0..60 {
+        let name = format!("client {number}").parse().unwrap();
+        store.register(store.fresh_client_id(&name), &name, b"key", false).unwrap();
+    }
+    let names: Vec<String> = store.summaries().iter().map(|(client, _)| client.name.to_string()).collect();
+    let expected: Vec<String> = store.clients().iter().map(|client| client.name.to_string()).collect();
+    assert_eq!((names.len(), &names), (61, &expected));
 }
 
 /// 1,000 clients with a snapshot for each day of a year. Run it alone: it measures time.
@@ -218,10 +270,17 @@ fn a_thousand_clients_are_listed_and_a_start_made_within_a_second() {
     let mut opened = None;
     let start = timed("a start", &mut || opened = Some(Store::open(folder.path(), Disk::real()).unwrap()));
     let store = opened.unwrap();
-    let list = || store.clients().iter().map(|client| store.summary(client.id).unwrap().snapshots).sum::<u64>();
+    let list = || store.summaries().into_iter().map(|(_, summary)| summary.unwrap().snapshots).sum::<u64>();
     timed("the first list", &mut || assert_eq!(list(), 365_001));
     let second = timed("a later list", &mut || assert_eq!(list(), 365_001));
     assert!(start < Duration::from_secs(1) && second < Duration::from_secs(1));
+    drop(store);
+    let copy = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    super::prune::copy_tree(folder.path(), copy.path());
+    let store = Store::open(copy.path(), Disk::real()).unwrap();
+    let list = || store.summaries().into_iter().map(|(_, summary)| summary.unwrap().snapshots).sum::<u64>();
+    let copied = timed("the first list of a copy", &mut || assert_eq!(list(), 365_001));
+    assert!(copied < Duration::from_secs(2));
 }
 
 fn keys(store: &Store, client: ClientId) -> (Vec<u8>, Option<Vec<u8>>) {

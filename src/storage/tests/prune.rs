@@ -1,6 +1,8 @@
 //! Snapshots dropped and swept: every kept one reads back exactly, and nothing lies in the store that none of them
 //! needs.
 
+use std::time::Duration;
+
 use super::delta::{Random, back_up_deltas, edit};
 use super::*;
 use crate::base::ids::{SnapshotId, hex};
@@ -616,32 +618,30 @@ fn prune_by(store: &Store, client: ClientId, rules: &Rules) -> usize {
     dropped
 }
 
-/// A year of hourly backups of a changing tree, pruned every night, while a snapshot is read back and another backup
-/// comes: what is kept reads back, and the store holds what that needs.
-#[test]
-#[ignore = "takes minutes: run by tests/run --full"]
-fn a_year_of_hourly_backups_pruned_nightly() {
+/// Backups of a changing tree for some days, pruned every night, while a snapshot is read back and another backup
+/// comes: what is kept reads back, and the store holds what that needs. Gives what each night did: snapshots dropped,
+/// operations of the disk, time; and how many snapshots are kept in the end.
+fn live_through(days: u64, hours: usize, files: u64, rules: &Rules) -> (Vec<(usize, u64, Duration)>, usize) {
     let Fixture { store, client, folder } = fixture();
-    let mut year = Year::new();
-    let rules = Rules { keep_hourly: 24, keep_daily: 14, keep_weekly: 8, keep_monthly: 12, ..Rules::default() };
+    let mut year = Year::new(files);
     let mut kept: Vec<(Arc<Head>, Model)> = Vec::new();
-    let (mut dropped, mut nights) = (0, Vec::new());
-    let begun = std::time::Instant::now();
-    for hour in 0..365 * 24u64 {
+    let mut nights = Vec::new();
+    for hour in (0..days * 24).step_by(hours) {
         store.clock().set(Timestamp { seconds: 1_767_225_600 + hour as i64 * 3_600, nanoseconds: 0 });
         year.change(hour);
         kept.push((back_up_deltas(&store, client, &year.model).0, year.model.clone()));
-        if hour % 24 != 3 {
+        if !hour.is_multiple_of(24) {
             continue;
         }
         // Read back meanwhile: the oldest that is there, which may be about to go, and one of the others.
         let place = year.random.below(kept.len() as u64) as usize;
         let read = [store.entries(&kept[0].0, &[]).unwrap(), store.entries(&kept[place].0, &[]).unwrap()];
         year.change(hour);
+        let before = store.disk().operations();
         let (count, time, more) = std::thread::scope(|scope| {
             let pruning = scope.spawn(|| {
                 let begun = std::time::Instant::now();
-                let count = prune_by(&store, client, &rules);
+                let count = prune_by(&store, client, rules);
                 (count, begun.elapsed())
             });
             let reading = scope.spawn(|| {
@@ -657,62 +657,85 @@ fn a_year_of_hourly_backups_pruned_nightly() {
             (count, time, more)
         });
         kept.push(more);
+        nights.push((count, store.disk().operations() - before, time));
+        if hour / 24 % 60 == 59 {
+            prune_by(&store, client, rules);
+            check_nothing_superfluous(&store, client, folder.path());
+        }
         let heads: BTreeSet<SnapshotId> = store.snapshots(client).unwrap().iter().map(|head| head.id).collect();
         kept.retain(|(head, _)| heads.contains(&head.id));
         assert_eq!(kept.len(), heads.len(), "night {}", hour / 24);
-        dropped += count;
-        nights.push((count, time));
-        if hour / 24 % 60 == 59 {
-            prune_by(&store, client, &rules);
-            check_nothing_superfluous(&store, client, folder.path());
-            let heads: BTreeSet<SnapshotId> = store.snapshots(client).unwrap().iter().map(|head| head.id).collect();
-            kept.retain(|(head, _)| heads.contains(&head.id));
-        }
     }
-    let took = begun.elapsed();
-    prune_by(&store, client, &rules);
-    let last = std::time::Instant::now();
-    store.sweep(client).unwrap();
-    let idle = last.elapsed();
+    prune_by(&store, client, rules);
     let heads: BTreeSet<SnapshotId> = store.snapshots(client).unwrap().iter().map(|head| head.id).collect();
     kept.retain(|(head, _)| heads.contains(&head.id));
     kept.iter().for_each(|(head, model)| check_snapshot(&store, head, model));
     check_nothing_superfluous(&store, client, folder.path());
-    println!("{took:?}; {dropped} snapshots dropped, {} kept; a sweep of nothing takes {idle:?}", kept.len());
+    (nights, kept.len())
+}
+
+/// How many operations of the disk a night had for each snapshot that it dropped, over some nights.
+fn operations_each(nights: &[(usize, u64, Duration)]) -> f64 {
+    let dropped: usize = nights.iter().map(|night| night.0).sum();
+    let operations: u64 = nights.iter().map(|night| night.1).sum();
+    operations as f64 / dropped as f64
+}
+
+#[test]
+fn forty_days_of_backups_pruned_nightly_while_others_are_made_and_read() {
+    let rules = Rules { keep_daily: 14, keep_weekly: 4, ..Rules::default() };
+    let (nights, kept) = live_through(40, 6, 200, &rules);
+    // 5 a day for the last seven days, one a day for a week more, and some weeks.
+    assert!((40..=50).contains(&kept), "{kept} snapshots are kept");
+    let (early, late) = (operations_each(&nights[8..20]), operations_each(&nights[28..]));
+    println!("{early:.1} operations for each dropped snapshot in the beginning, {late:.1} later");
+    assert!(late < early * 2.0, "{early} before, {late} later");
+}
+
+#[test]
+#[ignore = "takes minutes: run by tests/run --full"]
+fn a_year_of_hourly_backups_pruned_nightly() {
+    let rules = Rules { keep_hourly: 24, keep_daily: 14, keep_weekly: 8, keep_monthly: 12, ..Rules::default() };
+    let (nights, kept) = live_through(365, 1, 3_000, &rules);
     for night in [10, 20, 30, 100, 200, 300, 360] {
         let some = &nights[night - 3..night + 3];
-        let (count, time) =
-            some.iter().fold((0, std::time::Duration::ZERO), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        println!("nights {}..{}: {count} dropped in {time:?}", night - 3, night + 3);
+        let time: Duration = some.iter().map(|night| night.2).sum();
+        println!("nights {}..{}: {:.1} operations each, {time:?}", night - 3, night + 3, operations_each(some));
     }
-    assert!((190..=230).contains(&kept.len()), "{} snapshots are kept", kept.len());
+    assert!((190..=230).contains(&kept), "{kept} snapshots are kept");
+    let (early, late) = (operations_each(&nights[10..40]), operations_each(&nights[320..]));
+    assert!(late < early * 2.0, "{early} before, {late} later");
 }
 
 /// A tree that changes by the hour: three small files, and every sixth hour a block of a large one.
 struct Year {
     random: Random,
     model: Model,
+    files: u64,
+    /// No two changes look the same.
+    changes: u64,
 }
 
 impl Year {
-    fn new() -> Year {
+    fn new(files: u64) -> Year {
         let mut random = Random(7);
-        let mut model = Model::many(3_000);
+        let mut model = Model::many(files as usize);
         model.put("root/large", &random.bytes(1_300_000), 1);
-        Year { random, model }
+        Year { random, model, files, changes: 10 }
     }
 
     fn change(&mut self, hour: u64) {
+        self.changes += 1;
         for _ in 0..3 {
-            let number = self.random.below(3_000);
+            let number = self.random.below(self.files);
             let bytes = format!("{}", self.random.next());
-            self.model.put(&format!("root/d{:02}/f{number:05}", number % 40), bytes.as_bytes(), 10 + hour);
+            self.model.put(&format!("root/d{:02}/f{number:05}", number % 40), bytes.as_bytes(), self.changes);
         }
         if hour.is_multiple_of(6) {
             let (bytes, change) = self.model.files.get_mut(&path("root/large")).unwrap();
             let at = self.random.below(bytes.len() as u64) as usize;
             bytes[at] ^= 1;
-            *change = 10 + hour;
+            *change = self.changes;
         }
     }
 }

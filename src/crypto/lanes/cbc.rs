@@ -1,4 +1,4 @@
-//! CBC encryption of many segments in lock-step.
+//! CBC of many segments: encryption in lock-step, decryption as it comes.
 //!
 //! Within one segment CBC is strictly serial: each block waits for the one before it, and a processor that could
 //! work on dozens of blocks at once works on one. Segments are independent of each other though, so a batch of them
@@ -12,21 +12,32 @@
 
 use std::ops::Range;
 
-use aes::Aes256Enc;
-use aes::Block;
 use aes::cipher::array::Array;
 use aes::cipher::consts::U16;
 use aes::cipher::typenum::Unsigned;
-use aes::cipher::{BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt, BlockSizeUser};
+use aes::cipher::{
+    BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt, BlockModeDecrypt, BlockSizeUser, InnerIvInit,
+};
+use aes::{Aes256Dec, Aes256Enc, Block};
 
-use super::segment::BLOCK_BYTES;
+/// Bytes of a block, and of an IV.
+pub const BLOCK_BYTES: usize = 16;
 
 /// How many segments are encrypted side by side: as many blocks as the widest backend (AVX-512 VAES) takes in one
 /// call.
 const LANES_MAX: usize = 64;
 
+/// Decrypts whole blocks in place. There is no serial chain in that, so one text fills the processor's lanes by itself.
+pub fn decrypt_cbc(cipher: &Aes256Dec, vector: &[u8; BLOCK_BYTES], text: &mut [u8]) {
+    let (blocks, _) = Block::slice_as_chunks_mut(text);
+    ::cbc::Decryptor::inner_iv_init(cipher, &Array(*vector)).decrypt_blocks(blocks);
+}
+
 /// Encrypts each of `texts`, a range of whole blocks in `buffer` with its IV in the 16 bytes before it, in place.
-pub(super) fn encrypt_cbc(cipher: &Aes256Enc, buffer: &mut [u8], texts: &[Range<usize>]) {
+///
+/// # Panics
+/// Where a range does not lie in the buffer, or has no room for an IV before it.
+pub fn encrypt_cbc(cipher: &Aes256Enc, buffer: &mut [u8], texts: &[Range<usize>]) {
     cipher.encrypt_with_backend(LockStep { buffer, texts });
 }
 
@@ -147,7 +158,7 @@ fn encrypt_blocks<B: BlockCipherEncBackend<BlockSize = U16>>(
 
 #[cfg(test)]
 mod tests {
-    use aes::cipher::{BlockModeEncrypt, InnerIvInit, KeyInit};
+    use aes::cipher::{BlockModeEncrypt, KeyInit};
     use proptest::prelude::*;
 
     use super::*;
@@ -157,7 +168,7 @@ mod tests {
             let iv: Block =
                 Array::try_from(&buffer[text.start - BLOCK_BYTES..text.start]).expect("an IV is one block");
             let (blocks, _) = Array::slice_as_chunks_mut(&mut buffer[text.clone()]);
-            cbc::Encryptor::inner_iv_init(cipher, &iv).encrypt_blocks(blocks);
+            ::cbc::Encryptor::inner_iv_init(cipher, &iv).encrypt_blocks(blocks);
         }
     }
 
