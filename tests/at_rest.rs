@@ -259,8 +259,14 @@ fn run_sealed(filters: &[&str], long: bool) {
 }
 
 #[test]
-fn deltas_and_a_resumed_backup_are_the_same_on_a_sealed_store() {
-    run_sealed(&["deltas::", "damage::"], false);
+fn deltas_and_an_odd_tree_are_the_same_on_a_sealed_store() {
+    let some = [
+        "deltas::a_large_file_that_grows_shrinks_and_is_rewritten_restores_at_every_state",
+        "deltas::many_short_holes_stay_holes",
+        "damage::a_content_that_is_damaged_or_gone",
+        "demo_scenarios::an_odd_tree_comes_back",
+    ];
+    run_sealed(&some, false);
 }
 
 #[test]
