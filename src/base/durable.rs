@@ -138,7 +138,7 @@ impl Disk {
     /// Makes a new file, 0600. What already has the name, a link included, is an error.
     pub fn create_file(&self, folder: BorrowedFd<'_>, name: &[u8]) -> io::Result<NewFile> {
         self.begin(OperationKind::CreateFile, name)?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(FILE_MODE))?;
         Ok(NewFile { disk: self.clone(), file: File::from(file), name: name.into(), written: 0, in_writeback: 0 })
     }
@@ -146,7 +146,7 @@ impl Disk {
     /// Opens a file of ours again to append to it, cut off behind its first `length` bytes.
     pub fn reopen_file(&self, folder: BorrowedFd<'_>, name: &[u8], length: u64) -> io::Result<NewFile> {
         self.begin(OperationKind::CreateFile, name)?;
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(rustix::fs::openat(folder, name, flags, Mode::empty())?);
         file.set_len(length)?;
         Ok(NewFile { disk: self.clone(), file, name: name.into(), written: length, in_writeback: length })
@@ -346,6 +346,12 @@ impl NewFile {
             self.in_writeback = self.written;
         }
         Ok(())
+    }
+
+    /// Fills `buffer` from `offset` on.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        self.file.read_exact_at(buffer, offset)
     }
 
     /// How long the file is.

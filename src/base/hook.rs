@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
@@ -15,8 +15,14 @@ use super::limits::{HOOK_END_MAX, HOOK_TIME_MAX};
 /// What stands before the name of every variable.
 const PREFIX: &str = "CYBERBACKUP_HOOK_";
 /// Variables of this program that a hook does not get: a secret, and those that would call hooks from the hook.
-const WITHHELD: [&str; 4] =
-    ["CYBERBACKUP_ENROLL_TOKEN", "CYBERBACKUP_ON_SUCCESS", "CYBERBACKUP_ON_FAILURE", "CYBERBACKUP_ON_EVENT"];
+const WITHHELD: [&str; 6] = [
+    "CYBERBACKUP_ENROLL_TOKEN",
+    "CYBERBACKUP_ON_SUCCESS",
+    "CYBERBACKUP_ON_FAILURE",
+    "CYBERBACKUP_ON_EVENT",
+    "CYBERBACKUP_STORAGE_KEY_FILE",
+    "CYBERBACKUP_STORAGE_KEY_COMMAND",
+];
 /// How often a running hook is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -85,6 +91,37 @@ impl FromStr for Hook {
 }
 
 impl Hook {
+    /// Runs the program and gives what it prints, at most `limit` bytes of it.
+    ///
+    /// # Errors
+    /// Where it does not start, fails, or takes too long.
+    pub fn ask(&self, limit: u64) -> Result<Vec<u8>, HookError> {
+        let program = self.words[0].clone();
+        let mut command = Command::new(&program);
+        command.args(&self.words[1..]).process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut child = command.spawn().map_err(|source| HookError::Start { program: program.clone(), source })?;
+        let pipe = child.stdout.take();
+        thread::scope(|scope| {
+            let reading = scope.spawn(move || {
+                let mut bytes = Vec::new();
+                pipe.map(|pipe| pipe.take(limit).read_to_end(&mut bytes)).transpose().map(|_| bytes)
+            });
+            let ended = wait(&mut child, &|| false);
+            end_group(&child);
+            let bytes = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            match (ended, bytes) {
+                (Ok(Some(status)), Ok(bytes)) if status.success() => Ok(bytes),
+                (Ok(Some(status)), _) => Err(HookError::Ended { program, status: status.to_string() }),
+                (Ok(None), _) => {
+                    let _ = child.wait();
+                    Err(HookError::Slow { program })
+                }
+                (Err(source), _) => Err(HookError::Wait { program, source }),
+            }
+        })
+    }
+
     /// Runs the program and waits for its end; `variables` get their prefix here. What it prints goes to standard
     /// error. Once `stops` says so, or its time is over, it is ended with all its children of the same group.
     pub fn tell(

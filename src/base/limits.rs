@@ -102,3 +102,15 @@ pub const HOOK_END_MAX: Duration = Duration::from_secs(2);
 pub const FAILURES_KEPT_MAX: usize = 100;
 /// Clients that have figures of their own among a server's metrics.
 pub const METRIC_CLIENTS_MAX: usize = 1_000;
+
+/// Segments of 16 KiB of a file sealed at rest that are sealed at a time.
+pub const SEALED_BATCH_SEGMENTS: usize = 16;
+/// A hole of a sealed file has up to so many segments, or 2^n of them from a multiple of that on: so its beginning is
+/// found from within.
+pub const SEALED_HOLE_SEGMENTS: u64 = 64;
+pub const SEALED_HOLE_EXPONENTS: std::ops::RangeInclusive<u8> = 6..=40;
+/// Most bytes of a storage key's file, or of what a command prints for one.
+pub const STORAGE_KEY_TEXT_BYTES_MAX: u64 = 4 * 1024;
+/// A `rekey` flushes after so many files, or so many bytes of them.
+pub const REKEY_FILES_AT_ONCE: usize = 256;
+pub const REKEY_BYTES_AT_ONCE: u64 = 64 * 1024 * 1024;

@@ -47,6 +47,12 @@ const SELECT: &[Flag] = &[
     valued("root", "PATH", "with latest: the newest snapshot of this root"),
 ];
 
+/// Flags of operator's commands that read what is sealed, where no server runs.
+const STORAGE_KEY: &[Flag] = &[
+    valued("storage-key-file", "FILE", "the key of a store that is sealed at rest, where no server has it"),
+    valued("storage-key-command", "CMD", "the same, as CMD prints it (no shell)"),
+];
+
 const PRUNE: &[Flag] = &[
     valued("data", "DIR", "the server's data folder (server/)"),
     valued("client", "NAME", "only this client (all)"),
@@ -81,6 +87,13 @@ pub const COMMANDS: &[Command] = &[
                 valued("bind", "ADDRESS", "the address to listen on (0.0.0.0)"),
                 valued("port", "N", "the port, 0 for any free one (port.info, else 1256)"),
                 valued("data", "DIR", "the data folder (server/)"),
+                switch("encrypt-at-rest", "seal all contents on the disk, with a storage key"),
+                valued(
+                    "storage-key-file",
+                    "FILE",
+                    "that key; made, outside the data folder, for a store without one",
+                ),
+                valued("storage-key-command", "CMD", "the same, as CMD prints it (no shell)"),
                 valued("max-clients", "N", "sessions at a time (50); also MAX_CONCURRENT_CLIENTS"),
                 valued("registration", "POLICY", "who may register: local, open, token or closed (local)"),
                 valued("legacy", "on|off", "whether clients of the legacy dialect are served (on)"),
@@ -206,6 +219,7 @@ pub const COMMANDS: &[Command] = &[
                 valued("snapshot", "ID", "only this snapshot: an id, a unique beginning of one, or latest"),
                 valued("root", "PATH", "with latest: the newest snapshot of this root"),
             ],
+            STORAGE_KEY,
             CLIENT,
             COMMON,
         ],
@@ -276,6 +290,7 @@ pub const COMMANDS: &[Command] = &[
                 valued("tar", "FILE", "write a tar stream there instead, - for standard output"),
                 valued("data", "DIR", "the server's data folder (server/)"),
             ],
+            STORAGE_KEY,
             COMMON,
         ],
     },
@@ -325,7 +340,27 @@ pub const COMMANDS: &[Command] = &[
         about: "Applies the rules to each client and set of roots. A snapshot that one rule keeps is kept, as are the\n\
                 newest and those that are held. Rules imply --keep-within 7d unless it is given. Hours, days, ISO\n\
                 weeks, months and years are UTC. Works beside a running server too, uploads and restores going on.",
-        flags: &[PRUNE, COMMON],
+        flags: &[PRUNE, STORAGE_KEY, COMMON],
+    },
+    Command {
+        name: "rekey",
+        usage: "[--data DIR] --new-storage-key-file FILE | --plain [FLAGS]",
+        summary: "seal a store at rest, unseal it, or change its storage key (operator)",
+        about: "Writes every file of the store anew, sealed with the new key, which is made where its file is missing;\n\
+                with --plain, unsealed. Give the present key, if there is one, with --storage-key-file. No server may\n\
+                run on the data folder. Cut off anywhere, the same command finishes it. Unfinished uploads are\n\
+                removed: their clients begin them anew.",
+        flags: &[
+            &[
+                valued("data", "DIR", "the server's data folder (server/)"),
+                valued("storage-key-file", "FILE", "the present key"),
+                valued("storage-key-command", "CMD", "the same, as CMD prints it (no shell)"),
+                valued("new-storage-key-file", "FILE", "the new key; made if missing, outside the data folder"),
+                valued("new-storage-key-command", "CMD", "the same, as CMD prints it (no shell)"),
+                switch("plain", "seal nothing any more"),
+            ],
+            COMMON,
+        ],
     },
     Command {
         name: "hold",

@@ -12,10 +12,12 @@ use super::arguments::{Arguments, UsageError};
 use super::operator::data_folder;
 use super::output::{Output, bytes_text, count_text, errors_text};
 use super::setup::CliError;
+use super::storage_key;
 use crate::base::ids::UserName;
 use crate::base::shutdown::Shutdown;
 use crate::client::{ClientError, ExitCode, ExportSummary, Exporting, Taken};
 use crate::server::{ExportRequest, export};
+use crate::storage::StorageKeys;
 
 const TAR_BUFFER_BYTES: usize = 256 * 1024;
 
@@ -64,8 +66,10 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     let client: Option<UserName> = arguments.parsed("client")?;
     let place = Place::of(arguments, dir)?;
     let request = ExportRequest { client, snapshot: snapshot.to_string(), checked_first: place.is_tar() };
+    let data = data_folder(arguments);
+    let keys = storage_key::given(arguments, &data)?;
     let exporting = begin(&place, output, shutdown)?;
-    let summary = receive(&data_folder(arguments), &request, exporting)?;
+    let summary = receive(&data, keys, &request, exporting)?;
     output.end_progress();
     conclude(&summary, &place, output)
 }
@@ -101,9 +105,14 @@ impl Write for TarFile {
     }
 }
 
-fn receive(data: &Path, request: &ExportRequest, exporting: Exporting<'_>) -> Result<ExportSummary, CliError> {
+fn receive(
+    data: &Path,
+    keys: StorageKeys,
+    request: &ExportRequest,
+    exporting: Exporting<'_>,
+) -> Result<ExportSummary, CliError> {
     let mut state = Some(Ok(Taken::More(Box::new(exporting))));
-    export(data, request, &mut |batch| {
+    export(data, keys, request, &mut |batch| {
         let next = match state.take() {
             Some(Ok(Taken::More(exporting))) => exporting.take(batch),
             Some(ended) => ended,

@@ -11,6 +11,7 @@ mod look;
 mod operator;
 mod output;
 mod prune;
+mod rekey;
 mod repair;
 mod result_hooks;
 mod rotate_key;
@@ -21,6 +22,7 @@ mod run_restore;
 mod run_server;
 mod server_key;
 mod setup;
+mod storage_key;
 mod verify_data;
 
 use std::ffi::{OsStr, OsString};
@@ -136,6 +138,7 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "rotate-key" => rotate_key::run(arguments, output, &shutdown),
         "gui" => run_gui::run(arguments, output, &shutdown),
         "enroll" => operator::enroll(arguments, output),
+        "rekey" => rekey::run(arguments, output, &shutdown),
         "prune" => prune::prune(arguments, output),
         "hold" => prune::hold(arguments, output, true),
         "release" => prune::hold(arguments, output, false),

@@ -7,10 +7,11 @@ use super::arguments::{Arguments, UsageError};
 use super::operator::{data_folder, text_of};
 use super::output::{Output, bytes_text};
 use super::setup::CliError;
+use super::storage_key;
 use crate::base::ids::UserName;
 use crate::base::path::display_bytes;
 use crate::client::ExitCode;
-use crate::server::{OperatorCommand, Policy, PruneRequest, operate};
+use crate::server::{OperatorCommand, Policy, PruneRequest, operate, operate_sealed};
 use crate::storage::{Rules, Span};
 
 /// Most snapshots that one rule counts.
@@ -65,7 +66,9 @@ fn names(arguments: &Arguments, client: Option<UserName>) -> Result<Vec<UserName
 
 fn run(arguments: &Arguments, output: &Output, request: PruneRequest) -> Result<ExitCode, CliError> {
     let mut code = ExitCode::Done;
-    for row in operate(&data_folder(arguments), &OperatorCommand::Prune(request))? {
+    let data = data_folder(arguments);
+    let keys = storage_key::given(arguments, &data)?;
+    for row in operate_sealed(&data, keys, &OperatorCommand::Prune(request))? {
         if row["damage"].is_string() {
             code = ExitCode::Integrity;
         }

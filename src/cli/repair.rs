@@ -6,6 +6,7 @@ use super::arguments::{Arguments, UsageError};
 use super::operator::{data_folder, text_of};
 use super::output::{Output, count_text};
 use super::setup::{CliError, rsa_bits};
+use super::storage_key;
 use crate::client::{ClientError, ExitCode};
 use crate::server::{DEFAULT_RSA_BITS, RepairRequest, repair};
 
@@ -30,7 +31,9 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<ExitCode, CliError>
     let new_key = arguments.is_on("new-key").then_some(bits);
     let request = RepairRequest { dry_run: arguments.is_on("dry-run"), new_key };
     let (mut end, mut printed) = (None, Ok(()));
-    repair(&data_folder(arguments), &request, &mut |row| match row["row"].as_str() {
+    let data = data_folder(arguments);
+    let keys = storage_key::given(arguments, &data)?;
+    repair(&data, keys, &request, &mut |row| match row["row"].as_str() {
         Some("file") => printed = std::mem::replace(&mut printed, Ok(())).and_then(|()| tell(output, row)),
         _ => end = Some(row),
     })?;

@@ -12,7 +12,7 @@ use super::output::Output;
 use super::repair;
 use super::run_gui::page_token;
 use super::setup::{CliError, DATA_FOLDER, host_name, rsa_bits, seconds};
-use super::verify_data;
+use super::{storage_key, verify_data};
 use crate::base::amount::Span;
 use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
 use crate::base::shutdown::Shutdown;
@@ -122,10 +122,12 @@ fn dashboard_address(text: &str) -> Option<SocketAddr> {
     whole().or_else(port).or_else(ip)
 }
 
-fn config(arguments: &Arguments) -> Result<ServerConfig, UsageError> {
+fn config(arguments: &Arguments) -> Result<ServerConfig, CliError> {
     let bind = arguments.parsed("bind")?.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let data = arguments.path("data").unwrap_or_else(|| PathBuf::from(DATA_FOLDER));
+    let storage_keys = storage_key::for_server(arguments, &data)?;
     let mut config = ServerConfig::new(bind, port(arguments)?, data);
+    config.storage_keys = storage_keys;
     if let Some(most) = arguments.number("max-clients", 1, MAX_CLIENTS_MAX)? {
         config.max_clients = most as usize;
     }

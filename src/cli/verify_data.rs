@@ -6,6 +6,7 @@ use super::arguments::{Arguments, UsageError};
 use super::operator::{data_folder, text_of};
 use super::output::{Output, bytes_text, count_text};
 use super::setup::CliError;
+use super::storage_key;
 use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::base::shutdown::Shutdown;
 use crate::client::{ClientError, ExitCode};
@@ -32,7 +33,8 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     let request =
         VerifyRequest { client: arguments.parsed("client")?, sample_percent: sample_percent(arguments, "sample")? };
     let mut last = None;
-    verify(&data_folder(arguments), &request, &mut |row| {
+    let data = data_folder(arguments);
+    verify(&data, storage_key::given(arguments, &data)?, &request, &mut |row| {
         match row["row"].as_str() {
             Some("progress") => progress(output, &row),
             Some("damage") => tell(output, &row),

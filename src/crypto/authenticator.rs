@@ -21,8 +21,6 @@ const INITIAL: State =
     [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
 /// What is covered in front of each frame and not sent: direction and kind.
 const PREFIX_BYTES: usize = 2;
-/// How much of a frame fills the first block, behind the prefix.
-const HEAD_BYTES: usize = BLOCK_BYTES - PREFIX_BYTES;
 const LENGTH_BYTES: usize = 8;
 
 /// The two blocks of a key, hashed, and what stands in front of each frame.
@@ -46,44 +44,68 @@ impl Authenticator {
         Authenticator { inner: keyed(0x36), outer: keyed(0x5c), prefix: [direction as u8, kind as u8] }
     }
 
+    /// One whose frames have each a prefix of its own.
+    pub fn without_prefix(key: &[u8; 32]) -> Authenticator {
+        let mut authenticator = Authenticator::new(key, Direction::ClientToServer, Kind::Data);
+        authenticator.prefix = [0; PREFIX_BYTES];
+        authenticator
+    }
+
     /// The codes of at most [`FRAMES_MAX`] frames, of any lengths; those of one length should stand together.
     pub fn codes(&self, frames: &[&[u8]]) -> [Code; FRAMES_MAX] {
+        self.prefixed_codes(&[self.prefix; FRAMES_MAX][..frames.len()], frames)
+    }
+
+    /// The same, of frames in front of which `prefixes` are covered: shorter than a block.
+    pub fn prefixed_codes<const PREFIX: usize>(
+        &self,
+        prefixes: &[[u8; PREFIX]],
+        frames: &[&[u8]],
+    ) -> [Code; FRAMES_MAX] {
         let mut codes = [[0; MAC_BYTES]; FRAMES_MAX];
-        let mut rest = &mut codes[..frames.len()];
+        let (mut rest, mut prefixes) = (&mut codes[..frames.len()], prefixes);
         for equally_long in frames.chunk_by(|left, right| left.len() == right.len()) {
             let (now, later) = rest.split_at_mut(equally_long.len());
-            self.codes_of_equally_long(equally_long, now);
-            rest = later;
+            let (own, others) = prefixes.split_at(equally_long.len());
+            self.codes_of_equally_long(own, equally_long, now);
+            (rest, prefixes) = (later, others);
         }
         codes
     }
 
-    fn codes_of_equally_long(&self, frames: &[&[u8]], codes: &mut [Code]) {
+    fn codes_of_equally_long<const PREFIX: usize>(
+        &self,
+        prefixes: &[[u8; PREFIX]],
+        frames: &[&[u8]],
+        codes: &mut [Code],
+    ) {
+        // How much of a frame fills the first block, behind the prefix.
+        let head_bytes = BLOCK_BYTES - PREFIX;
         let mut states = [self.inner; FRAMES_MAX];
         let states = &mut states[..frames.len()];
         // The tails begin at a border of blocks; a frame that does not fill the first block is a tail, prefix and all.
-        let tail_start = match frames[0].len().checked_sub(HEAD_BYTES) {
-            Some(behind_head) => HEAD_BYTES + behind_head / BLOCK_BYTES * BLOCK_BYTES,
+        let tail_start = match frames[0].len().checked_sub(head_bytes) {
+            Some(behind_head) => head_bytes + behind_head / BLOCK_BYTES * BLOCK_BYTES,
             None => 0,
         };
         if tail_start > 0 {
             let mut heads = [[0; BLOCK_BYTES]; FRAMES_MAX];
-            for (head, frame) in heads.iter_mut().zip(frames) {
-                head[..PREFIX_BYTES].copy_from_slice(&self.prefix);
-                head[PREFIX_BYTES..].copy_from_slice(&frame[..HEAD_BYTES]);
+            for ((head, frame), prefix) in heads.iter_mut().zip(frames).zip(prefixes) {
+                head[..PREFIX].copy_from_slice(prefix);
+                head[PREFIX..].copy_from_slice(&frame[..head_bytes]);
             }
             compress_each(states, |index| &heads[index]);
-            compress_each(states, |index| &frames[index][HEAD_BYTES..tail_start]);
+            compress_each(states, |index| &frames[index][head_bytes..tail_start]);
         }
-        let prefix: &[u8] = if tail_start == 0 { &self.prefix } else { &[] };
-        let covered_bytes = BLOCK_BYTES + PREFIX_BYTES + frames[0].len();
+        let prefix = |index: usize| if tail_start == 0 { &prefixes[index][..] } else { &[] };
+        let covered_bytes = BLOCK_BYTES + PREFIX + frames[0].len();
         finish(states, prefix, covered_bytes, |index| &frames[index][tail_start..]);
         let mut hashes = [[0; MAC_BYTES]; FRAMES_MAX];
         for (hash, state) in hashes.iter_mut().zip(states.iter_mut()) {
             *hash = to_bytes(state);
             *state = self.outer;
         }
-        finish(states, &[], BLOCK_BYTES + MAC_BYTES, |index| &hashes[index]);
+        finish(states, |_| &[], BLOCK_BYTES + MAC_BYTES, |index| &hashes[index]);
         codes.iter_mut().zip(states).for_each(|(code, state)| *code = to_bytes(state));
     }
 }
@@ -96,14 +118,20 @@ fn compress_each<'a>(states: &mut [State], part: impl Fn(usize) -> &'a [u8]) {
     sha256_lanes::compress(states, parts);
 }
 
-/// Adds `prefix` and what `tail` gives, less than a block together, and the padding that tells how much there was in
+/// Adds what `prefix` and `tail` give, less than a block together, and the padding that tells how much there was in
 /// all (FIPS 180-4, section 5.1.1).
-fn finish<'a>(states: &mut [State], prefix: &[u8], covered_bytes: usize, tail: impl Fn(usize) -> &'a [u8]) {
+fn finish<'a>(
+    states: &mut [State],
+    prefix: impl Fn(usize) -> &'a [u8],
+    covered_bytes: usize,
+    tail: impl Fn(usize) -> &'a [u8],
+) {
     let mut padded = [[0; 2 * BLOCK_BYTES]; FRAMES_MAX];
-    let tail_bytes = prefix.len() + tail(0).len();
+    let tail_bytes = prefix(0).len() + tail(0).len();
     let blocks = if tail_bytes + 1 + LENGTH_BYTES <= BLOCK_BYTES { 1 } else { 2 };
     for (index, room) in padded[..states.len()].iter_mut().enumerate() {
         let room = &mut room[..blocks * BLOCK_BYTES];
+        let prefix = prefix(index);
         room[..prefix.len()].copy_from_slice(prefix);
         room[prefix.len()..tail_bytes].copy_from_slice(tail(index));
         room[tail_bytes] = 0x80;

@@ -40,6 +40,8 @@ pub enum CryptoError {
     TokenMalformed,
     /// A text that is no `SHA256:<43 base64 characters>`.
     FingerprintMalformed,
+    /// A text that is no storage key, or no id of one.
+    StorageKeyMalformed,
     /// More plaintext than one segment carries.
     PlaintextTooLong {
         /// The plaintext's length in bytes.
@@ -81,6 +83,9 @@ impl fmt::Display for CryptoError {
             ),
             Self::FingerprintMalformed => formatter.write_str(
                 "not a key fingerprint: expected SHA256: and 43 base64 characters, as the server prints it",
+            ),
+            Self::StorageKeyMalformed => formatter.write_str(
+                "not a storage key: expected 64 hex digits, as \"openssl rand -hex 32\" prints them",
             ),
             Self::PlaintextTooLong { bytes } => {
                 write!(formatter, "{bytes} bytes of plaintext: a segment carries at most 16384")

@@ -12,6 +12,7 @@ use crate::base::hook::Hook;
 use crate::base::limits::DEFAULT_SOCKET_TIMEOUT;
 use crate::crypto::LegacyOaep;
 use crate::protocol::handshake::RegistrationPolicy;
+use crate::storage::StorageKeys;
 
 /// The server's resend ring: what one session may keep of sealed segments, in bytes. Two
 /// batches of sixteen full segments, so that one goes out while the other is acknowledged.
@@ -26,6 +27,8 @@ pub struct ServerConfig {
     /// 0 takes any free port.
     pub port: u16,
     pub data: PathBuf,
+    /// What seals the store.
+    pub storage_keys: StorageKeys,
     /// Authenticated sessions at a time, at least 1.
     pub max_clients: usize,
     pub registration: RegistrationPolicy,
@@ -106,6 +109,7 @@ impl ServerConfig {
             bind,
             port,
             data,
+            storage_keys: StorageKeys::default(),
             max_clients: crate::base::limits::DEFAULT_MAX_CLIENTS,
             registration: RegistrationPolicy::Local,
             timeout: DEFAULT_SOCKET_TIMEOUT,

@@ -16,6 +16,8 @@ pub enum ServerError {
     },
     Store(StoreError),
     Key(CryptoError),
+    /// The storage key cannot be had; the text says why.
+    StorageKey(String),
     /// There are clients, and the key that they know is not there.
     KeyGone {
         path: PathBuf,
@@ -52,6 +54,7 @@ impl fmt::Display for ServerError {
                  \"cyberbackup server --repair --new-key\" make a new pair, which each client has to accept",
                 path.display()
             ),
+            ServerError::StorageKey(text) => formatter.write_str(text),
             ServerError::Io { doing, source } => write!(formatter, "cannot {doing}: {source}"),
         }
     }
@@ -63,6 +66,7 @@ impl std::error::Error for ServerError {
             ServerError::Bind { source, .. } | ServerError::Io { source, .. } => Some(source),
             ServerError::Store(error) => Some(error),
             ServerError::Key(error) => Some(error),
+            ServerError::StorageKey(_) => None,
             ServerError::KeyGone { .. } => None,
         }
     }

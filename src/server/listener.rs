@@ -103,7 +103,9 @@ impl Server {
     /// it.
     pub fn start(config: ServerConfig, shutdown: Shutdown) -> Result<Server, ServerError> {
         raise_descriptor_limit();
-        let store = Arc::new(Store::open(&config.data, Disk::real())?);
+        let store = Store::open_sealed(&config.data, Disk::real(), config.storage_keys.clone())?;
+        store.unlocked()?;
+        let store = Arc::new(store);
         for line in &store.recovery().lines {
             log::info!("{line}");
         }

@@ -31,7 +31,8 @@ pub use error::ServerError;
 pub use failures::FailureNote;
 pub use listener::Server;
 pub use operator::{
-    ExportRequest, OperatorCommand, OperatorError, RepairRequest, VerifyRequest, export, operate, repair, verify,
+    ExportRequest, OperatorCommand, OperatorError, RepairRequest, VerifyRequest, export, operate, operate_sealed,
+    repair, verify,
 };
 pub use overview::{Overview, SessionView};
 pub use prune::{DailyPrune, Policy, PruneRequest};

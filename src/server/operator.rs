@@ -30,7 +30,7 @@ use crate::base::ids::UserName;
 use crate::base::shutdown::Shutdown;
 use crate::base::waker::waker;
 use crate::crypto::{EnrolToken, Fingerprint, Secret};
-use crate::storage::{Store, StoreError};
+use crate::storage::{StorageKeys, Store, StoreError};
 
 use super::server_keys::{KEY_NAME, ServerKeys};
 use super::sessions::Sessions;
@@ -175,7 +175,16 @@ impl From<StoreError> for OperatorError {
 /// Carries a command out on the data folder, by itself or through the server that holds it. Gives the rows
 /// of the answer.
 pub fn operate(data: &Path, command: &OperatorCommand) -> Result<Vec<Value>, OperatorError> {
-    match desk_of(data) {
+    operate_sealed(data, StorageKeys::default(), command)
+}
+
+/// As [`operate`], with the storage key, for commands that read what is sealed. A server that holds the folder has it.
+pub fn operate_sealed(
+    data: &Path,
+    keys: StorageKeys,
+    command: &OperatorCommand,
+) -> Result<Vec<Value>, OperatorError> {
+    match desk_of(data, keys) {
         Ok(desk) => Ok(execute(&desk, command)?),
         Err(OperatorError::Store(StoreError::Locked { .. })) => hand_over(data, command)
             .map_err(|source| OperatorError::Unreachable { folder: data.to_path_buf(), source })?,
@@ -184,7 +193,7 @@ pub fn operate(data: &Path, command: &OperatorCommand) -> Result<Vec<Value>, Ope
 }
 
 /// A desk on a data folder that no server holds.
-fn desk_of(data: &Path) -> Result<Desk, OperatorError> {
+fn desk_of(data: &Path, keys: StorageKeys) -> Result<Desk, OperatorError> {
     let key = data.join("keys").join(KEY_NAME);
     if !key.exists() {
         let has_clients = std::fs::read_dir(data.join("clients")).is_ok_and(|mut clients| clients.next().is_some());
@@ -195,18 +204,18 @@ fn desk_of(data: &Path) -> Result<Desk, OperatorError> {
             OperatorError::NoServer { folder }
         });
     }
-    let store = Store::open(data, Disk::real())?;
-    let store = Arc::new(store);
+    let store = Arc::new(Store::open_sealed(data, Disk::real(), keys)?);
     let keys = ServerKeys::read(&store).ok().flatten().ok_or(OperatorError::KeyGone { path: key })?;
     Ok(Desk { store, keys: Arc::new(keys), sessions: Arc::default(), shutdown: Shutdown::new() })
 }
 
 /// One that needs no key, on a data folder that no server holds: the key may be what is damaged.
-fn desk_to_read(data: &Path) -> Result<ReadingDesk, OperatorError> {
+fn desk_to_read(data: &Path, keys: StorageKeys) -> Result<ReadingDesk, OperatorError> {
     if !data.join("keys").is_dir() {
         return Err(OperatorError::NoServer { folder: data.to_path_buf() });
     }
-    let store = Arc::new(Store::open(data, Disk::real())?);
+    let store = Arc::new(Store::open_sealed(data, Disk::real(), keys)?);
+    store.unlocked()?;
     Ok(ReadingDesk { store, sessions: Arc::default(), shutdown: Shutdown::new() })
 }
 
@@ -245,7 +254,10 @@ fn execute(desk: &Desk, command: &OperatorCommand) -> Result<Vec<Value>, StoreEr
         OperatorCommand::RemoveClient { name } => clients::remove(desk, name),
         OperatorCommand::SetQuota { name, bytes } => clients::set_quota(desk, name, *bytes),
         OperatorCommand::RenameClient { name, new } => clients::rename(desk, name, new),
-        OperatorCommand::Prune(request) => prune::prune(&desk.store, request),
+        OperatorCommand::Prune(request) => {
+            desk.store.unlocked()?;
+            prune::prune(&desk.store, request)
+        }
         OperatorCommand::Hold { client, snapshot, hold } => {
             prune::hold(&desk.store, client.as_ref(), snapshot, *hold)
         }

@@ -4,9 +4,9 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::at_rest::{Ending, Keyring, StoredFile};
 use super::blocks_format::{
     BlocksPlace, HEADER_BYTES, Map, RECORD_ITEMS_MAX, Source, Stretch, SumsPlace, check_blocks_header,
     decode_stretches, decode_sums_record, sums_record_bytes,
@@ -33,6 +33,7 @@ pub struct ClientFiles {
     ranges: PathBuf,
     /// A snapshot that is not committed, and its upload's folder.
     unfinished: Option<(SnapshotId, PathBuf)>,
+    keyring: Keyring,
 }
 
 impl ClientFiles {
@@ -42,6 +43,7 @@ impl ClientFiles {
             deltas: layout.deltas(client),
             ranges: layout.ranges(client),
             unfinished: None,
+            keyring: layout.keyring().clone(),
         }
     }
 
@@ -89,9 +91,18 @@ impl ClientFiles {
     }
 
     /// Opens a source of the content at `path`.
-    pub fn open(&self, source: &Source, path: &EntryPath) -> io::Result<File> {
+    pub fn open(&self, source: &Source, path: &EntryPath) -> io::Result<StoredFile> {
         let (folder, stored) = self.place(source, path)?;
-        open_stored(&folder, &stored)
+        StoredFile::open(open_stored(&folder, &stored)?, &self.keyring, self.ending(source.snapshot()))
+    }
+
+    /// What an upload has stored may still grow.
+    fn ending(&self, snapshot: SnapshotId) -> Ending {
+        if self.unfinished(snapshot).is_some() { Ending::Growing } else { Ending::Required }
+    }
+
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 }
 
@@ -108,7 +119,7 @@ impl<K: PartialEq, V> Kept<K, V> {
     }
 
     /// What is kept under `key`, made first where it is not there.
-    pub fn get<E>(&mut self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<&V, E> {
+    pub fn get<E>(&mut self, key: K, make: impl FnOnce() -> Result<V, E>) -> Result<&mut V, E> {
         match self.items.iter().position(|(kept, _)| *kept == key) {
             Some(place) => self.items[..=place].rotate_right(1),
             None => {
@@ -117,7 +128,7 @@ impl<K: PartialEq, V> Kept<K, V> {
                 self.items.insert(0, (key, value));
             }
         }
-        Ok(&self.items[0].1)
+        Ok(&mut self.items[0].1)
     }
 }
 
@@ -125,7 +136,7 @@ impl<K: PartialEq, V> Kept<K, V> {
 #[derive(Debug)]
 struct BlocksFiles {
     client: ClientFiles,
-    files: Kept<SnapshotId, File>,
+    files: Kept<SnapshotId, StoredFile>,
     sums: Kept<(SnapshotId, u64), Vec<BlockSum>>,
 }
 
@@ -150,13 +161,13 @@ impl BlocksFiles {
 
 fn read_record(
     client: &ClientFiles,
-    files: &mut Kept<SnapshotId, File>,
+    files: &mut Kept<SnapshotId, StoredFile>,
     snapshot: SnapshotId,
     offset: u64,
     length: usize,
 ) -> Result<Vec<u8>, StoreError> {
     let path = client.blocks(snapshot);
-    let file = files.get(snapshot, || open_blocks(&path, snapshot))?;
+    let file = files.get(snapshot, || open_blocks(&path, snapshot, &client.keyring, client.ending(snapshot)))?;
     let mut bytes = vec![0; length];
     match file.read_exact_at(&mut bytes, offset) {
         Ok(()) => Ok(bytes),
@@ -168,13 +179,19 @@ fn read_record(
 }
 
 /// Opens a `.blocks` file and checks its header.
-pub fn open_blocks(path: &Path, snapshot: SnapshotId) -> Result<File, StoreError> {
+pub fn open_blocks(
+    path: &Path,
+    snapshot: SnapshotId,
+    keyring: &Keyring,
+    ending: Ending,
+) -> Result<StoredFile, StoreError> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(StoreError::damaged(path, "it is gone"));
         }
         opened => opened.at("open", path)?,
     };
+    let mut file = StoredFile::open(file, keyring, ending).at("open", path)?;
     let mut header = [0; HEADER_BYTES];
     file.read_exact_at(&mut header, 0).map_err(|error| StoreError::damaged(path, error))?;
     check_blocks_header(&header, snapshot).map_err(|error| StoreError::damaged(path, error))?;
@@ -332,7 +349,7 @@ pub struct MappedContent {
     map: ContentMap,
     files: ClientFiles,
     path: EntryPath,
-    open: Kept<u16, File>,
+    open: Kept<u16, StoredFile>,
 }
 
 impl MappedContent {

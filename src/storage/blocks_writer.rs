@@ -6,13 +6,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use super::at_rest::{Ending, FileWriter, Keyring};
 use super::blocks_format::{
     BlocksPlace, HEADER_BYTES, MAP_BYTES_MAX, Map, RECORD_ITEMS_MAX, SOURCES_MAX, Source, Stretch, StretchData,
     StretchRecord, SumsPlace, encode_header, encode_stretches, encode_sums_record,
 };
 use super::blocks_reader::{ContentMap, open_blocks};
 use super::error::{At, StoreError};
-use crate::base::durable::{Disk, NewFile};
+use crate::base::durable::{Disk, exists};
 use crate::base::ids::SnapshotId;
 use crate::crypto::BlockSum;
 
@@ -29,8 +30,9 @@ pub struct LargeFiles {
     path: PathBuf,
     folder: OwnedFd,
     snapshot: SnapshotId,
-    blocks: Option<NewFile>,
-    delta: Option<NewFile>,
+    keyring: Keyring,
+    blocks: Option<FileWriter>,
+    delta: Option<FileWriter>,
 }
 
 /// How long the two files were at a moment.
@@ -40,9 +42,18 @@ pub struct Mark {
     pub delta: u64,
 }
 
+/// What the two files hold behind their last whole segments, where they are sealed: what is lost of them with a process
+/// that stops while it writes on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rests {
+    pub blocks: Vec<u8>,
+    pub delta: Vec<u8>,
+}
+
 impl LargeFiles {
     /// Opens what an earlier session left in the upload's `folder`, at `path`, cut off behind `lengths`. A file
-    /// may be shorter, where the machine stopped: what a journal tells of the rest is in doubt then.
+    /// may be shorter, where the machine stopped: what a journal tells of the rest is in doubt then. `rests` is what the
+    /// journal has of their ends.
     ///
     /// # Errors
     /// `Damaged` where the `.blocks` file is not one of this snapshot.
@@ -52,38 +63,43 @@ impl LargeFiles {
         folder: OwnedFd,
         snapshot: SnapshotId,
         lengths: Mark,
+        rests: &Rests,
+        keyring: &Keyring,
     ) -> Result<LargeFiles, StoreError> {
         let mut files = LargeFiles {
             disk: disk.clone(),
             path: path.to_path_buf(),
             folder,
             snapshot,
+            keyring: keyring.clone(),
             blocks: None,
             delta: None,
         };
-        files.blocks = files.reopen(BLOCKS, lengths.blocks, HEADER_BYTES as u64)?;
-        files.delta = files.reopen(DELTA, lengths.delta, 1)?;
+        files.blocks = files.reopen(BLOCKS, lengths.blocks, HEADER_BYTES as u64, &rests.blocks)?;
+        files.delta = files.reopen(DELTA, lengths.delta, 1, &rests.delta)?;
+        files.finish()?;
         if files.blocks.is_some() {
             let path = files.path.join(std::str::from_utf8(BLOCKS).expect("an ASCII literal"));
-            open_blocks(&path, snapshot)?;
+            open_blocks(&path, snapshot, keyring, Ending::Growing)?;
         }
         Ok(files)
     }
 
     /// A file shorter than `least` is of no use, and makes room for a new one.
-    fn reopen(&self, name: &[u8], length: u64, least: u64) -> Result<Option<NewFile>, StoreError> {
+    fn reopen(&self, name: &[u8], length: u64, least: u64, rest: &[u8]) -> Result<Option<FileWriter>, StoreError> {
         let folder = self.folder.as_fd();
-        let found = match rustix::fs::statat(folder, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat.st_size as u64,
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
-            Err(error) => return Err(io::Error::from(error)).at("look at a file below", &self.path),
+        let opened = match exists(folder, name).at("look at a file below", &self.path)? {
+            false => return Ok(None),
+            true if length < least => Ok(None),
+            true => FileWriter::reopen(&self.disk, folder, name, length, rest, &self.keyring),
         };
-        let length = length.min(found);
-        let opened = match length < least {
-            true => self.disk.remove_file(folder, name).map(|()| None),
-            false => self.disk.reopen_file(folder, name, length).map(Some),
-        };
-        opened.at("go on with a file below", &self.path)
+        match opened.at("go on with a file below", &self.path)? {
+            Some(file) if file.bytes() >= least => Ok(Some(file)),
+            _ => {
+                self.disk.remove_file(folder, name).at("go on with a file below", &self.path)?;
+                Ok(None)
+            }
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -91,40 +107,55 @@ impl LargeFiles {
     }
 
     pub fn blocks_bytes(&self) -> u64 {
-        self.blocks.as_ref().map_or(0, NewFile::bytes)
+        self.blocks.as_ref().map_or(0, FileWriter::bytes)
     }
 
     pub fn delta_bytes(&self) -> u64 {
-        self.delta.as_ref().map_or(0, NewFile::bytes)
+        self.delta.as_ref().map_or(0, FileWriter::bytes)
     }
 
     pub fn mark(&self) -> Mark {
         Mark { blocks: self.blocks_bytes(), delta: self.delta_bytes() }
     }
 
-    /// Takes back what was written since the mark.
-    pub fn cut_back(&mut self, mark: Mark) -> Result<(), StoreError> {
+    /// Ends both files, so that all of them can be read.
+    pub fn finish(&mut self) -> Result<(), StoreError> {
+        let mut files = self.blocks.iter_mut().chain(&mut self.delta);
+        files.try_for_each(FileWriter::finish).at("write a file below", &self.path)
+    }
+
+    /// What the journal is to keep of the files' ends.
+    pub fn rests(&self) -> Rests {
+        let rest = |file: &Option<FileWriter>| file.as_ref().map_or(Vec::new(), |file| file.rest().to_vec());
+        Rests { blocks: rest(&self.blocks), delta: rest(&self.delta) }
+    }
+
+    /// Takes back what was written since the mark. True where the journal has to have the files' [rests](LargeFiles::rests)
+    /// before anything more is written: what is kept of a sealed segment is in memory alone then.
+    pub fn cut_back(&mut self, mark: Mark) -> Result<bool, StoreError> {
+        let mut has_rest = false;
         for (file, length) in [(&mut self.blocks, mark.blocks), (&mut self.delta, mark.delta)] {
             if let Some(file) = file
                 && file.bytes() > length
             {
                 file.cut_back(length).at("cut a file below", &self.path)?;
+                has_rest |= !file.rest().is_empty();
             }
         }
-        Ok(())
+        Ok(has_rest)
     }
 
     /// Appends changed bytes of a content.
     pub fn append_delta(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let LargeFiles { disk, folder, path, delta, .. } = self;
-        let file = open_or_create(disk, folder, DELTA, delta).at("create a file below", path)?;
+        let LargeFiles { disk, folder, path, delta, keyring, .. } = self;
+        let file = open_or_create(disk, folder, DELTA, delta, keyring).at("create a file below", path)?;
         file.write(bytes).at("write a file below", path)
     }
 
     /// Appends a record; gives its offset.
     fn append_record(&mut self, bytes: &[u8]) -> Result<u64, StoreError> {
-        let LargeFiles { disk, folder, path, blocks, snapshot, .. } = self;
-        let file = open_or_create(disk, folder, BLOCKS, blocks).at("create a file below", path)?;
+        let LargeFiles { disk, folder, path, blocks, snapshot, keyring, .. } = self;
+        let file = open_or_create(disk, folder, BLOCKS, blocks, keyring).at("create a file below", path)?;
         if file.bytes() == 0 {
             file.write(&encode_header(*snapshot)).at("write a file below", path)?;
         }
@@ -138,10 +169,11 @@ fn open_or_create<'a>(
     disk: &Disk,
     folder: &OwnedFd,
     name: &[u8],
-    file: &'a mut Option<NewFile>,
-) -> io::Result<&'a mut NewFile> {
+    file: &'a mut Option<FileWriter>,
+    keyring: &Keyring,
+) -> io::Result<&'a mut FileWriter> {
     if file.is_none() {
-        *file = Some(disk.create_file(folder.as_fd(), name)?);
+        *file = Some(FileWriter::create(disk, folder.as_fd(), name, keyring)?);
     }
     Ok(file.as_mut().expect("created just now"))
 }

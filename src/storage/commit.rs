@@ -63,6 +63,7 @@ impl Upload {
         self.check_unused()?;
         self.check_commit_quota()?;
         self.sweep_unused()?;
+        self.large.finish()?;
         let sequence = state.with_catalog(&shared.layout, |catalog| catalog.next_sequence())?;
         // Where there is no room for the plan, the upload stays for when there is: nothing was put anywhere yet.
         let head = Arc::new(self.write_plan(sequence, unreadable)?);
@@ -162,7 +163,7 @@ impl Upload {
         head.index_blake3 = index_blake3;
         let intent = Intent::new(self.snapshot, self.request.upload).encode();
         let staging = self.staging();
-        staging.write_file(INDEX, &index)?;
+        staging.write_index(index)?;
         staging.write_file(HEAD, &head.encode())?;
         staging.write_file(INTENT, &intent)?;
         Ok(head)

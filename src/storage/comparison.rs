@@ -2,14 +2,14 @@
 //! index or range is no base: what it would have told counts as unknown, and is sent again.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::at_rest::read_stored_file;
 use super::catalog::Pin;
 use super::error::StoreError;
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_index};
-use super::layout::{ClientFolder, Layout, read_small_file};
+use super::layout::{ClientFolder, Layout, RangeFolder};
 use super::range::{HASH_BYTES, RANGE_FILE_BYTES_MAX, StoredEntry, check_range, decode_range};
 use crate::base::entry::Entry;
 use crate::base::ids::hex;
@@ -18,21 +18,22 @@ use crate::base::path::EntryPath;
 /// Reads the index that a head names.
 pub fn read_index(layout: &Layout, client: &ClientFolder, head: &Head) -> Result<Vec<IndexRecord>, StoreError> {
     let path = layout.index(client, head.id);
-    let bytes = read_small_file(&path, INDEX_BYTES_MAX).map_err(StoreError::of_named_file)?;
+    let bytes = read_stored_file(&path, INDEX_BYTES_MAX, layout.keyring()).map_err(StoreError::of_named_file)?;
     decode_index(&bytes, head.id, &head.index_blake3).map_err(|error| StoreError::damaged(&path, error))
 }
 
 /// Reads the range file that an index record names.
-pub fn read_range(ranges: &std::path::Path, record: &IndexRecord) -> Result<Vec<StoredEntry>, StoreError> {
-    let path = ranges.join(hex(&record.file));
-    let bytes = read_small_file(&path, RANGE_FILE_BYTES_MAX).map_err(StoreError::of_named_file)?;
+pub fn read_range(ranges: &RangeFolder, record: &IndexRecord) -> Result<Vec<StoredEntry>, StoreError> {
+    let path = ranges.path.join(hex(&record.file));
+    let read = read_stored_file(&path, RANGE_FILE_BYTES_MAX, &ranges.keyring);
+    let bytes = read.map_err(StoreError::of_named_file)?;
     decode_range(&bytes, &record.file).map_err(|error| StoreError::damaged(&path, error))
 }
 
 /// Range files in one folder, found by hash or by path. Holds their records and one range at a time.
 #[derive(Debug)]
 pub struct RangeSet {
-    folder: PathBuf,
+    folder: RangeFolder,
     records: Vec<IndexRecord>,
     by_wire_hash: HashMap<[u8; HASH_BYTES], usize>,
     loaded: Option<(usize, Vec<StoredEntry>)>,
@@ -40,7 +41,7 @@ pub struct RangeSet {
 
 impl RangeSet {
     /// `records` are sorted and do not overlap.
-    pub fn new(folder: PathBuf, records: Vec<IndexRecord>) -> RangeSet {
+    pub fn new(folder: RangeFolder, records: Vec<IndexRecord>) -> RangeSet {
         let by_wire_hash = records.iter().enumerate().map(|(place, record)| (record.wire_hash, place)).collect();
         RangeSet { folder, records, by_wire_hash, loaded: None }
     }
@@ -58,8 +59,8 @@ impl RangeSet {
     }
 
     fn is_whole(&self, record: &IndexRecord) -> bool {
-        let path = self.folder.join(hex(&record.file));
-        let checked = read_small_file(&path, RANGE_FILE_BYTES_MAX)
+        let path = self.folder.path.join(hex(&record.file));
+        let checked = read_stored_file(&path, RANGE_FILE_BYTES_MAX, &self.folder.keyring)
             .and_then(|bytes| check_range(&bytes, &record.file).map_err(|error| StoreError::damaged(&path, error)));
         match checked {
             Ok(()) => true,
@@ -117,7 +118,7 @@ pub struct Base {
 impl Base {
     pub fn open(layout: &Layout, client: &ClientFolder, head: Arc<Head>, pin: Pin) -> Result<Base, StoreError> {
         let records = read_index(layout, client, &head)?;
-        Ok(Base { head, ranges: RangeSet::new(layout.ranges(client), records), _pin: pin })
+        Ok(Base { head, ranges: RangeSet::new(layout.range_files(client), records), _pin: pin })
     }
 
     pub fn head(&self) -> &Arc<Head> {

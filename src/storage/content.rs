@@ -3,9 +3,9 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use super::at_rest::StoredFile;
 use super::blocks_format::{BlocksPlace, Source};
 use super::blocks_reader::{ClientFiles, ContentMap, MappedContent};
 use super::error::{At, StoreError};
@@ -41,7 +41,7 @@ pub struct ContentReader {
 
 #[derive(Debug)]
 enum Body {
-    Plain(File),
+    Plain(StoredFile),
     Mapped(Box<MappedContent>),
 }
 
@@ -77,6 +77,14 @@ impl ContentReader {
         let folder = files.received(snapshot);
         match files.open(&Source::Plain { snapshot, path: stored }, path) {
             Ok(file) => {
+                let length = file.length().at("look at a file below", &folder)?;
+                // In a store that is sealed in part, a file that lost its header looks plain.
+                if !file.is_sealed() && files.keyring().writing().is_some() && length != sums.size {
+                    return Err(StoreError::damaged(
+                        &folder,
+                        format!("{} is neither sealed nor whole", path.display()),
+                    ));
+                }
                 let record = content.blocks.map(|place| (files, snapshot, place));
                 Ok(ContentReader { body: Body::Plain(file), sums, position: 0, record })
             }
@@ -116,7 +124,7 @@ impl ContentReader {
             return Ok(None);
         }
         match &mut self.body {
-            Body::Plain(file) => plain_segment(file, position, size).map(Some),
+            Body::Plain(file) => file.segment(position, size).map(Some),
             Body::Mapped(mapped) => {
                 let map = mapped.map();
                 let is_hole = map.stretch_at(position).map_err(io::Error::other)?.data.is_none();
@@ -165,7 +173,7 @@ impl ContentReader {
 
     fn check_size(&self) -> Result<(), ContentProblem> {
         let Body::Plain(file) = &self.body else { return Ok(()) };
-        let found = file.metadata().map_err(ContentProblem::Unreadable)?.len();
+        let found = file.length().map_err(ContentProblem::Unreadable)?;
         match found == self.sums.size {
             true => Ok(()),
             false => Err(ContentProblem::Size { recorded: self.sums.size, found }),
@@ -322,7 +330,7 @@ mod tests {
     fn reader(bytes: &[u8], sums: ContentSums) -> ContentReader {
         let mut file = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut file, bytes).unwrap();
-        ContentReader { body: Body::Plain(file), sums, position: 0, record: None }
+        ContentReader { body: Body::Plain(StoredFile::Plain(file)), sums, position: 0, record: None }
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! One content as it arrives: written whole to a plain file, or composed of what the store holds at the same
 //! offset, changed blocks and holes. Either way its sums are put together from those of its blocks. What is kept
-//! is only referred to and never read, but for the files of which [`Held`] says that they are copied. Nothing else
-//! of the store writes contents, so that sealing at rest can stand here, between the bytes and the disk.
+//! is only referred to and never read, but for the files of which [`Held`] says that they are copied.
 //!
 //! The peer is not trusted: a piece out of place is an error, and memory does not grow with the content.
 
+use super::at_rest::FileWriter;
 use super::blocks_format::{BlocksPlace, Source, Stretch, StretchData};
 use super::blocks_reader::{ClientFiles, ContentMap, MappedContent};
 use super::blocks_writer::{LargeFiles, MapWriter, Mark};
@@ -12,7 +12,6 @@ use super::content::ContentReader;
 use super::error::{At, StoreError};
 use super::gathering::Gathering;
 use super::range::StoredContent;
-use crate::base::durable::NewFile;
 use crate::base::limits::LARGE_FILE_BYTES;
 use crate::base::path::EntryPath;
 use crate::crypto::{
@@ -58,7 +57,7 @@ pub struct ContentWriter {
 
 #[derive(Debug)]
 enum Target {
-    Plain(NewFile),
+    Plain(FileWriter),
     Delta,
 }
 
@@ -114,7 +113,7 @@ pub struct WrittenContent {
 
 impl ContentWriter {
     /// A content that is written whole to `file`, which will lie where `own` says.
-    pub fn plain(file: NewFile, own: Source, large: &LargeFiles) -> ContentWriter {
+    pub fn plain(file: FileWriter, own: Source, large: &LargeFiles) -> ContentWriter {
         ContentWriter::new(Target::Plain(file), own, large)
     }
 
@@ -368,6 +367,14 @@ impl ContentWriter {
         Ok(())
     }
 
+    /// Has what has come so far lie in the file, to be read.
+    pub fn make_readable(&mut self, large: &LargeFiles) -> Result<(), StoreError> {
+        match &mut self.target {
+            Target::Plain(file) => file.finish().at("write a file below", large.path()),
+            Target::Delta => Ok(()),
+        }
+    }
+
     /// Whether so much has come since the last note that it should not be lost with the process.
     pub fn is_note_due(&self) -> bool {
         self.stored_bytes - self.noted_bytes >= NOTE_BYTES.max(self.position / NOTE_PART)
@@ -379,6 +386,9 @@ impl ContentWriter {
         self.noted_bytes = self.stored_bytes;
         if self.combiner.size() < LARGE_FILE_BYTES {
             return Ok(None);
+        }
+        if let Target::Plain(file) = &mut self.target {
+            file.settle().at("write a file below", large.path())?;
         }
         let sums = self.combiner.clone().finish(None).expect("it has more blocks than one");
         Ok(Some((sums, self.map.write_map(large)?)))
@@ -396,6 +406,9 @@ impl ContentWriter {
         };
         let sums = std::mem::take(&mut self.combiner).finish(single).expect("a single block's hash is given");
         let is_mapped = self.is_delta() || sums.size >= LARGE_FILE_BYTES;
+        if let Target::Plain(file) = &mut self.target {
+            file.finish().at("write a file below", large.path())?;
+        }
         let blocks = is_mapped.then(|| self.map.write_map(large)).transpose()?;
         Ok(WrittenContent { sums, blocks, stored_bytes: self.stored_bytes })
     }

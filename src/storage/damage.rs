@@ -13,10 +13,11 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use super::at_rest::{Keyring, read_stored_file};
 use super::catalog::ClientState;
 use super::error::{At, StoreError};
 use super::index::IndexRecord;
-use super::layout::{Layout, read_small_file};
+use super::layout::Layout;
 use super::range::{StoredContent, StoredEntry, check_header, checked_body, decode_content, encode_rest};
 use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::durable::{Disk, FILE_MODE};
@@ -105,8 +106,8 @@ pub struct DamageList {
 
 impl DamageList {
     /// Reads the list at `path`; an empty one where there is none.
-    pub fn read(path: &Path) -> Result<DamageList, StoreError> {
-        match read_small_file(path, LIST_BYTES_MAX) {
+    pub fn read(path: &Path, keyring: &Keyring) -> Result<DamageList, StoreError> {
+        match read_stored_file(path, LIST_BYTES_MAX, keyring) {
             Ok(bytes) => DamageList::decode(&bytes).map_err(|error| StoreError::damaged(path, error)),
             Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 Ok(DamageList::default())
@@ -193,7 +194,7 @@ impl ClientState {
         let mut kept = super::catalog::locked(&self.damage);
         let path = layout.damage_list(&self.record.folder);
         let list = kept.list.get_or_insert_with(|| {
-            DamageList::read(&path).unwrap_or_else(|error| {
+            DamageList::read(&path, layout.keyring()).unwrap_or_else(|error| {
                 log::error!("the list of damaged contents begins anew, \"cyberbackup verify\" fills it: {error}");
                 DamageList::default()
             })
@@ -217,7 +218,10 @@ impl ClientState {
         let name = format!("{}.list", self.record.folder);
         let written = match list.is_empty() {
             true => remove(disk, &folder, &name),
-            false => disk.replace_file(folder.as_fd(), name.as_bytes(), &list.encode(), FILE_MODE),
+            false => {
+                let bytes = layout.keyring().sealed(list.encode());
+                disk.replace_file(folder.as_fd(), name.as_bytes(), &bytes, FILE_MODE)
+            }
         };
         written.at("write", &path)?;
         kept.is_unsaved = false;

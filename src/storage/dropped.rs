@@ -155,7 +155,9 @@ impl Store {
         let incoming = self.shared.layout.incoming(&state.record.folder);
         let mut bases = BTreeSet::new();
         for name in names_in(&incoming)? {
-            bases.extend(resume::begin_of(&incoming.join(name))?.and_then(|begin| begin.base));
+            bases.extend(
+                resume::begin_of(&incoming.join(name), self.shared.layout.keyring())?.and_then(|begin| begin.base),
+            );
         }
         Ok(bases)
     }

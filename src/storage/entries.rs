@@ -1,13 +1,13 @@
 //! A snapshot read in path order: all of it, or what lies at and below some paths. The index says which
 //! ranges can matter; only those are read, one at a time.
 
-use std::path::PathBuf;
 use std::vec;
 
 use super::catalog::Pin;
 use super::comparison::read_range;
 use super::error::StoreError;
 use super::index::IndexRecord;
+use super::layout::RangeFolder;
 use super::range::StoredEntry;
 use crate::base::entry::merge_roots;
 use crate::base::path::EntryPath;
@@ -15,7 +15,7 @@ use crate::base::path::EntryPath;
 /// The entries of a snapshot, which is not dropped meanwhile. A damaged range is one error; the walk goes on behind it.
 #[derive(Debug)]
 pub struct Entries {
-    ranges: PathBuf,
+    ranges: RangeFolder,
     records: vec::IntoIter<IndexRecord>,
     current: vec::IntoIter<StoredEntry>,
     filter: Filter,
@@ -26,7 +26,12 @@ pub struct Entries {
 }
 
 impl Entries {
-    pub(super) fn new(ranges: PathBuf, mut records: Vec<IndexRecord>, filter: &[EntryPath], pin: Pin) -> Entries {
+    pub(super) fn new(
+        ranges: RangeFolder,
+        mut records: Vec<IndexRecord>,
+        filter: &[EntryPath],
+        pin: Pin,
+    ) -> Entries {
         let filter = Filter::new(filter);
         records.retain(|record| filter.may_select(record));
         let (records, current) = (records.into_iter(), Vec::new().into_iter());

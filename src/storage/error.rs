@@ -6,9 +6,11 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::at_rest::Unsealable;
 use crate::base::amount::Size;
 use crate::base::codec::DecodeError;
 use crate::base::ids::{SnapshotId, UploadId};
+use crate::crypto::KeyId;
 
 #[derive(Debug)]
 pub enum StoreError {
@@ -46,6 +48,12 @@ pub enum StoreError {
     InUse { name: String, sessions: usize },
     /// The client's quota does not allow more.
     QuotaExceeded { quota: u64 },
+    /// The store's contents are sealed, and the storage key was not given, or another one.
+    StorageKeyWanted { path: PathBuf, wanted: KeyId, given: Option<KeyId> },
+    /// The storage key is being exchanged.
+    RekeyUnfinished { path: PathBuf },
+    /// A storage key was given for a store that is not sealed.
+    NotSealed { path: PathBuf },
     /// The operating system refused.
     Io { doing: &'static str, path: PathBuf, source: io::Error },
 }
@@ -86,6 +94,9 @@ impl StoreError {
 
     fn from_io(doing: &'static str, path: &Path, source: io::Error) -> StoreError {
         let path = path.to_path_buf();
+        if let Some(unsealable) = source.get_ref().and_then(|inner| inner.downcast_ref::<Unsealable>()) {
+            return StoreError::Damaged { problem: unsealable.to_string(), path };
+        }
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull { path, source },
             _ => StoreError::Io { doing, path, source },
@@ -161,6 +172,28 @@ impl fmt::Display for StoreError {
                 "the quota of {} is used up: ask the server's operator to raise it or to prune (\"cyberbackup clients \
                  quota NAME SIZE\"), then run the same command again: it goes on where it was",
                 Size(*quota)
+            ),
+            StoreError::StorageKeyWanted { path, wanted, given: None } => write!(
+                f,
+                "{} is sealed at rest: give the storage key with the id {wanted} (--storage-key-file, or \
+                 --storage-key-command)",
+                path.display()
+            ),
+            StoreError::StorageKeyWanted { path, wanted, given: Some(given) } => write!(
+                f,
+                "{} is sealed at rest with the storage key {wanted}, and the one given is {given}: give that key",
+                path.display()
+            ),
+            StoreError::RekeyUnfinished { path } => write!(
+                f,
+                "the storage key of {} is being exchanged: run the same \"cyberbackup rekey\" again, which finishes it",
+                path.display()
+            ),
+            StoreError::NotSealed { path } => write!(
+                f,
+                "{} is not sealed, and a storage key was given: leave it out, or have what is new sealed with \
+                 \"cyberbackup server --encrypt-at-rest\"",
+                path.display()
             ),
             StoreError::Io { doing, path, source } => write!(f, "cannot {doing} {}: {source}", path.display()),
         }

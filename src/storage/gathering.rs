@@ -8,8 +8,6 @@
 //!
 //! Nothing is copied for which there is no room: in the client's quota, or on the disk.
 
-use std::os::unix::fs::MetadataExt;
-
 use super::blocks_format::Source;
 use super::blocks_reader::{ClientFiles, ContentMap};
 use super::error::StoreError;
@@ -62,10 +60,8 @@ impl Shape {
     fn wastes_a_file(&self, sources: &[Source], files: &ClientFiles, path: &EntryPath) -> bool {
         sources.iter().zip(&self.bytes).any(|(source, used)| {
             let is_plain = matches!(source, Source::Plain { .. });
-            let found = is_plain.then(|| files.open(source, path).and_then(|file| file.metadata()));
-            // Its holes take no room.
-            let taken = |found: std::fs::Metadata| found.len().min(found.blocks() * 512);
-            found.is_some_and(|found| found.is_ok_and(|found| *used < taken(found) / 2))
+            let taken = is_plain.then(|| files.open(source, path).and_then(|file| file.taken_bytes()));
+            taken.is_some_and(|taken| taken.is_ok_and(|taken| *used < taken / 2))
         })
     }
 

@@ -12,10 +12,10 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::at_rest::{Ending, FileWriter, Mender, StoredFile};
 use super::blocks_format::Source;
 use super::blocks_reader::{ClientFiles, ContentMap, Kept};
 use super::catalog::ClientState;
@@ -57,7 +57,7 @@ pub fn each_bad_block(
 ) -> Result<(), StoreError> {
     let Some(place) = content.blocks else { return Ok(()) };
     let mut map = ContentMap::open(files, content.snapshot(), place)?;
-    let mut open: Kept<u16, Option<File>> = Kept::new(FILES_MAX);
+    let mut open: Kept<u16, Option<StoredFile>> = Kept::new(FILES_MAX);
     let (mut position, mut sums, mut buffer) = (0, Vec::new(), vec![0; BLOCK_BYTES]);
     while position < map.size() {
         let stretch = map.stretch_at(position)?;
@@ -73,7 +73,7 @@ pub fn each_bad_block(
             let bytes = (stretch.bytes - at).min(BLOCK_BYTES as u64) as usize;
             let (block, stored) = (first + number as u64, data.stored + at);
             let found = &mut buffer[..bytes];
-            let is_read = file.as_ref().is_some_and(|file| file.read_exact_at(found, stored).is_ok());
+            let is_read = file.as_mut().is_some_and(|file| file.read_exact_at(found, stored).is_ok());
             if !is_read || block_sum(block, found) != *sum {
                 each(&BadBlock { block, bytes, source: &source, stored, sum: *sum })?;
             }
@@ -94,7 +94,7 @@ pub fn heal(shared: &Shared, state: &Arc<ClientState>, head: &Head) {
         Ok(records) => records,
         Err(error) => return log::warn!("nothing is healed: {error}"),
     };
-    let mut ranges = RangeSet::new(shared.layout.ranges(&state.record.folder), records);
+    let mut ranges = RangeSet::new(shared.layout.range_files(&state.record.folder), records);
     for item in list.items().filter(|item| item.kind == DamageKind::Bytes) {
         let newer = ranges.find(&item.path).and_then(|stored| stored.content.clone());
         let same =
@@ -135,7 +135,7 @@ pub fn forget_unneeded(shared: &Shared, state: &Arc<ClientState>) -> Result<(), 
     for head in heads {
         let Some(_pin) = state.pin(layout, |catalog| catalog.get(head.id))? else { continue };
         let Ok(records) = read_index(layout, client, &head) else { return Ok(()) };
-        let mut ranges = RangeSet::new(layout.ranges(client), records);
+        let mut ranges = RangeSet::new(layout.range_files(client), records);
         unneeded.retain(|item| !may_refer_to(&mut ranges, item));
     }
     if hidden > 0 {
@@ -193,13 +193,17 @@ fn replace_file(
     let folder = open_folder(&path).at("open", &path)?;
     let sums = reader.sums();
     let replaced = copy(shared, &folder, &name, &mut reader).and_then(|()| {
-        let mut copy = File::open(path.join(String::from_utf8_lossy(&name).as_ref())).at("open", &path)?;
-        let (mut hasher, mut chunk) = (ContentHasher::new(), vec![0; CONTENT_CHUNK_BYTES]);
+        let opened = File::open(path.join(String::from_utf8_lossy(&name).as_ref()))
+            .and_then(|file| StoredFile::open(file, shared.layout.keyring(), Ending::Required));
+        let mut copy = opened.at("open", &path)?;
+        let (mut hasher, mut chunk, mut position) = (ContentHasher::new(), vec![0; CONTENT_CHUNK_BYTES], 0);
         loop {
-            match copy.read(&mut chunk).at("read", &path)? {
-                0 => break,
-                count => hasher.update(&chunk[..count]),
+            let count = copy.read_at(&mut chunk, position).at("read", &path)?;
+            if count == 0 {
+                break;
             }
+            hasher.update(&chunk[..count]);
+            position += count as u64;
         }
         if hasher.finish() != sums {
             return Err(StoreError::damaged(received, "the newer content is damaged too"));
@@ -223,7 +227,8 @@ fn copy(
     reader: &mut ContentReader,
 ) -> Result<(), StoreError> {
     let path = shared.layout.damage();
-    let mut file = shared.disk.create_file(folder.as_fd(), name).at("create a file below", &path)?;
+    let created = FileWriter::create(&shared.disk, folder.as_fd(), name, shared.layout.keyring());
+    let mut file = created.at("create a file below", &path)?;
     let mut chunk = vec![0; CONTENT_CHUNK_BYTES];
     while let Some(segment) = reader.segment_at_position().at("read for", &path)? {
         let end = reader.position() + segment.bytes;
@@ -239,7 +244,7 @@ fn copy(
             }
         }
     }
-    file.flush().at("flush a file below", &path)
+    file.finish().and_then(|()| file.flush()).at("flush a file below", &path)
 }
 
 /// Writes the right bytes over each block that is not as recorded.
@@ -249,10 +254,10 @@ fn mend_blocks(
     item: &DamagedContent,
     mut reader: ContentReader,
 ) -> Result<(), StoreError> {
-    let mut mended: Option<(Source, File)> = None;
+    let mut mended: Option<(Source, Mender)> = None;
     let name = item.path.name();
-    let flush = |mended: &Option<(Source, File)>| match mended {
-        Some((_, file)) => shared.disk.flush_file(file.as_fd(), name).at("flush", shared.layout.data()),
+    let finish = |mended: Option<(Source, Mender)>| match mended {
+        Some((_, mender)) => mender.finish().at("mend", shared.layout.data()),
         None => Ok(()),
     };
     each_bad_block(files, &item.path, &item.content, |bad| {
@@ -266,16 +271,17 @@ fn mend_blocks(
             return Err(StoreError::damaged(&folder, "the newer content has another block there"));
         }
         if mended.as_ref().is_none_or(|(source, _)| source != bad.source) {
-            flush(&mended)?;
-            let file = open_to_mend(&folder, &stored).at("open a file below", &folder)?;
-            mended = Some((bad.source.clone(), file));
+            finish(mended.take())?;
+            let opened = open_to_mend(&folder, &stored)
+                .and_then(|file| Mender::open(&shared.disk, file, name, shared.layout.keyring()));
+            mended = Some((bad.source.clone(), opened.at("open a file below", &folder)?));
         }
-        let (_, file) = mended.as_ref().expect("opened just now");
+        let (_, mender) = mended.as_mut().expect("opened just now");
         // A file that was cut short lacks more than this content can give.
-        if file.metadata().at("look at a file below", &folder)?.len() < bad.stored + bad.bytes as u64 {
+        if mender.length().at("look at a file below", &folder)? < bad.stored + bad.bytes as u64 {
             return Err(StoreError::damaged(&folder, "it was cut short"));
         }
-        shared.disk.overwrite(file, name, bad.stored, &right).at("mend a file below", &folder)
+        mender.mend(bad.stored, &right).at("mend a file below", &folder)
     })?;
-    flush(&mended)
+    finish(mended)
 }

@@ -7,7 +7,8 @@
 //! a range file), 3 range (new bytes u64, index record), 4 checkpoint, 5 lengths (bytes u64 of the `blocks` file,
 //! bytes u64 of the `delta` file), before the record of each content whose blocks are recorded, 6 partial (a stored
 //! entry as in a range file, whose sums and blocks are those of the beginning of its content), 7 gone (a path, of
-//! which nothing before counts). The journal is
+//! which nothing before counts), 8 lengths and rests (as 5, and what a sealed `blocks` and `delta` have behind their last
+//! whole segments, u16 length each). The journal is
 //! believed up to its first record that is cut short or does not match its CRC32; the rest is cut off before
 //! anything is appended, and both files are cut off behind what the last lengths say.
 //!
@@ -20,7 +21,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 
-use super::blocks_writer::Mark;
+use super::blocks_writer::{Mark, Rests};
 use super::index::IndexRecord;
 use super::range::{HASH_BYTES, StoredEntry, decode_snapshot_id};
 use crate::base::codec::{DecodeError, Reader, Writer};
@@ -28,6 +29,7 @@ use crate::base::ids::SnapshotId;
 use crate::base::limits::PATH_BYTES_MAX;
 use crate::base::path::EntryPath;
 use crate::crypto::crc32;
+use crate::crypto::sealed_file::SEALED_SEGMENT_BYTES;
 
 const MAGIC: &[u8; 8] = b"cbkjrnl1";
 /// Longest record: an entry may take a whole range.
@@ -48,6 +50,7 @@ const KIND_CHECKPOINT: u8 = 4;
 const KIND_LENGTHS: u8 = 5;
 const KIND_PARTIAL: u8 = 6;
 const KIND_GONE: u8 = 7;
+const KIND_LENGTHS_AND_RESTS: u8 = 8;
 
 /// Which run of the server wrote what follows, for which snapshot, of which roots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +85,8 @@ pub struct Journaled {
     pub partials: Vec<(StoredEntry, bool)>,
     /// How long the files for large contents were.
     pub lengths: Mark,
+    /// What they held behind their last whole segments, where they are sealed.
+    pub rests: Rests,
     /// How much of the file is to be believed.
     pub valid_bytes: u64,
 }
@@ -114,10 +119,15 @@ pub fn put_checkpoint(out: &mut Vec<u8>) {
     put_record(out, KIND_CHECKPOINT, |_| {});
 }
 
-pub fn put_lengths(out: &mut Vec<u8>, lengths: Mark) {
-    put_record(out, KIND_LENGTHS, |body| {
+pub fn put_lengths(out: &mut Vec<u8>, lengths: Mark, rests: &Rests) {
+    let has_rests = *rests != Rests::default();
+    put_record(out, if has_rests { KIND_LENGTHS_AND_RESTS } else { KIND_LENGTHS }, |body| {
         body.put_u64(lengths.blocks);
         body.put_u64(lengths.delta);
+        if has_rests {
+            body.put_bytes16(&rests.blocks);
+            body.put_bytes16(&rests.delta);
+        }
     });
 }
 
@@ -145,7 +155,7 @@ enum Record {
     Content(Box<StoredEntry>),
     Range(Box<IndexRecord>, u64),
     Checkpoint,
-    Lengths(Mark),
+    Lengths(Mark, Rests),
     Partial(Box<StoredEntry>),
     Gone(EntryPath),
 }
@@ -225,7 +235,14 @@ fn decode(kind: u8, body: &[u8]) -> Result<Record, DecodeError> {
         }
         KIND_CHECKPOINT => Record::Checkpoint,
         KIND_LENGTHS => {
-            Record::Lengths(Mark { blocks: reader.u64("blocks length")?, delta: reader.u64("delta length")? })
+            let lengths = decode_lengths(&mut reader)?;
+            Record::Lengths(lengths, Rests::default())
+        }
+        KIND_LENGTHS_AND_RESTS => {
+            let lengths = decode_lengths(&mut reader)?;
+            let blocks = reader.bytes16(SEALED_SEGMENT_BYTES, "rest of the blocks")?.to_vec();
+            let delta = reader.bytes16(SEALED_SEGMENT_BYTES, "rest of the delta")?.to_vec();
+            Record::Lengths(lengths, Rests { blocks, delta })
         }
         KIND_PARTIAL => Record::Partial(Box::new(StoredEntry::decode(&mut reader)?)),
         KIND_GONE => {
@@ -236,6 +253,10 @@ fn decode(kind: u8, body: &[u8]) -> Result<Record, DecodeError> {
     };
     reader.finish("journal record")?;
     Ok(record)
+}
+
+fn decode_lengths(reader: &mut Reader<'_>) -> Result<Mark, DecodeError> {
+    Ok(Mark { blocks: reader.u64("blocks length")?, delta: reader.u64("delta length")? })
 }
 
 fn decode_base(reader: &mut Reader<'_>) -> Result<Option<SnapshotId>, DecodeError> {
@@ -279,6 +300,7 @@ struct Reading {
     /// In the order of writing; with whether another run wrote them.
     partials: Vec<(StoredEntry, bool)>,
     lengths: Mark,
+    rests: Rests,
 }
 
 impl Reading {
@@ -301,7 +323,7 @@ impl Reading {
                 self.ranges.push((JournaledRange { record: *record, new_bytes, doubtful: false }, self.doubt()));
             }
             Record::Checkpoint => self.each_doubt(Doubt::at_checkpoint),
-            Record::Lengths(lengths) => self.lengths = lengths,
+            Record::Lengths(lengths, rests) => (self.lengths, self.rests) = (lengths, rests),
             Record::Partial(stored) => {
                 self.forget(&stored.entry.path);
                 self.partials.push((*stored, !self.ours));
@@ -342,8 +364,8 @@ impl Reading {
         }
         let contents = self.contents.into_iter();
         let contents = contents.map(|(path, (stored, doubt))| (path, (stored, doubt != Doubt::None))).collect();
-        let Reading { begin, partials, lengths, .. } = self;
-        Journaled { begin, ranges: kept, contents, partials, lengths, valid_bytes }
+        let Reading { begin, partials, lengths, rests, .. } = self;
+        Journaled { begin, ranges: kept, contents, partials, lengths, rests, valid_bytes }
     }
 }
 
@@ -411,7 +433,7 @@ mod tests {
         put_begin(&mut bytes, &begin(1));
         assert_eq!(read(&bytes[..], &[1; 16]).unwrap().lengths, Mark::default());
         for blocks in 1..4 {
-            put_lengths(&mut bytes, Mark { blocks, delta: 2 * blocks });
+            put_lengths(&mut bytes, Mark { blocks, delta: 2 * blocks }, &Rests::default());
         }
         bytes.pop();
         assert_eq!(read(&bytes[..], &[1; 16]).unwrap().lengths, Mark { blocks: 2, delta: 4 });

@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::at_rest::Keyring;
 use super::error::{At, StoreError};
 use crate::base::durable::Disk;
 use crate::base::folder::open_folder;
@@ -20,10 +21,21 @@ const PRIVATE_FOLDERS: [&str; 3] = ["keys", "clients", "tokens"];
 /// Most bytes of a user name in the name of a client's folders.
 const CLIENT_FOLDER_NAME_BYTES: usize = 48;
 
-/// Paths below the data folder.
+/// Says how the store is sealed.
+pub const SEALING_NAME: &str = "sealing.json";
+
+/// A folder of range files, and what opens them.
+#[derive(Debug, Clone)]
+pub struct RangeFolder {
+    pub path: PathBuf,
+    pub keyring: Keyring,
+}
+
+/// Paths below the data folder, and how what lies there is sealed.
 #[derive(Debug)]
 pub struct Layout {
     data: PathBuf,
+    keyring: Keyring,
 }
 
 impl Layout {
@@ -43,7 +55,7 @@ impl Layout {
         if let Ok(parent_folder) = open_folder(parent) {
             disk.flush_folder(parent_folder.as_fd(), b"parent of the data folder").at("flush", parent)?;
         }
-        let layout = Layout { data: data.to_path_buf() };
+        let layout = Layout { data: data.to_path_buf(), keyring: Keyring::plain() };
         layout.check_one_file_system()?;
         Ok(layout)
     }
@@ -62,6 +74,16 @@ impl Layout {
 
     pub fn data(&self) -> &Path {
         &self.data
+    }
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+    pub fn set_keyring(&mut self, keyring: Keyring) {
+        self.keyring = keyring;
+    }
+    /// The range files of a client.
+    pub fn range_files(&self, client: &ClientFolder) -> RangeFolder {
+        RangeFolder { path: self.ranges(client), keyring: self.keyring.clone() }
     }
     pub fn lock(&self) -> PathBuf {
         self.data.join("lock")

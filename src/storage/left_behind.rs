@@ -3,13 +3,13 @@
 //! since: such contents are read back and compared first.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
 
 use super::blocks_reader::ClientFiles;
 use super::comparison::RangeSet;
 use super::content::ContentReader;
 use super::index::IndexRecord;
 use super::journal::{Journaled, JournaledRange};
+use super::layout::RangeFolder;
 use super::partial::Partial;
 use super::range::{HASH_BYTES, Location, StoredEntry};
 use crate::base::ids::SnapshotId;
@@ -33,7 +33,7 @@ pub struct LeftBehind {
 }
 
 impl LeftBehind {
-    pub fn new(snapshot: SnapshotId, files: ClientFiles, ranges: PathBuf, journaled: Journaled) -> LeftBehind {
+    pub fn new(snapshot: SnapshotId, files: ClientFiles, ranges: RangeFolder, journaled: Journaled) -> LeftBehind {
         let note = |range: &JournaledRange| (range.new_bytes, range.doubtful);
         let notes = journaled.ranges.iter().map(note).collect();
         let records = journaled.ranges.into_iter().map(|range| range.record).collect();

@@ -6,6 +6,7 @@
 //! on the disk; whatever a peer sends or a damaged file holds is an error, never a panic and never a write
 //! outside the data folder.
 
+mod at_rest;
 mod blocks_format;
 mod blocks_reader;
 mod blocks_writer;
@@ -37,6 +38,7 @@ mod quota;
 mod range;
 mod received;
 mod recovery;
+mod rekey;
 mod repair;
 mod resume;
 mod retention;
@@ -59,6 +61,7 @@ mod tests;
 /// The version of the data folder as a whole; each kind of file has its own beside it.
 pub const STORE_VERSION: u32 = 1;
 
+pub use at_rest::{SealingState, StorageKeys};
 pub use blocks_format::{BlocksPlace, RECORD_ITEMS_MAX as HELD_BLOCKS_MAX};
 pub use catalog::DamagedHead;
 pub use clients::ClientRecord;
@@ -72,6 +75,7 @@ pub use pending::{HeldContent, Needed, PartialKind};
 pub use put_file::PutFile;
 pub use range::{CHANGED_WHILE_READ, Location, RECHECK, StoredContent, StoredEntry, UNREADABLE};
 pub use recovery::RecoveryReport;
+pub use rekey::{RekeyRequest, Rekeyed, rekey};
 pub use repair::{Outcome, RepairTaker, Repaired};
 pub use retention::{DEFAULT_WITHIN, Decision, Reason, Rules, Span, decide};
 pub use sealed_json::{decode_sealed, encode_sealed};

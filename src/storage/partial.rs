@@ -72,9 +72,8 @@ fn open_map(files: &ClientFiles, path: &EntryPath, content: &StoredContent) -> R
     }
     if let Some(own) = own_file(path, content) {
         let source = Source::Plain { snapshot: content.snapshot(), path: Some(own.clone()) };
-        let found =
-            files.open(&source, path).and_then(|file| file.metadata()).at("look at a file below", &folder)?;
-        if found.len() < content.sums.size {
+        let found = files.open(&source, path).and_then(|file| file.length()).at("look at a file below", &folder)?;
+        if found < content.sums.size {
             return Err(StoreError::damaged(&folder, "a file is shorter than was noted"));
         }
     }
@@ -286,7 +285,7 @@ impl Upload {
         writing.is_noted = true;
         let content = Some(StoredContent { sums, location, blocks: Some(blocks) });
         let stored = StoredEntry { entry, flags: 0, content };
-        self.journal.lengths(self.large.mark());
+        self.journal.lengths(&mut self.large)?;
         self.journal.partial(&stored).at("write a journal below", self.shared.layout.data())?;
         Ok(true)
     }

@@ -11,10 +11,10 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::at_rest::{Ending, StoredFile};
 use super::blocks_format::Source;
 use super::blocks_writer::Mark;
 use super::catalog::locked;
@@ -36,7 +36,7 @@ use crate::base::time::Timestamp;
 use crate::crypto::blake3_hash as hash;
 
 /// The peer's bytes that wait, in the upload's folder.
-const SPOOL: &[u8] = b"parts";
+const SPOOL: &str = "parts";
 /// What a file has whose sender said nothing of it.
 const FILE_MODE: u16 = 0o600;
 
@@ -95,7 +95,8 @@ impl PutFile {
     pub fn spool(&mut self) -> Result<&mut Spool, StoreError> {
         if self.spool.is_none() {
             let staging = self.upload.staging();
-            self.spool = Some(Spool::create(staging.disk(), staging.folder(), staging.path(), SPOOL)?);
+            self.spool =
+                Some(Spool::create(staging.disk(), staging.keyring(), staging.folder(), staging.path(), SPOOL)?);
         }
         Ok(self.spool.as_mut().expect("made just now"))
     }
@@ -137,11 +138,13 @@ impl PutFile {
 
     /// The content as far as it has come, to be read again.
     pub fn written(&mut self) -> Result<WrittenSoFar, StoreError> {
-        let Content::Arriving { renamed, .. } = &self.content else { return Err(no_content_begun()) };
+        let Content::Arriving { renamed, writer } = &mut self.content else { return Err(no_content_begun()) };
+        writer.make_readable(&self.upload.large)?;
         let mut path = self.upload.staging().path().join(OsStr::from_bytes(FILES));
         path.push(OsStr::from_bytes(renamed.as_ref().unwrap_or(&self.path).as_bytes()));
-        let file = File::open(&path).at("open", &path)?;
-        Ok(WrittenSoFar { file, path })
+        let keyring = self.upload.staging().keyring().clone();
+        let opened = File::open(&path).and_then(|file| StoredFile::open(file, &keyring, Ending::Growing));
+        Ok(WrittenSoFar { file: opened.at("open", &path)?, path })
     }
 
     /// Ends the content; gives its size.
@@ -187,13 +190,13 @@ impl PutFile {
 /// What has come of a content so far.
 #[derive(Debug)]
 pub struct WrittenSoFar {
-    file: File,
+    file: StoredFile,
     path: PathBuf,
 }
 
 impl WrittenSoFar {
     /// Fills `buffer` from `offset` on.
-    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+    pub fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
         self.file.read_exact_at(buffer, offset).at("read", &self.path)
     }
 }

@@ -17,6 +17,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::at_rest::{Keyring, read_stored_file};
 use super::catalog::{locked, read_head_file};
 use super::clients::ClientRecord;
 use super::comparison::read_index;
@@ -111,6 +112,11 @@ impl Repair<'_> {
         self.shared.disk.replace_file(handle.as_fd(), name, bytes, FILE_MODE).at("write", path)
     }
 
+    /// The same for a file that is sealed where the store is.
+    fn write_sealed(&self, path: &Path, bytes: Vec<u8>) -> Result<(), StoreError> {
+        self.write(path, &self.shared.layout.keyring().sealed(bytes))
+    }
+
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
         let (folder, name) = parts(path);
         let handle = open_folder(folder).at("open", folder)?;
@@ -193,7 +199,7 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
         let (layout, folder) = (&self.repair.shared.layout, &self.client.folder);
         let (list, checked) = (layout.damage_list(folder), layout.checked(folder));
         let name = self.client.name.clone();
-        if list.exists() && DamageList::read(&list).is_err_and(|error| error.is_damage()) {
+        if list.exists() && DamageList::read(&list, layout.keyring()).is_err_and(|error| error.is_damage()) {
             self.repair.drop_record(
                 list,
                 Some(&name),
@@ -264,7 +270,8 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
     /// The head that a snapshot's index has a copy of; none where the index is damaged too, or has none.
     fn head_of_index(&self, id: SnapshotId) -> Result<Option<Head>, StoreError> {
         let is_own = |head: &Head| head.id == id && head.client == self.client.id;
-        let found = read_headless_index(&self.folder, id)?.and_then(|index| head_copy(&index));
+        let found = read_headless_index(&self.folder, id, self.repair.shared.layout.keyring())?
+            .and_then(|index| head_copy(&index));
         Ok(found.map(|(head, _)| head).filter(is_own))
     }
 
@@ -303,7 +310,7 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
                     continue;
                 };
                 let file = self.folder.join(index_name(head.id));
-                self.repair.write(&file, &bytes)?;
+                self.repair.write_sealed(&file, bytes)?;
                 self.rebuilt.insert(head.id, records);
                 // What it names is now named.
                 self.pool = None;
@@ -346,8 +353,8 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
                     Err(error) => return Err(error),
                 }
             }
-            let folder = self.repair.shared.layout.ranges(&self.client.folder);
-            self.pool = Some(Pool::read(&folder, &named)?);
+            let folder = self.repair.shared.layout.range_files(&self.client.folder);
+            self.pool = Some(Pool::read(folder, &named)?);
         }
         Ok(self.pool.as_ref().expect("read just now"))
     }
@@ -366,8 +373,9 @@ fn ids<'a>(names: &'a [String], end: &'static str) -> impl Iterator<Item = Snaps
 }
 
 /// The index of a snapshot by its own checksum; none where it is damaged or gone.
-fn read_headless_index(folder: &Path, id: SnapshotId) -> Result<Option<Index>, StoreError> {
-    match read_small_file(&folder.join(index_name(id)), INDEX_BYTES_MAX).map_err(StoreError::of_named_file) {
+fn read_headless_index(folder: &Path, id: SnapshotId, keyring: &Keyring) -> Result<Option<Index>, StoreError> {
+    let read = read_stored_file(&folder.join(index_name(id)), INDEX_BYTES_MAX, keyring);
+    match read.map_err(StoreError::of_named_file) {
         Ok(bytes) => Ok(decode_headless_index(&bytes, id).ok()),
         Err(error) if error.is_damage() => Ok(None),
         Err(error) => Err(error),

@@ -1,20 +1,20 @@
 //! An upload's folder opened to go on with, and its journal kept while it does.
 
 use std::fs::File;
-use std::io::{self, BufReader};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::at_rest::{Keyring, RecordReader, RecordWriter};
 use super::blocks_reader::ClientFiles;
-use super::blocks_writer::{LargeFiles, Mark};
+use super::blocks_writer::{LargeFiles, Mark, Rests};
 use super::error::{At, StoreError};
 use super::index::IndexRecord;
 use super::journal::{self, Begin, Journaled};
 use super::left_behind::{LeftBehind, path_hash};
 use super::range::{HASH_BYTES, StoredEntry};
-use super::staging::{JOURNAL, RANGES, Staging};
+use super::staging::{JOURNAL, Staging};
 use crate::base::codec::Writer;
-use crate::base::durable::NewFile;
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
@@ -37,12 +37,24 @@ pub struct Opened {
 }
 
 /// How the journal of the upload in this folder begins; none where there is none.
-pub fn begin_of(upload: &Path) -> Result<Option<Begin>, StoreError> {
+pub fn begin_of(upload: &Path, keyring: &Keyring) -> Result<Option<Begin>, StoreError> {
     let path = upload.join(std::str::from_utf8(JOURNAL).expect("an ASCII literal"));
-    match File::open(&path) {
-        Ok(file) => journal::read_begin(BufReader::with_capacity(256, file)).at("read", &path),
+    match open_records(&path, keyring)? {
+        Some(records) => journal::read_begin(records).at("read", &path),
+        None => Ok(None),
+    }
+}
+
+/// None where there is no journal, and where it is of no use: it is not sealed as new files are.
+fn open_records(path: &Path, keyring: &Keyring) -> Result<Option<RecordReader>, StoreError> {
+    match File::open(path).and_then(|file| RecordReader::open(file, keyring)) {
+        Ok(records) => Ok(Some(records)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(error).at("open", &path),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            log::warn!("an upload begins anew: {}: {error}", path.display());
+            Ok(None)
+        }
+        Err(error) => Err(error).at("open", path),
     }
 }
 
@@ -59,12 +71,12 @@ pub fn open(
     let roots = roots_hash(roots);
     let journaled = read(staging, run)?;
     if let Some(begin) = journaled.begin.filter(|begin| (begin.roots, begin.base) == (roots, base)) {
-        match open_large(staging, begin.snapshot, journaled.lengths) {
+        match open_large(staging, begin.snapshot, journaled.lengths, &journaled.rests) {
             Ok(large) => {
                 let begin = Begin { run: *run, ..begin };
                 let journal = JournalWriter::begin(staging, journaled.valid_bytes, &begin)?;
                 let files = files.with_unfinished(begin.snapshot, staging.path().to_path_buf());
-                let mut left = LeftBehind::new(begin.snapshot, files, below(staging, RANGES), journaled);
+                let mut left = LeftBehind::new(begin.snapshot, files, staging.range_files(), journaled);
                 let known = left.staged_paths();
                 staging.take_over(&|path| known.contains(&path_hash(path)))?;
                 return Ok(Opened { snapshot: begin.snapshot, left: Some(left), journal, large });
@@ -79,25 +91,25 @@ pub fn open(
 fn open_anew(staging: &mut Staging, begin: Begin) -> Result<Opened, StoreError> {
     staging.clear()?;
     let journal = JournalWriter::begin(staging, 0, &begin)?;
-    let large = open_large(staging, begin.snapshot, Mark::default())?;
+    let large = open_large(staging, begin.snapshot, Mark::default(), &Rests::default())?;
     Ok(Opened { snapshot: begin.snapshot, left: None, journal, large })
 }
 
-fn open_large(staging: &Staging, snapshot: SnapshotId, lengths: Mark) -> Result<LargeFiles, StoreError> {
+fn open_large(
+    staging: &Staging,
+    snapshot: SnapshotId,
+    lengths: Mark,
+    rests: &Rests,
+) -> Result<LargeFiles, StoreError> {
     let folder = staging.folder().try_clone_to_owned().at("open", staging.path())?;
-    LargeFiles::open(staging.disk(), staging.path(), folder, snapshot, lengths)
-}
-
-fn below(staging: &Staging, name: &[u8]) -> std::path::PathBuf {
-    staging.path().join(std::str::from_utf8(name).expect("the names of the parts are ASCII"))
+    LargeFiles::open(staging.disk(), staging.path(), folder, snapshot, lengths, rests, staging.keyring())
 }
 
 fn read(staging: &Staging, run: &[u8; 16]) -> Result<Journaled, StoreError> {
-    let path = below(staging, JOURNAL);
-    match File::open(&path) {
-        Ok(file) => journal::read(BufReader::with_capacity(64 * 1024, file), run).at("read", &path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Journaled::default()),
-        Err(error) => Err(error).at("open", &path),
+    let path = staging.path().join(std::str::from_utf8(JOURNAL).expect("an ASCII literal"));
+    match open_records(&path, staging.keyring())? {
+        Some(records) => journal::read(records, run).at("read", &path),
+        None => Ok(Journaled::default()),
     }
 }
 
@@ -111,7 +123,7 @@ pub fn roots_hash(roots: &[EntryPath]) -> [u8; HASH_BYTES] {
 /// Appends to the journal.
 #[derive(Debug)]
 pub struct JournalWriter {
-    file: NewFile,
+    file: RecordWriter,
     buffer: Vec<u8>,
     /// The bytes of the contents that the buffer tells of.
     told_bytes: u64,
@@ -152,9 +164,18 @@ impl JournalWriter {
     }
 
     /// Notes how long the files for large contents are, ahead of the content's record: so that what a believed
-    /// record tells of is never cut off.
-    pub fn lengths(&mut self, lengths: Mark) {
-        journal::put_lengths(&mut self.buffer, lengths);
+    /// record tells of is never cut off. The files are ended, so that it can be read.
+    pub fn lengths(&mut self, large: &mut LargeFiles) -> Result<(), StoreError> {
+        large.finish()?;
+        journal::put_lengths(&mut self.buffer, large.mark(), &large.rests());
+        Ok(())
+    }
+
+    /// Notes what the files for large contents hold behind their whole segments; on the disk when it returns.
+    pub fn rests(&mut self, large: &LargeFiles) -> io::Result<()> {
+        journal::put_lengths(&mut self.buffer, large.mark(), &large.rests());
+        self.write()?;
+        self.flush()
     }
 
     /// Notes how much has come of a large content. It stands for much: it is written at once.
@@ -218,11 +239,7 @@ impl JournalWriter {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        if let Err(error) = self.file.write(&self.buffer) {
-            // Half a record would be taken for damage.
-            let _ = self.file.cut_back(self.file.bytes());
-            return Err(error);
-        }
+        self.file.write(&self.buffer)?;
         self.has_told = self.tells;
         self.buffer.clear();
         self.told_bytes = 0;

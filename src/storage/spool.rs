@@ -3,34 +3,34 @@
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-
+use super::at_rest::{Ending, FileWriter, Keyring, StoredFile};
 use super::error::{At, StoreError};
-use crate::base::durable::{Disk, NewFile};
+use crate::base::durable::Disk;
 
 /// A file that only grows, and is read anywhere.
 #[derive(Debug)]
 pub struct Spool {
-    path: PathBuf,
-    written: NewFile,
-    reading: File,
+    file: PathBuf,
+    written: FileWriter,
+    keyring: Keyring,
+    /// What was written when it was opened can be read with it.
+    reading: Option<(u64, StoredFile)>,
 }
 
 impl Spool {
     /// Makes the file `name` in `folder`, which lies at `path`.
     pub(super) fn create(
         disk: &Disk,
+        keyring: &Keyring,
         folder: BorrowedFd<'_>,
         path: &Path,
-        name: &[u8],
+        name: &str,
     ) -> Result<Spool, StoreError> {
-        let written = disk.create_file(folder, name).at("create a file below", path)?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let reading = rustix::fs::openat(folder, name, flags, Mode::empty()).map_err(std::io::Error::from);
-        Ok(Spool { path: path.to_path_buf(), written, reading: File::from(reading.at("open a file below", path)?) })
+        let file = path.join(name);
+        let written = FileWriter::create(disk, folder, name.as_bytes(), keyring).at("create", &file)?;
+        Ok(Spool { file, written, keyring: keyring.clone(), reading: None })
     }
 
     /// How long it is.
@@ -39,16 +39,25 @@ impl Spool {
     }
 
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.written.write(bytes).at("write a file below", &self.path)
+        self.written.write(bytes).at("write", &self.file)
     }
 
     /// Forgets what lies behind the first `bytes`.
     pub fn cut_back(&mut self, bytes: u64) -> Result<(), StoreError> {
-        self.written.cut_back(bytes).at("cut a file below", &self.path)
+        self.reading = None;
+        self.written.cut_back(bytes).at("cut", &self.file)
     }
 
     /// Fills `buffer` from `offset` on.
-    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
-        self.reading.read_exact_at(buffer, offset).at("read a file below", &self.path)
+    pub fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        let end = offset + buffer.len() as u64;
+        if self.reading.as_ref().is_none_or(|(known, _)| *known < end) {
+            self.written.finish().at("write", &self.file)?;
+            let opened =
+                File::open(&self.file).and_then(|file| StoredFile::open(file, &self.keyring, Ending::Growing));
+            self.reading = Some((self.written.bytes(), opened.at("open", &self.file)?));
+        }
+        let (_, file) = self.reading.as_mut().expect("opened just now");
+        file.read_exact_at(buffer, offset).at("read", &self.file)
     }
 }

@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::at_rest::{FileWriter, Keyring, RecordWriter};
 use super::blocks_writer::{BLOCKS, DELTA};
 use super::error::{At, StoreError};
+use super::layout::RangeFolder;
 use super::range::HASH_BYTES;
 use super::tree::{flush_below, flush_tree, remove_tree, sweep_files};
-use crate::base::durable::{Disk, NewFile, exists};
+use crate::base::durable::{Disk, exists};
 use crate::base::folder::{FolderStack, Missing, open_below, open_folder};
 use crate::base::ids::{UploadId, hex};
 use crate::base::path::EntryPath;
@@ -35,6 +37,7 @@ pub const FLUSHED_SINGLY_MAX: usize = 32;
 #[derive(Debug)]
 pub struct Staging {
     disk: Disk,
+    keyring: Keyring,
     path: PathBuf,
     name: String,
     folder: OwnedFd,
@@ -51,13 +54,13 @@ pub struct Staging {
 /// A new content's file, and the path it lies at when that is not its own.
 #[derive(Debug)]
 pub struct PlacedFile {
-    pub file: NewFile,
+    pub file: FileWriter,
     pub renamed: Option<EntryPath>,
 }
 
 impl Staging {
     /// Opens the folder `<upload>` below `incoming`, made where missing. No other session may have it open.
-    pub fn open(disk: &Disk, incoming: &Path, upload: UploadId) -> Result<Staging, StoreError> {
+    pub fn open(disk: &Disk, keyring: &Keyring, incoming: &Path, upload: UploadId) -> Result<Staging, StoreError> {
         let parent = open_folder(incoming).at("open", incoming)?;
         let name = upload.to_string();
         let path = incoming.join(&name);
@@ -65,6 +68,7 @@ impl Staging {
         let folder = open_below(parent.as_fd(), name.as_bytes(), Missing::Fail).at("open", &path)?;
         Ok(Staging {
             disk: disk.clone(),
+            keyring: keyring.clone(),
             path,
             name,
             folder,
@@ -121,17 +125,25 @@ impl Staging {
     }
 
     /// The journal, new or cut off behind its first `length` bytes.
-    pub fn open_journal(&self, length: u64) -> Result<NewFile, StoreError> {
+    pub fn open_journal(&self, length: u64) -> Result<RecordWriter, StoreError> {
         let opened = match length {
             0 => remove_tree(&self.disk, self.folder.as_fd(), JOURNAL)
-                .and_then(|()| self.disk.create_file(self.folder.as_fd(), JOURNAL)),
-            length => self.disk.reopen_file(self.folder.as_fd(), JOURNAL, length),
+                .and_then(|()| RecordWriter::create(&self.disk, self.folder.as_fd(), JOURNAL, &self.keyring)),
+            length => RecordWriter::reopen(&self.disk, self.folder.as_fd(), JOURNAL, length, &self.keyring),
         };
         opened.at("open the journal below", &self.path)
     }
 
     pub fn disk(&self) -> &Disk {
         &self.disk
+    }
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+    /// The finished ranges.
+    pub fn range_files(&self) -> RangeFolder {
+        let name = std::str::from_utf8(RANGES).expect("an ASCII literal");
+        RangeFolder { path: self.path.join(name), keyring: self.keyring.clone() }
     }
     pub fn path(&self) -> &Path {
         &self.path
@@ -181,12 +193,12 @@ impl Staging {
         folder.join(number.as_bytes()).expect("digits are a component")
     }
 
-    fn create_at(&mut self, path: &EntryPath) -> io::Result<NewFile> {
+    fn create_at(&mut self, path: &EntryPath) -> io::Result<FileWriter> {
         let parent = path.parent();
-        let disk = self.disk.clone();
+        let (disk, keyring) = (self.disk.clone(), self.keyring.clone());
         let stack = self.open_files()?;
         enter_or_make(&disk, stack, parent.as_ref())?;
-        disk.create_file(stack.top(), path.name())
+        FileWriter::create(&disk, stack.top(), path.name(), &keyring)
     }
 
     fn open_files(&mut self) -> io::Result<&mut FolderStack> {
@@ -199,12 +211,13 @@ impl Staging {
     }
 
     /// Opens a content again to append to it, cut off behind its first `length` bytes.
-    pub fn reopen_content(&mut self, stored: &EntryPath, length: u64) -> Result<NewFile, StoreError> {
+    pub fn reopen_content(&mut self, stored: &EntryPath, length: u64) -> Result<FileWriter, StoreError> {
         self.many_contents = true;
-        let disk = self.disk.clone();
+        let (disk, keyring) = (self.disk.clone(), self.keyring.clone());
         let opened = self.open_files().and_then(|stack| {
             let folder = stack.enter(stored.parent().as_ref(), Missing::Fail)?;
-            disk.reopen_file(folder, stored.name(), length)
+            let reopened = FileWriter::reopen(&disk, folder, stored.name(), length, &[], &keyring)?;
+            reopened.filter(|file| file.bytes() == length).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
         });
         opened.at("go on with a file below", &self.path)
     }
@@ -237,10 +250,16 @@ impl Staging {
             self.disk.make_folder(self.folder.as_fd(), RANGES)?;
             self.ranges = Some(open_below(self.folder.as_fd(), RANGES, Missing::Fail)?);
         }
-        write_anew(&self.disk, self.ranges.as_ref().expect("opened just now").as_fd(), name, bytes)
+        let folder = self.ranges.as_ref().expect("opened just now").as_fd();
+        write_anew(&self.disk, folder, name, &self.keyring.sealed(bytes.to_vec()))
     }
 
-    /// Writes one of the files a commit needs.
+    /// Writes the index, as it will lie in the store.
+    pub fn write_index(&self, bytes: Vec<u8>) -> Result<(), StoreError> {
+        self.write_file(INDEX, &self.keyring.sealed(bytes))
+    }
+
+    /// Writes one of the other files a commit needs: they are not sealed.
     pub fn write_file(&self, name: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
         write_anew(&self.disk, self.folder(), name, bytes).at("write a file below", &self.path)
     }
@@ -384,7 +403,8 @@ mod tests {
     #[test]
     fn a_hundred_levels_of_the_longest_names_are_stored_under_their_path() {
         let temporary = tempfile::tempdir().unwrap();
-        let mut staging = Staging::open(&Disk::real(), temporary.path(), UploadId::random()).unwrap();
+        let mut staging =
+            Staging::open(&Disk::real(), &Keyring::plain(), temporary.path(), UploadId::random()).unwrap();
         let deep = path(&vec!["x".repeat(255); 100].join("/"));
         assert_eq!(staging.create_content(&deep).unwrap().renamed, None);
         let sibling = deep.parent().unwrap().join(b"y").unwrap();
@@ -397,7 +417,8 @@ mod tests {
     #[test]
     fn a_name_the_file_system_refuses_is_stored_under_a_number() {
         let temporary = tempfile::tempdir().unwrap();
-        let mut staging = Staging::open(&Disk::real(), temporary.path(), UploadId::random()).unwrap();
+        let mut staging =
+            Staging::open(&Disk::real(), &Keyring::plain(), temporary.path(), UploadId::random()).unwrap();
         assert_eq!(staging.create_content(&path("a")).unwrap().renamed, None);
         for (number, refused) in ["a", "a/below", &"n".repeat(256), ".renamed/0", ".RENAMED"].iter().enumerate() {
             let placed = staging.create_content(&path(refused)).unwrap();

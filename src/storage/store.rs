@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::at_rest::{Opening, StorageKeys};
 use super::blocks_reader::ClientFiles;
 use super::catalog::{Catalog, ClientState, DamagedHead, OpenUpload, locked};
 use super::client_removal;
@@ -34,6 +35,7 @@ use crate::base::limits::{
 };
 use crate::base::path::EntryPath;
 use crate::base::time::{Clock, Timestamp};
+use crate::crypto::KeyId;
 use std::os::fd::AsFd;
 
 const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -60,6 +62,8 @@ pub(super) struct Shared {
     pub run: [u8; 16],
     pub clock: Clock,
     pub sweeps_stopped: AtomicBool,
+    /// The storage key that is wanted and was not given.
+    locked: Option<KeyId>,
     _lock: StoreLock,
 }
 
@@ -102,8 +106,19 @@ impl Store {
     /// # Errors
     /// `Locked` where another process has it; `SeveralFileSystems`; whatever the disk says.
     pub fn open(data: &Path, disk: Disk) -> Result<Store, StoreError> {
-        let layout = Layout::create(data, &disk)?;
+        Store::open_sealed(data, disk, StorageKeys::usual())
+    }
+
+    /// As [`Store::open`], with a storage key. Without the one it is sealed with, a store is [locked](Store::unlocked):
+    /// its contents, ranges and indexes cannot be read.
+    ///
+    /// # Errors
+    /// Also `StorageKeyWanted` where it is sealed with another key, `NotSealed` where it is not.
+    pub fn open_sealed(data: &Path, disk: Disk, keys: StorageKeys) -> Result<Store, StoreError> {
+        let mut layout = Layout::create(data, &disk)?;
         let lock = StoreLock::acquire(&layout)?;
+        let Opening { keyring, locked } = Opening::of(&layout, &disk, keys)?;
+        layout.set_keyring(keyring);
         let removals = client_removal::complete_all(&disk, &layout)?;
         let mut recovery = recovery::recover(&disk, &layout)?;
         recovery.lines.extend(removals);
@@ -117,12 +132,24 @@ impl Store {
                 run: random_array(),
                 clock: Clock::default(),
                 sweeps_stopped: AtomicBool::new(false),
+                locked,
                 _lock: lock,
             }),
             clients: Mutex::new(clients),
             states: Mutex::default(),
             recovery,
         })
+    }
+
+    /// # Errors
+    /// `StorageKeyWanted` where the contents are sealed and the storage key was not given.
+    pub fn unlocked(&self) -> Result<(), StoreError> {
+        match self.shared.locked {
+            None => Ok(()),
+            Some(wanted) => {
+                Err(StoreError::StorageKeyWanted { path: self.path().to_path_buf(), wanted, given: None })
+            }
+        }
     }
 
     /// What the start found and did, for the log.
@@ -494,7 +521,8 @@ impl Store {
     fn choose_base(&self, state: &Arc<ClientState>, request: &UploadRequest) -> Result<Option<Base>, StoreError> {
         let layout = &self.shared.layout;
         let upload = layout.incoming(&state.record.folder).join(request.upload.to_string());
-        let begun = resume::begin_of(&upload)?.filter(|begin| begin.roots == resume::roots_hash(&request.roots));
+        let begun = resume::begin_of(&upload, layout.keyring())?
+            .filter(|begin| begin.roots == resume::roots_hash(&request.roots));
         let usual = || {
             let first = |catalog: &mut Catalog| catalog.bases_for(&request.roots).take(BASES_TRIED_MAX).collect();
             state.with_catalog::<Vec<SnapshotId>>(layout, first)
@@ -551,7 +579,7 @@ impl Store {
         let pinned = state.pin(layout, |catalog| catalog.get(head.id))?;
         let (_, pin) = pinned.ok_or(StoreError::Dropped { snapshot: head.id })?;
         let records = read_index(layout, folder, head)?;
-        Ok(Entries::new(layout.ranges(folder), records, filter, pin))
+        Ok(Entries::new(layout.range_files(folder), records, filter, pin))
     }
 
     /// Opens the content of an entry.
@@ -597,7 +625,7 @@ fn check_request(request: &UploadRequest) -> Result<(), StoreError> {
 /// Whether a flush of the whole file system reports writes that failed: Linux 5.8 or newer, on file systems
 /// known to do so. Elsewhere every file is flushed by itself.
 #[cfg(target_os = "linux")]
-fn reports_failed_writes(data: &Path) -> bool {
+pub(super) fn reports_failed_writes(data: &Path) -> bool {
     const EXT4: u64 = 0xef53;
     const XFS: u64 = 0x5846_5342;
     const BTRFS: u64 = 0x9123_683e;
@@ -609,7 +637,7 @@ fn reports_failed_writes(data: &Path) -> bool {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn reports_failed_writes(_data: &Path) -> bool {
+pub(super) fn reports_failed_writes(_data: &Path) -> bool {
     false
 }
 

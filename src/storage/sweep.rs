@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::at_rest::read_stored_file;
 use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, locked};
 use super::comparison::{read_index, read_range};
@@ -33,7 +34,7 @@ use super::error::{At, StoreError};
 use super::head::Head;
 use super::heal::forget_unneeded;
 use super::index::{INDEX_BYTES_MAX, IndexRecord, decode_headless_index};
-use super::layout::{ClientFolder, Layout, blocks_name, dropped_name, index_name, names_in, read_small_file};
+use super::layout::{ClientFolder, Layout, blocks_name, dropped_name, index_name, names_in};
 use super::range::{HASH_BYTES, RANGE_FILE_BYTES_MAX, StoredEntry};
 use super::recovery::{open_if_there, sweep_temporary};
 use super::store::{Shared, Store};
@@ -272,7 +273,8 @@ impl<'a> Sweep<'a> {
             return read_index(layout, client, head);
         }
         let path = layout.index(client, referrer.id);
-        let bytes = read_small_file(&path, INDEX_BYTES_MAX).map_err(StoreError::of_named_file)?;
+        let read = read_stored_file(&path, INDEX_BYTES_MAX, layout.keyring());
+        let bytes = read.map_err(StoreError::of_named_file)?;
         let index = decode_headless_index(&bytes, referrer.id);
         index.map(|index| index.records).map_err(|error| StoreError::damaged(&path, error))
     }
@@ -340,7 +342,8 @@ impl<'a> Sweep<'a> {
     /// What an index would say of a range; none where that is damaged.
     fn record_of(&self, file: &[u8; HASH_BYTES]) -> Result<Option<IndexRecord>, StoreError> {
         let path = self.shared.layout.ranges(&self.state.record.folder).join(hex(file));
-        match read_small_file(&path, RANGE_FILE_BYTES_MAX).map_err(StoreError::of_named_file) {
+        let read = read_stored_file(&path, RANGE_FILE_BYTES_MAX, self.shared.layout.keyring());
+        match read.map_err(StoreError::of_named_file) {
             Ok(bytes) => Ok(IndexRecord::of_range(&bytes, file).ok().map(|(record, _)| record)),
             Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),
@@ -479,11 +482,11 @@ impl<'a> Sweep<'a> {
 
     /// Reads a range, unless sweeps are to stop.
     pub fn read_range(&self, record: &IndexRecord) -> Result<Vec<StoredEntry>, StoreError> {
-        let folder = self.shared.layout.ranges(&self.state.record.folder);
+        let folder = self.shared.layout.range_files(&self.state.record.folder);
         if self.shared.sweeps_stopped.load(Ordering::Relaxed)
             || self.state.sweep_interrupted.load(Ordering::Relaxed)
         {
-            return Err(std::io::Error::from(std::io::ErrorKind::Interrupted)).at("go on sweeping", &folder);
+            return Err(std::io::Error::from(std::io::ErrorKind::Interrupted)).at("go on sweeping", &folder.path);
         }
         read_range(&folder, record)
     }

@@ -10,6 +10,7 @@ use std::path::Path;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
+use super::at_rest::Keyring;
 use super::blocks_format::Source;
 use super::blocks_reader::ContentMap;
 use super::error::{At, StoreError};
@@ -220,10 +221,11 @@ impl Spans {
     }
 }
 
-/// What a file takes on the disk: its length, less its holes where it can have large ones.
-pub fn stored_bytes(stat: &rustix::fs::Stat) -> u64 {
+/// What a file takes on the disk: its length, less its holes where it can have large ones. Of a sealed one, about what
+/// its plaintext would take.
+pub fn stored_bytes(stat: &rustix::fs::Stat, keyring: &Keyring) -> u64 {
     let (length, allocated) = (stat.st_size as u64, (stat.st_blocks as u64).saturating_mul(512));
-    if length < BLOCK_BYTES as u64 { length } else { length.min(allocated) }
+    keyring.plain_bytes(if length < BLOCK_BYTES as u64 { length } else { length.min(allocated) })
 }
 
 /// The bytes that a dropped snapshot's contents, delta and blocks take.
@@ -232,15 +234,16 @@ pub fn contents_bytes(sweep: &Sweep<'_>, id: SnapshotId) -> Result<u64, StoreErr
     let mut bytes = 0;
     for path in [layout.deltas(client).join(id.as_str()), layout.ranges(client).join(blocks_name(id))] {
         match rustix::fs::lstat(&path) {
-            Ok(stat) => bytes += stored_bytes(&stat),
+            Ok(stat) => bytes += stored_bytes(&stat, layout.keyring()),
             Err(Errno::NOENT) => {}
             Err(error) => return Err(io::Error::from(error)).at("look at", &path),
         }
     }
     let path = layout.received(client).join(id.as_str());
     if let Some(folder) = open_if_there(&path)? {
-        each_file(folder, &mut |folder, name| {
-            bytes += stored_bytes(&rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?);
+        each_file(folder, &mut |folder, name, _| {
+            let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            bytes += stored_bytes(&stat, layout.keyring());
             Ok(())
         })
         .at("look through", &path)?;
@@ -290,7 +293,7 @@ impl Remover<'_, '_> {
             found => found?,
         };
         self.contents += 1;
-        self.bytes += stored_bytes(&stat);
+        self.bytes += stored_bytes(&stat, self.sweep.shared.layout.keyring());
         if self.sweep.is_real {
             self.sweep.shared.disk.remove_file(folder, path.name())?;
         }

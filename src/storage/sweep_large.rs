@@ -11,6 +11,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
+use super::at_rest::{Ending, StoredFile, slots_within};
 use super::blocks_format::Source;
 use super::blocks_reader::ContentMap;
 use super::content::plain_segment;
@@ -155,17 +156,32 @@ fn give_back_delta(sweep: &mut Sweep<'_>, id: SnapshotId, needed: &Needed) -> Re
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         opened => opened.at("open", &file_path)?,
     };
-    let length = file.metadata().at("look at", &file_path)?.len();
+    let file_bytes = file.metadata().at("look at", &file_path)?.len();
+    let sealed = file
+        .try_clone()
+        .and_then(|file| StoredFile::open(file, sweep.shared.layout.keyring(), Ending::Required))
+        .and_then(|file| Ok(if file.is_sealed() { Some(file.length()?) } else { None }));
+    let sealed = match sealed {
+        // Nobody can say which part of it is which.
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData && !needed.units.is_empty() => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => None,
+        sealed => sealed.at("read", &file_path)?,
+    };
     let disk = &sweep.shared.disk;
     let mut freed = 0;
     if needed.units.is_empty() {
-        freed = data_bytes(&file, 0..length).at("look at", &file_path)?;
+        freed = data_bytes(&file, 0..file_bytes).at("look at", &file_path)?;
         if sweep.is_real {
             disk.remove_file(folder.as_fd(), name).at("remove", &file_path)?;
             disk.flush_folder(folder.as_fd(), b"deltas").at("flush", &path)?;
         }
     } else {
-        for gap in needed.gaps(length) {
+        for gap in needed.gaps(sealed.unwrap_or(file_bytes)) {
+            // Of a sealed file whole segments are given back.
+            let gap = if sealed.is_some() { slots_within(gap) } else { gap };
+            if gap.is_empty() {
+                continue;
+            }
             let bytes = data_bytes(&file, gap.clone()).at("look at", &file_path)?;
             let is_given = bytes > 0
                 && (!sweep.is_real || disk.punch_hole(folder.as_fd(), name, gap).at("empty", &file_path)?);
@@ -199,7 +215,7 @@ fn remove_blocks(sweep: &mut Sweep<'_>, id: SnapshotId) -> Result<(), StoreError
     if sweep.is_real {
         sweep.shared.disk.remove_file(folder.as_fd(), name.as_bytes()).at("remove", &path.join(&name))?;
     }
-    let bytes = stored_bytes(&stat);
+    let bytes = stored_bytes(&stat, sweep.shared.layout.keyring());
     sweep.swept.bytes += bytes;
     sweep.freed_bytes += bytes;
     Ok(())

@@ -1,6 +1,7 @@
 //! The store as a whole: a small client drives uploads of a model tree, and the tests look at what is there
 //! afterwards, on the disk and through the reading side.
 
+mod at_rest;
 mod clients;
 mod crash;
 mod delta;

@@ -73,10 +73,13 @@ pub fn sweep_files(disk: &Disk, root: OwnedFd, keeps: &dyn Fn(&[u8]) -> bool) ->
     })
 }
 
-/// Gives each file at and below `root`: its folder and its name.
-pub fn each_file(root: OwnedFd, each: &mut dyn FnMut(BorrowedFd<'_>, &[u8]) -> io::Result<()>) -> io::Result<()> {
+/// Takes a file: its folder, its name, and the path of the folder below the root with a `/` behind it.
+pub type EachFile<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, &[u8], &[u8]) -> io::Result<()>;
+
+/// Gives each file at and below `root` to `each`.
+pub fn each_file(root: OwnedFd, each: EachFile<'_>) -> io::Result<()> {
     walk(root, &mut |step| match step {
-        Step::File { folder, name, .. } => each(folder, name),
+        Step::File { folder, name, prefix } => each(folder, name, prefix),
         _ => Ok(()),
     })
 }

@@ -201,7 +201,7 @@ impl Upload {
         let data = shared.layout.data();
         let anchor = shared.can_flush_all.then(|| open_folder(data)).transpose().at("open", data)?;
         let incoming = shared.layout.incoming(&state.record.folder);
-        let mut staging = Staging::open(&shared.disk, &incoming, request.upload)?;
+        let mut staging = Staging::open(&shared.disk, shared.layout.keyring(), &incoming, request.upload)?;
         let files = ClientFiles::new(&shared.layout, &state.record.folder);
         let Opened { snapshot, left, journal, large } = resume::open(
             &mut staging,
@@ -305,7 +305,7 @@ impl Upload {
         if !self.damage.touches(record) {
             return false;
         }
-        let entries = read_range(&self.shared.layout.ranges(&self.state.record.folder), record);
+        let entries = read_range(&self.shared.layout.range_files(&self.state.record.folder), record);
         entries.map_or(true, |entries| entries.iter().any(|stored| self.damage.has(stored)))
     }
 
@@ -504,7 +504,7 @@ impl Upload {
         let stored =
             StoredEntry { entry: self.pending_range(range)?.entry(entry), flags, content: Some(content.clone()) };
         if blocks.is_some() {
-            self.journal.lengths(self.large.mark());
+            self.journal.lengths(&mut self.large)?;
         }
         self.journal.content(&stored).at("write the journal below", self.staging.as_ref().expect("open").path())?;
         if content.snapshot() == self.snapshot && !is_delta {
@@ -533,7 +533,9 @@ impl Upload {
         if is_noted {
             self.journal.gone(&path).at("write a journal below", self.shared.layout.data())?;
         }
-        self.large.cut_back(writer.mark())?;
+        if self.large.cut_back(writer.mark())? {
+            self.journal.rests(&self.large).at("write a journal below", self.shared.layout.data())?;
+        }
         match writer.is_delta() {
             true => Ok(()),
             false => self.staging().remove_content(renamed.as_ref().unwrap_or(&path)),
@@ -643,7 +645,7 @@ impl Upload {
         let snapshot = self.snapshot;
         let records = self.new_records();
         let staging = self.staging();
-        let mut ranges = RangeSet::new(staging.path().join("ranges"), records);
+        let mut ranges = RangeSet::new(staging.range_files(), records);
         let mut used = BTreeSet::new();
         for place in 0..ranges.records().len() {
             let paths = ranges.load(place).iter().filter_map(|stored| staged_path(snapshot, stored));

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::at_rest::{RecordReader, SealingState};
 use super::blocks_format::Source;
 use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, read_head, read_head_file};
@@ -195,6 +196,7 @@ impl Store {
         if read_small_file(&daily, CHECKED_BYTES_MAX).is_ok_and(|bytes| !is_daily_record(&bytes)) {
             errors.push(StoreError::damaged(&daily, "its checksum does not fit"));
         }
+        errors.extend(SealingState::read(layout.data()).err());
         let mut damaged = Vec::new();
         for error in errors {
             damaged.extend(damaged_file(error, None)?);
@@ -316,7 +318,7 @@ impl Run<'_> {
             let checked = match read_small_file(&path, u64::MAX) {
                 Err(StoreError::Io { .. }) => continue,
                 Err(error) => Err(error),
-                Ok(_) if is_list => DamageList::read(&path).map(drop),
+                Ok(_) if is_list => DamageList::read(&path, layout.keyring()).map(drop),
                 Ok(bytes) => decode_sealed::<CheckedFile>(&bytes, &path).map(drop),
             };
             self.note(checked.err(), None)?;
@@ -389,14 +391,20 @@ impl Run<'_> {
                 continue;
             }
             let Ok(file) = std::fs::File::open(&path) else { continue };
-            let length = file.metadata().at("look at", &path)?.len();
-            let journaled = journal::read(std::io::BufReader::new(file), &[0; 16]).at("read", &path)?;
+            let mut records = match RecordReader::open(file, self.store.shared.layout.keyring()) {
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    self.note(Some(StoreError::damaged(&path, error)), None)?;
+                    continue;
+                }
+                opened => opened.at("open", &path)?,
+            };
+            let journaled = journal::read(&mut records, &[0; 16]).at("read", &path)?;
+            let is_whole = records.ended_at(journaled.valid_bytes).at("read", &path)?;
             let is_open = name.parse().is_ok_and(|id| self.state.is_open(id));
-            if journaled.valid_bytes < length && !is_open {
-                let problem = format!(
-                    "{} of its {length} bytes count; what follows of the upload is sent again",
-                    journaled.valid_bytes
-                );
+            if !is_whole && !is_open {
+                let valid_bytes = journaled.valid_bytes;
+                let problem =
+                    format!("only its first {valid_bytes} bytes count; what follows of the upload is sent again");
                 self.note(Some(StoreError::damaged(&path, problem)), None)?;
             }
         }
@@ -418,7 +426,7 @@ impl Run<'_> {
             if self.ranges_seen.len() < RANGES_SEEN_MAX {
                 self.ranges_seen.insert(record.file);
             }
-            let entries = match read_range(&layout.ranges(folder), &record) {
+            let entries = match read_range(&layout.range_files(folder), &record) {
                 Ok(entries) => entries,
                 Err(error) => {
                     let is_known = self.ranges.iter().any(|(file, _)| *file == record.file);
@@ -524,7 +532,7 @@ impl Run<'_> {
                     damaged.snapshots.insert(head.id);
                 }
             }
-            let mut ranges = RangeSet::new(layout.ranges(folder), records);
+            let mut ranges = RangeSet::new(layout.range_files(folder), records);
             for ((path, owner, ..), needed) in self.contents_met.iter().zip(&mut needed) {
                 let content = ranges.find(path).and_then(|stored| stored.content.as_ref());
                 if content.is_some_and(|content| content.snapshot() == *owner) {

@@ -23,6 +23,14 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_cyberbackup");
 /// How long any single run may take before it counts as hanging.
 pub const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// Whether every server of this run seals its store: any test can be run so.
+pub fn is_sealed_at_rest() -> bool {
+    std::env::var_os(SEALED_RUN).is_some()
+}
+
+/// The variable that says so.
+pub const SEALED_RUN: &str = "CYBERBACKUP_TEST_AT_REST";
+
 /// A folder of a test's own, with runs of the program in it.
 pub struct Workplace {
     folder: tempfile::TempDir,
@@ -60,7 +68,16 @@ impl Workplace {
         let mut command = Command::new(PROGRAM);
         command.args(words).current_dir(self.path()).env_clear().env("HOME", self.path()).env("USER", "tester");
         command.stdin(Stdio::null());
+        // For the operator's commands on a data folder that no server holds.
+        if is_sealed_at_rest() && self.storage_key().exists() {
+            command.env("CYBERBACKUP_STORAGE_KEY_FILE", self.storage_key());
+        }
         command
+    }
+
+    /// The key of the servers of a run with stores that are sealed.
+    pub fn storage_key(&self) -> PathBuf {
+        self.join("storage.key")
     }
 
     /// Runs the program and takes what it printed.
@@ -263,6 +280,10 @@ impl TestServer {
             ["server", "--bind", "127.0.0.1", "--port", "0", "--data"].map(Into::into).into();
         words.push(data.clone().into());
         words.extend(flags.iter().map(OsString::from));
+        if is_sealed_at_rest() && !flags.contains(&"--encrypt-at-rest") {
+            words.extend(["--encrypt-at-rest", "--storage-key-file"].map(Into::into));
+            words.push(workplace.storage_key().into());
+        }
         let has_dashboard = flags.iter().any(|flag| flag.starts_with("--dashboard"));
         TestServer::of(workplace.command(&words), data, log, has_dashboard)
     }

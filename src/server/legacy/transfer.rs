@@ -242,7 +242,7 @@ impl Transfer {
         stream.write(&mut self.upload)?;
         self.count_spooled(joined.iter().map(|packet| u64::from(packet.bytes)).sum())?;
         let mut offset = self.upload.spool()?.bytes();
-        let written = self.upload.written()?;
+        let mut written = self.upload.written()?;
         let mut encryptor = FileEncryptor::new(&self.file_key);
         let (mut done, mut plaintext, mut ciphertext) = (0, Vec::new(), Vec::new());
         while done < stream.written {

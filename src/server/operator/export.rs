@@ -18,7 +18,7 @@ use crate::base::ids::UserName;
 use crate::base::limits::{CONTENT_CHUNK_BYTES, HOLE_BYTES_MAX, LARGE_FILE_BYTES};
 use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, ToClient};
 use crate::server::answers::snapshot_row;
-use crate::storage::{ClientRecord, ContentReader, Head, Segment, StoreError, StoredEntry};
+use crate::storage::{ClientRecord, ContentReader, Head, Segment, StorageKeys, StoreError, StoredEntry};
 
 /// Largest frame that is taken: a batch and the message that filled it.
 const FRAME_BYTES_MAX: u32 = 4 * 1024 * 1024;
@@ -51,9 +51,15 @@ pub type Taker<'a> = &'a mut dyn FnMut(&[u8]) -> bool;
 
 /// Streams a snapshot, read here or by the server that holds the folder, until "end" or "failure" or until the taker
 /// has enough.
-pub fn export(data: &Path, request: &ExportRequest, taker: Taker<'_>) -> Result<(), OperatorError> {
-    match desk_of(data) {
+pub fn export(
+    data: &Path,
+    keys: StorageKeys,
+    request: &ExportRequest,
+    taker: Taker<'_>,
+) -> Result<(), OperatorError> {
+    match desk_of(data, keys) {
         Ok(desk) => {
+            desk.store.unlocked()?;
             let mut taker = |batch: &[u8]| match taker(batch) {
                 true => Ok(()),
                 false => Err(io::Error::from(io::ErrorKind::BrokenPipe)),

@@ -11,7 +11,7 @@ use super::OperatorError;
 use crate::base::durable::Disk;
 use crate::base::path::display_bytes;
 use crate::server::server_keys::{self, KeyRepair};
-use crate::storage::{Outcome, Repaired, Store};
+use crate::storage::{Outcome, Repaired, StorageKeys, Store};
 
 /// What to repair, and how.
 #[derive(Debug, Clone)]
@@ -26,12 +26,18 @@ pub struct RepairRequest {
 ///
 /// # Errors
 /// `NoServer`, `Locked`, and what keeps it from going on; damage is none.
-pub fn repair(data: &Path, request: &RepairRequest, taker: &mut dyn FnMut(Value)) -> Result<(), OperatorError> {
+pub fn repair(
+    data: &Path,
+    keys: StorageKeys,
+    request: &RepairRequest,
+    taker: &mut dyn FnMut(Value),
+) -> Result<(), OperatorError> {
     // Any of its parts may be what is lost.
     if !["keys", "clients", "snapshots", "received_files"].iter().any(|name| data.join(name).is_dir()) {
         return Err(OperatorError::NoServer { folder: data.to_path_buf() });
     }
-    let store = Arc::new(Store::open(data, Disk::real())?);
+    let store = Arc::new(Store::open_sealed(data, Disk::real(), keys)?);
+    store.unlocked()?;
     let (mut rebuilt, mut removed, mut lost) = (0u64, 0u64, 0u64);
     let mut tell = |repaired: Repaired| {
         let (count, word) = match repaired.outcome {

@@ -17,7 +17,7 @@ use super::{OperatorError, ReadingDesk, SOCKET_NAME, SOCKET_TIMEOUT, desk_to_rea
 use crate::base::ids::UserName;
 use crate::base::path::display_bytes;
 use crate::server::server_keys::damaged_keys;
-use crate::storage::{ClientVerified, DamagedFile, StoreError};
+use crate::storage::{ClientVerified, DamagedFile, StorageKeys, StoreError};
 
 /// How often it is said how far it is.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -45,8 +45,13 @@ pub(super) struct VerifyLine {
 pub type RowTaker<'a> = &'a mut dyn FnMut(Value) -> bool;
 
 /// Verifies, here or by the server that holds the folder; the last row is `end`, or `error` with its text.
-pub fn verify(data: &Path, request: &VerifyRequest, taker: RowTaker<'_>) -> Result<(), OperatorError> {
-    match desk_to_read(data) {
+pub fn verify(
+    data: &Path,
+    keys: StorageKeys,
+    request: &VerifyRequest,
+    taker: RowTaker<'_>,
+) -> Result<(), OperatorError> {
+    match desk_to_read(data, keys) {
         Ok(desk) => {
             lower_priority();
             run(&desk, request, taker);

@@ -82,7 +82,7 @@ impl Repair<'_> {
         let all: BTreeSet<_> = ids(&names, ".json").chain(ids(&names, ".index")).collect();
         let mut found: Option<(ClientId, Told)> = None;
         for id in all {
-            let copy = read_headless_index(&path, id)?.as_ref().and_then(head_copy);
+            let copy = read_headless_index(&path, id, self.shared.layout.keyring())?.as_ref().and_then(head_copy);
             let told = match (copy, read_head(&path, id).ok()) {
                 (Some((head, name)), _) => Some((head, name)),
                 (None, head) => head.map(|head| (head, None)),

@@ -2,9 +2,9 @@
 //! came in path order, and so did their maps.
 
 use std::collections::HashMap;
-use std::os::unix::fs::FileExt;
 
 use crate::base::ids::SnapshotId;
+use crate::storage::at_rest::Ending;
 use crate::storage::blocks_format::{BlocksPlace, HEADER_BYTES, Map, Source, record_bytes};
 use crate::storage::blocks_reader::{ClientFiles, open_blocks};
 
@@ -43,8 +43,8 @@ impl LargePlaces {
 }
 
 fn read(files: &ClientFiles, snapshot: SnapshotId) -> Option<Vec<LargePlace>> {
-    let file = open_blocks(&files.blocks(snapshot), snapshot).ok()?;
-    let length = file.metadata().ok()?.len();
+    let mut file = open_blocks(&files.blocks(snapshot), snapshot, files.keyring(), Ending::Required).ok()?;
+    let length = file.length().ok()?;
     let (mut found, mut offset): (Vec<(Map, BlocksPlace)>, u64) = (Vec::new(), HEADER_BYTES as u64);
     while offset < length {
         let mut beginning = vec![0; BEGINNING_BYTES.min((length - offset) as usize)];

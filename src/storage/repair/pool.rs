@@ -1,13 +1,13 @@
 //! All ranges of a client that are whole, by what an index would say of each.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
 
 use crate::base::ids::{SnapshotId, hex, unhex};
 use crate::base::path::EntryPath;
+use crate::storage::at_rest::read_stored_file;
 use crate::storage::error::StoreError;
 use crate::storage::index::IndexRecord;
-use crate::storage::layout::{names_in, read_small_file};
+use crate::storage::layout::{RangeFolder, names_in};
 use crate::storage::range::{HASH_BYTES, RANGE_FILE_BYTES_MAX, StoredContent, StoredEntry};
 
 /// One range file.
@@ -23,7 +23,7 @@ pub struct Pooled {
 /// They take as much memory as an index that names them all.
 #[derive(Debug)]
 pub struct Pool {
-    folder: PathBuf,
+    folder: RangeFolder,
     /// By first path.
     pub ranges: Vec<Pooled>,
     places: HashMap<[u8; HASH_BYTES], usize>,
@@ -31,9 +31,10 @@ pub struct Pool {
 
 impl Pool {
     /// Reads the folder; what is no range, or a damaged one, is passed over.
-    pub fn read(folder: &Path, named: &BTreeSet<[u8; HASH_BYTES]>) -> Result<Pool, StoreError> {
-        let mut pool = Pool { folder: folder.to_path_buf(), ranges: Vec::new(), places: HashMap::new() };
-        for file in names_in(folder)?.iter().filter_map(|name| unhex::<HASH_BYTES>(name)) {
+    pub fn read(folder: RangeFolder, named: &BTreeSet<[u8; HASH_BYTES]>) -> Result<Pool, StoreError> {
+        let names = names_in(&folder.path)?;
+        let mut pool = Pool { folder, ranges: Vec::new(), places: HashMap::new() };
+        for file in names.iter().filter_map(|name| unhex::<HASH_BYTES>(name)) {
             let Some((record, entries)) = pool.open(&file)? else { continue };
             let contents = entries.iter().filter_map(|stored| stored.content.as_ref());
             let brought_by = contents.map(StoredContent::snapshot).collect();
@@ -48,8 +49,9 @@ impl Pool {
 
     /// A range; none where it is damaged.
     fn open(&self, file: &[u8; HASH_BYTES]) -> Result<Option<(IndexRecord, Vec<StoredEntry>)>, StoreError> {
-        match read_small_file(&self.folder.join(hex(file)), RANGE_FILE_BYTES_MAX).map_err(StoreError::of_named_file)
-        {
+        let path = self.folder.path.join(hex(file));
+        let read = read_stored_file(&path, RANGE_FILE_BYTES_MAX, &self.folder.keyring);
+        match read.map_err(StoreError::of_named_file) {
             Ok(bytes) => Ok(IndexRecord::of_range(&bytes, file).ok()),
             Err(error) if error.is_damage() => Ok(None),
             Err(error) => Err(error),

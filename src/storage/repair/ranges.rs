@@ -12,6 +12,7 @@ use super::{ClientRepair, Outcome, RANGES_MENDED_MAX};
 use crate::base::ids::{SnapshotId, hex};
 use crate::base::limits::LARGE_FILE_BYTES;
 use crate::base::path::EntryPath;
+use crate::storage::blocks_format::Source;
 use crate::storage::blocks_reader::ClientFiles;
 use crate::storage::comparison::read_range;
 use crate::storage::error::StoreError;
@@ -19,7 +20,6 @@ use crate::storage::head::Head;
 use crate::storage::index::IndexRecord;
 use crate::storage::layout::names_in;
 use crate::storage::range::{HASH_BYTES, Location, RECHECK, RangeEncoder, StoredContent, StoredEntry};
-use crate::storage::received::open_stored;
 
 /// Ranges that are remembered as read; one more is read again where another snapshot names it.
 const RANGES_SEEN_MAX: usize = 65_536;
@@ -53,7 +53,7 @@ impl ClientRepair<'_, '_> {
             let path = self.repair.shared.layout.ranges(&self.client.folder).join(hex(&file));
             match self.rebuilt_range(&range.record, &range.earliest)? {
                 Some(bytes) => {
-                    self.repair.write(&path, &bytes)?;
+                    self.repair.write_sealed(&path, bytes)?;
                     let text = "the range, from another one of the same entries".to_string();
                     self.tell(path, Outcome::Rebuilt, range.snapshots, text);
                 }
@@ -84,7 +84,7 @@ impl ClientRepair<'_, '_> {
     /// Those that snapshots name and that are damaged, and how many more there are.
     fn damaged_ranges(&self) -> Result<(BTreeMap<[u8; HASH_BYTES], DamagedRange>, u64), StoreError> {
         let layout = &self.repair.shared.layout;
-        let folder = layout.ranges(&self.client.folder);
+        let folder = layout.range_files(&self.client.folder);
         let (mut seen, mut more) = (HashSet::new(), 0);
         let mut damaged: BTreeMap<[u8; HASH_BYTES], DamagedRange> = BTreeMap::new();
         let mut heads: Vec<&Arc<Head>> = self.heads.values().collect();
@@ -192,8 +192,9 @@ impl ClientRepair<'_, '_> {
                 .rev()
                 .find_map(|id| {
                     let snapshot = *id;
-                    let opened = open_stored(&files.received(snapshot), path).and_then(|file| file.metadata());
-                    let is_there = opened.is_ok_and(|metadata| metadata.len() == size);
+                    let source = Source::Plain { snapshot, path: None };
+                    let opened = files.open(&source, path).and_then(|file| file.length());
+                    let is_there = opened.is_ok_and(|length| length == size);
                     if size < LARGE_FILE_BYTES {
                         return is_there.then_some((Location::OwnPath { snapshot }, None));
                     }

@@ -1,0 +1,176 @@
+//! The storage key: read where the operator keeps it, or made for a store that has none.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::arguments::{Arguments, UsageError};
+use super::setup::CliError;
+use crate::base::durable;
+use crate::base::hook::Hook;
+use crate::base::limits::STORAGE_KEY_TEXT_BYTES_MAX;
+use crate::crypto::StorageKey;
+use crate::server::ServerError;
+use crate::storage::{SealingState, StorageKeys};
+
+/// Mode of a key that is made.
+const KEY_MODE: u32 = 0o600;
+
+/// The flags that say where a key is.
+#[derive(Clone, Copy)]
+pub struct KeyFlags {
+    pub file: &'static str,
+    pub command: &'static str,
+}
+
+pub const CURRENT: KeyFlags = KeyFlags { file: "storage-key-file", command: "storage-key-command" };
+pub const NEW: KeyFlags = KeyFlags { file: "new-storage-key-file", command: "new-storage-key-command" };
+
+/// Where a key is kept.
+pub enum KeyPlace {
+    File(PathBuf),
+    Command(Hook),
+}
+
+impl KeyPlace {
+    /// None where it is not said. A file within the data folder is refused: whoever has that would have the key.
+    pub fn of(arguments: &Arguments, flags: KeyFlags, data: &Path) -> Result<Option<KeyPlace>, UsageError> {
+        let command: Option<Hook> = arguments.parsed(flags.command)?;
+        match (arguments.path(flags.file), command) {
+            (None, None) => Ok(None),
+            (None, Some(command)) => Ok(Some(KeyPlace::Command(command))),
+            (Some(file), None) if is_within(&file, data) => Err(UsageError(format!(
+                "--{} {}: the key must not lie in the data folder {}, which it protects: keep it elsewhere",
+                flags.file,
+                file.display(),
+                data.display()
+            ))),
+            (Some(file), None) => Ok(Some(KeyPlace::File(file))),
+            (Some(_), Some(_)) => Err(UsageError(format!(
+                "--{} and --{} exclude each other: leave one out",
+                flags.file, flags.command
+            ))),
+        }
+    }
+
+    /// Reads the key.
+    pub fn read(&self) -> Result<Arc<StorageKey>, CliError> {
+        let text = match self {
+            KeyPlace::File(path) => read_file(path)?,
+            KeyPlace::Command(command) => command
+                .ask(STORAGE_KEY_TEXT_BYTES_MAX)
+                .map_err(|error| failed(format!("the storage key's command gives none: {error}")))?,
+        };
+        let text = zeroize::Zeroizing::new(text);
+        let key = StorageKey::parse(&text).map_err(|error| failed(format!("{}: {error}", self.show())))?;
+        Ok(Arc::new(key))
+    }
+
+    /// Reads the key; where its file is not there, makes it first, and says so.
+    pub fn read_or_make(&self) -> Result<Arc<StorageKey>, CliError> {
+        let KeyPlace::File(path) = self else { return self.read() };
+        if path.symlink_metadata().is_ok() {
+            return self.read();
+        }
+        let key = StorageKey::random();
+        durable::replace_file(path, key.text().as_bytes(), KEY_MODE)
+            .map_err(|source| failed(format!("cannot write the storage key {}: {source}", path.display())))?;
+        log::warn!(
+            "made the storage key {} in {}: keep a copy of that file in another place. Whoever loses it loses all that \
+             is sealed with it: nobody can bring that back",
+            key.id(),
+            path.display()
+        );
+        Ok(Arc::new(key))
+    }
+
+    fn show(&self) -> String {
+        match self {
+            KeyPlace::File(path) => path.display().to_string(),
+            KeyPlace::Command(_) => "what the storage key's command printed".to_string(),
+        }
+    }
+}
+
+/// The key that an operator's command was given, if any.
+pub fn given(arguments: &Arguments, data: &Path) -> Result<StorageKeys, CliError> {
+    let place = KeyPlace::of(arguments, CURRENT, data)?;
+    let key = place.map(|place| place.read()).transpose()?;
+    Ok(StorageKeys { key, begin: false })
+}
+
+/// The key that a server was given. For a store that is not sealed yet it is made where its file is not there.
+pub fn for_server(arguments: &Arguments, data: &Path) -> Result<StorageKeys, CliError> {
+    let place = KeyPlace::of(arguments, CURRENT, data)?;
+    let begin = arguments.is_on("encrypt-at-rest");
+    let key = match (place, begin) {
+        (None, true) => {
+            let text = "--encrypt-at-rest needs a storage key: give --storage-key-file FILE, outside the data folder \
+                        (made if missing), or --storage-key-command CMD";
+            return Err(UsageError(text.into()).into());
+        }
+        (Some(place), true) if is_unsealed(data)? => Some(place.read_or_make()?),
+        (Some(place), _) => Some(place.read()?),
+        (None, false) => None,
+    };
+    Ok(StorageKeys { key, begin })
+}
+
+/// Whether nothing of a store is sealed, so that there is no key to be lost.
+pub fn is_unsealed(data: &Path) -> Result<bool, CliError> {
+    let state = SealingState::read(data).map_err(|error| CliError::from(ServerError::Store(error)))?;
+    Ok(state.is_none())
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
+    let cannot =
+        |source: std::io::Error| failed(format!("cannot read the storage key {}: {source}", path.display()));
+    let metadata = std::fs::metadata(path).map_err(cannot)?;
+    if metadata.mode() & 0o077 != 0 {
+        log::warn!("others can read the storage key {}: take that away (chmod 600)", path.display());
+    }
+    if metadata.len() > STORAGE_KEY_TEXT_BYTES_MAX {
+        return Err(failed(format!("{} is too large for a storage key, which has 64 hex digits", path.display())));
+    }
+    std::fs::read(path).map_err(cannot)
+}
+
+fn failed(text: String) -> CliError {
+    CliError::Server(ServerError::StorageKey(text))
+}
+
+/// Whether a file lies below the folder, by its name or behind links.
+fn is_within(file: &Path, folder: &Path) -> bool {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let (file, folder) = (absolute(file), absolute(folder));
+    let real_folder = real_path(&folder);
+    file.starts_with(&folder) || real_path(&file).starts_with(real_folder)
+}
+
+/// The path with all links followed, as far as it is there.
+fn real_path(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => real,
+        (Err(_), Some(parent), Some(name)) => real_path(parent).join(name),
+        (Err(_), _, _) => path.to_path_buf(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_within_the_data_folder_is_seen_through_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("server");
+        std::fs::create_dir(&data).unwrap();
+        std::os::unix::fs::symlink(&data, folder.path().join("link")).unwrap();
+        std::os::unix::fs::symlink(data.join("key"), folder.path().join("key")).unwrap();
+        std::fs::write(data.join("key"), b"").unwrap();
+        for within in ["server/key", "server/keys/other", "link/new", "key", "link/../server/x"] {
+            assert!(is_within(&folder.path().join(within), &data), "{within}");
+        }
+        assert!(!is_within(&folder.path().join("server-key"), &data));
+    }
+}

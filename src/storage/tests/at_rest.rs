@@ -1,0 +1,267 @@
+//! Stores that are sealed: nothing readable on the disk, nothing wrong read back whatever is done to it, and `rekey` cut
+//! short at each operation.
+
+use super::delta::{Random, back_up_deltas, large, send_deltas};
+use super::*;
+use crate::crypto::StorageKey;
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+const MIB: usize = 1024 * 1024;
+
+/// A key that tests tell apart by a digit.
+fn key(digit: u8) -> Option<Arc<StorageKey>> {
+    Some(Arc::new(StorageKey::parse(&[digit; 64]).unwrap()))
+}
+
+fn open(data: &Path, key: Option<Arc<StorageKey>>) -> Result<Store, StoreError> {
+    Store::open_sealed(data, Disk::real(), StorageKeys { begin: key.is_some(), key })
+}
+
+/// A store with two snapshots, the second with a delta, and an upload that was cut off.
+struct Case {
+    folder: tempfile::TempDir,
+    client: ClientId,
+    models: [Model; 2],
+}
+
+impl Case {
+    fn new(key: Option<Arc<StorageKey>>, large_bytes: usize) -> Case {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path(), key).unwrap();
+        let client = store.register(ClientId::random(), &"ada".parse().unwrap(), b"key", false).unwrap().id;
+        let mut random = Random(7);
+        let mut first = large(random.bytes(large_bytes), 1);
+        first.put("root/folder/other", &random.bytes(20_000), 1);
+        first.put("root/empty", b"", 1);
+        let mut second = first.clone();
+        if large_bytes >= 6_000 {
+            second.files.get_mut(&path("root/large")).unwrap().0[5_000..6_000].fill(3);
+        }
+        let bytes = second.files[&path("root/large")].0.clone();
+        second.put("root/large", &bytes, 2);
+        second.put("root/small", &random.bytes(100), 2);
+        back_up_deltas(&store, client, &first);
+        back_up_deltas(&store, client, &second);
+        let mut cut_off = begin(&store, client);
+        let mut third = second.clone();
+        third.put("root/third", &random.bytes(30_000), 1);
+        send_deltas(&mut cut_off, &third).unwrap();
+        drop(cut_off);
+        Case { folder, client, models: [first, second] }
+    }
+
+    fn data(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn check(&self, key: Option<Arc<StorageKey>>) {
+        let store = open(self.data(), key).unwrap();
+        let heads = store.snapshots(self.client).unwrap();
+        assert_eq!(heads.len(), 2);
+        heads.iter().zip(&self.models).for_each(|(head, model)| check_snapshot(&store, head, model));
+    }
+
+    /// Everything that can be read of the store is right; what cannot be read is an error.
+    fn reads_nothing_wrong(&self, key: Option<Arc<StorageKey>>) -> bool {
+        let Ok(store) = open(self.data(), key) else { return true };
+        let Ok(heads) = store.snapshots(self.client) else { return true };
+        let second = self.models[1].entries();
+        for head in heads {
+            let Ok(entries) = store.entries(&head, &[]) else { continue };
+            for stored in entries.flatten().filter(|stored| stored.content.is_some()) {
+                let path = &stored.entry.path;
+                let is_second = second.contains(&stored.entry);
+                let model = &self.models[usize::from(is_second)];
+                let Ok(mut reader) = store.open_content(self.client, &stored) else { continue };
+                let mut bytes = Vec::new();
+                let _ = reader.read_to_end(&mut bytes);
+                if !model.files[path].0.starts_with(&bytes) {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// The first 16 bytes of any place on the disk at which a stretch of a content is found.
+    fn finds_content(&self) -> Option<PathBuf> {
+        let mut known: HashSet<[u8; 16]> = HashSet::new();
+        for model in &self.models {
+            for (bytes, _) in model.files.values() {
+                known.extend(bytes.windows(16).step_by(7).map(|stretch| <[u8; 16]>::try_from(stretch).unwrap()));
+            }
+        }
+        known.retain(|stretch| *stretch != [3; 16]);
+        let mut files = Vec::new();
+        all_files(self.data(), &mut files);
+        let holds = |file: &PathBuf| {
+            let bytes = std::fs::read(file).unwrap();
+            bytes.windows(16).any(|stretch| known.contains(stretch))
+        };
+        files.into_iter().find(holds)
+    }
+}
+
+#[test]
+fn a_sealed_store_reads_back_and_shows_nothing() {
+    let case = Case::new(key(b'1'), MIB + MIB / 2);
+    assert_eq!(case.finds_content(), None);
+    case.check(key(b'1'));
+    let plain = Case::new(None, MIB + MIB / 2);
+    assert!(plain.finds_content().is_some(), "the search finds what is there");
+}
+
+#[test]
+fn the_wrong_key_or_none_opens_nothing_but_what_is_not_sealed() {
+    let case = Case::new(key(b'1'), 100);
+    let error = open(case.data(), key(b'2')).unwrap_err();
+    let ids = [key(b'1').unwrap().id(), key(b'2').unwrap().id()];
+    let expected = format!(
+        "is sealed at rest with the storage key {}, and the one given is {}: give that key",
+        ids[0], ids[1]
+    );
+    assert!(error.to_string().ends_with(&expected), "{error}");
+    let locked = open(case.data(), None).unwrap();
+    assert!(matches!(locked.unlocked(), Err(StoreError::StorageKeyWanted { given: None, .. })));
+    assert_eq!(locked.snapshots(case.client).unwrap().len(), 2);
+    assert_eq!(locked.clients().len(), 1);
+    let head = locked.snapshots(case.client).unwrap().remove(0);
+    assert!(locked.entries(&head, &[]).is_err());
+    let plain = tempfile::tempdir().unwrap();
+    let keys = StorageKeys { key: key(b'1'), begin: false };
+    let refused = Store::open_sealed(plain.path(), Disk::real(), keys);
+    assert!(matches!(refused, Err(StoreError::NotSealed { .. })));
+}
+
+#[test]
+fn plain_and_sealed_contents_lie_side_by_side() {
+    let mut case = Case::new(None, MIB + 3);
+    let store = open(case.data(), key(b'1')).unwrap();
+    let mut third = case.models[1].clone();
+    let mut bytes = third.files[&path("root/large")].0.clone();
+    bytes[700_000..800_000].fill(9);
+    third.put("root/large", &bytes, 3);
+    third.put("root/late", b"late and sealed", 1);
+    let (head, pieces) = back_up_deltas(&store, case.client, &third);
+    assert!(pieces.kept > 0 && pieces.deltas == 1, "{pieces:?}");
+    check_snapshot(&store, &head, &third);
+    store.sweep(case.client).unwrap();
+    drop(store);
+    case.models[0] = case.models[1].clone();
+    let store = open(case.data(), key(b'1')).unwrap();
+    check_snapshot(&store, &head, &third);
+}
+
+/// Does something to each place of each file in turn, and to nothing else.
+fn harm_each(case: &Case, step: usize, harm: impl Fn(&[u8], usize) -> Option<Vec<u8>>) {
+    let mut files = Vec::new();
+    all_files(case.data(), &mut files);
+    for file in files.iter().filter(|file| file.file_name().is_some_and(|name| name != "lock")) {
+        let bytes = std::fs::read(file).unwrap();
+        for at in (0..bytes.len()).step_by(step) {
+            let Some(harmed) = harm(&bytes, at) else { continue };
+            std::fs::write(file, harmed).unwrap();
+            assert!(case.reads_nothing_wrong(key(b'1')), "{} at {at}", file.display());
+        }
+        // What opening it did away with is put back too.
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, bytes).unwrap();
+    }
+    case.check(key(b'1'));
+}
+
+fn flip(bytes: &[u8], at: usize) -> Option<Vec<u8>> {
+    let mut flipped = bytes.to_vec();
+    flipped[at] ^= 1 << (at % 8);
+    Some(flipped)
+}
+
+#[test]
+fn a_flipped_byte_of_a_small_sealed_store_gives_nothing_wrong() {
+    harm_each(&Case::new(key(b'1'), 100), 97, flip);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn every_flipped_byte_of_a_small_sealed_store_gives_nothing_wrong() {
+    harm_each(&Case::new(key(b'1'), 100), 1, flip);
+}
+
+/// Where the segments of a sealed file begin, and its last byte.
+fn borders(length: usize) -> Vec<usize> {
+    (0..).map(|segment| 64 + segment * 16_432).take_while(|at| *at < length).chain([length - 1]).collect()
+}
+
+#[test]
+fn sealed_files_that_are_cut_at_a_border_or_have_segments_swapped_give_nothing_wrong() {
+    let case = Case::new(key(b'1'), MIB + 5);
+    harm_each(&case, 1, |bytes, at| {
+        let is_border = borders(bytes.len()).contains(&at);
+        (is_border && bytes.starts_with(b"\xcbcbkSEAL")).then(|| bytes[..at].to_vec())
+    });
+    harm_each(&case, 16_432, |bytes, at| {
+        let (first, second) = (64 + at..64 + at + 16_432, 64 + at + 16_432..64 + at + 2 * 16_432);
+        let is_sealed = bytes.starts_with(b"\xcbcbkSEAL") && bytes.len() >= second.end;
+        is_sealed
+            .then(|| [&bytes[..first.start], &bytes[second.clone()], &bytes[first], &bytes[second.end..]].concat())
+    });
+}
+
+fn request(from: Option<Arc<StorageKey>>, to: Option<Arc<StorageKey>>) -> RekeyRequest {
+    RekeyRequest { from, to }
+}
+
+#[test]
+fn a_rekey_that_stops_at_any_operation_is_finished_by_the_next() {
+    for (from, to) in [(None, key(b'1')), (key(b'1'), None), (key(b'1'), key(b'2'))] {
+        let mut stop = 0;
+        loop {
+            let case = Case::new(from.clone(), MIB + 100);
+            let disk = Disk::stopping_after(stop);
+            let stopped = rekey(case.data(), &disk, &request(from.clone(), to.clone()), &mut |_| true).is_err();
+            let done = rekey(case.data(), &Disk::real(), &request(from.clone(), to.clone()), &mut |_| true);
+            // With everything written and the old key forgotten there may be nothing left to do.
+            let done = done.unwrap_or_else(|error| panic!("stopped after {stop}: {error}"));
+            assert!(done.damaged.is_empty(), "stopped after {stop}: {:?}", done.damaged);
+            case.check(to.clone());
+            assert_eq!(case.finds_content().is_some(), to.is_none(), "stopped after {stop}");
+            if !stopped {
+                break;
+            }
+            stop += 3;
+        }
+        assert!(stop > 10, "only {stop} operations");
+    }
+}
+
+#[test]
+fn a_rekey_between_its_ends_lets_no_server_start() {
+    let case = Case::new(key(b'1'), MIB + 100);
+    let disk = Disk::stopping_after(14);
+    rekey(case.data(), &disk, &request(key(b'1'), key(b'2')), &mut |_| true).unwrap_err();
+    for given in [key(b'1'), key(b'2')] {
+        assert!(matches!(open(case.data(), given), Err(StoreError::RekeyUnfinished { .. })));
+    }
+    let other = rekey(case.data(), &Disk::real(), &request(key(b'1'), key(b'3')), &mut |_| true);
+    assert!(matches!(other, Err(StoreError::RekeyUnfinished { .. })));
+    rekey(case.data(), &Disk::real(), &request(key(b'1'), key(b'2')), &mut |_| true).unwrap();
+    case.check(key(b'2'));
+}
+
+#[test]
+fn a_rekey_keeps_damage_damaged() {
+    let case = Case::new(key(b'1'), MIB + 100);
+    let mut files = Vec::new();
+    all_files(&case.data().join("received_files"), &mut files);
+    let large = files.iter().find(|file| file.ends_with("root/large")).unwrap();
+    let mut bytes = std::fs::read(large).unwrap();
+    bytes[64 + 16_432 * 3 + 100] ^= 1;
+    std::fs::write(large, bytes).unwrap();
+    let done = rekey(case.data(), &Disk::real(), &request(key(b'1'), key(b'2')), &mut |_| true).unwrap();
+    assert_eq!(done.damaged.len(), 1);
+    assert!(case.reads_nothing_wrong(key(b'2')));
+    let store = open(case.data(), key(b'2')).unwrap();
+    let verified = store.verify_client(case.client, None, &mut |_| true).unwrap();
+    assert!(!verified.damaged.is_empty());
+}
