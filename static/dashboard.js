@@ -80,13 +80,13 @@ function showFigures({ stats, disk, sessions, timestamp }) {
     setText($("disk"), "unknown");
     setText($("disk-more"), disk.error);
   } else {
-    setText($("disk"), `${bytes(disk.available_bytes)} left`);
+    setText($("disk"), bytes(disk.available_bytes));
     $("disk-bar").value = 1 - disk.available_bytes / Math.max(1, disk.total_bytes);
-    setText($("disk-more"), `of ${bytes(disk.total_bytes)}${disk.low ? ": less than --low-space wants" : ""}`);
+    setText($("disk-more"), `left of ${bytes(disk.total_bytes)}${disk.low ? ": less than --low-space wants" : ""}`);
   }
   setText($("uptime"), duration(stats.uptime_seconds));
   setText($("since"), moment(Date.parse(timestamp) / 1000 - stats.uptime_seconds));
-  setText($("stored"), plural(stats.snapshots, "snapshot"));
+  setText($("stored"), number(stats.snapshots));
   setText($("stored-more"), `${plural(stats.files_received, "file")}, ${bytes(stats.bytes_received)} received`);
   setText($("failed"), number(stats.failures));
   setText($("failed-more"), `${number(stats.busy_answers)} told to come later, ${plural(stats.segments_repeated, "segment")} repeated`);

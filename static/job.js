@@ -250,7 +250,7 @@ function drawJobs() {
   $("jobs").dataset.key = key;
   $("jobs").replaceChildren(...shown.map((job) => h("li", {}, h("button", { type: "button", class: "job-row", "data-job": job.job_id,
     "aria-current": job.job_id === current()?.job_id ? "true" : false, onclick: () => watch(job) },
-  h("span", {}, KINDS[job.kind] ?? "Job", job.label ? ` “${job.label}”` : ""),
+  h("span", { class: "job-name" }, h("span", {}, KINDS[job.kind] ?? "Job"), job.label && h("span", { class: "muted" }, job.label)),
   h("span", { class: "muted" }, job.created ? clock(job.created) : ""),
   h("span", { class: "muted figure" }, `${Math.floor(job.progress.percentage)} %`),
   h("span", { class: "badge", "data-state": job.state }, job.state)))));

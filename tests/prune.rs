@@ -270,7 +270,7 @@ fn a_night_prunes_verifies_tells_of_damage_and_the_next_backup_heals_it() {
     flipped[0] ^= 1;
     std::fs::write(&harmed, flipped).unwrap();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let record = format!("{{\"version\": 1, \"begun_seconds\": {}}}", now - 2 * 86_400);
+    let record = crate::verifying::daily_record(now - 2 * 86_400);
     std::fs::write(workplace.join("data/daily.json"), record).unwrap();
     let minute = (now / 60 + 720) % 1_440;
     let time = format!("{:02}:{:02}", minute / 60, minute % 60);

@@ -104,10 +104,10 @@ pub fn daily_record(begun_seconds: u64) -> Vec<u8> {
     cyberbackup::storage::encode_sealed(&serde_json::json!({ "version": 1, "begun_seconds": begun_seconds }))
 }
 
-/// A file that was written to within two seconds is looked at again by the next backup, whatever else there is.
-fn settle() {
-    let until = Timestamp::now().seconds + 3;
-    wait_until(|| Timestamp::now().seconds >= until, "three seconds");
+/// A file that was written to within three seconds is looked at again by the next backup, whatever else there is.
+pub fn settle() {
+    let until = Timestamp::now().seconds + 4;
+    wait_until(|| Timestamp::now().seconds >= until, "four seconds");
 }
 
 #[test]

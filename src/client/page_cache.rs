@@ -86,9 +86,9 @@ mod tests {
 
     /// A file on the disk, of which nothing is in memory; none where the file system is memory.
     fn cold_file() -> Option<File> {
-        const TMPFS: i64 = 0x0102_1994;
+        const TMPFS: u64 = 0x0102_1994;
         let mut file = tempfile::tempfile().unwrap();
-        if i64::from(rustix::fs::fstatfs(&file).unwrap().f_type) == TMPFS {
+        if u64::try_from(rustix::fs::fstatfs(&file).unwrap().f_type) == Ok(TMPFS) {
             return None;
         }
         (0..SIZE / 1_000_000 + 1).for_each(|_| file.write_all(&[7; 1_000_000]).unwrap());

@@ -173,6 +173,8 @@ pub struct Uploading<'a> {
     sent: Sent,
     reach: Reach,
     told: Instant,
+    /// The file whose content went out last.
+    current_file: Vec<u8>,
     spoke: Instant,
 }
 
@@ -204,6 +206,7 @@ impl<'a> Uploading<'a> {
             totals: Totals::default(),
             sent: Sent::default(),
             reach: Reach::default(),
+            current_file: Vec::new(),
             told: Instant::now(),
             spoke: Instant::now(),
         }
@@ -428,7 +431,9 @@ impl<'a> Uploading<'a> {
         let done = self.totals.bytes_done + batch.content_bytes + batch.bytes_same;
         self.totals.bytes_done = done.min(self.totals.bytes_total);
         if !batch.last_path.is_empty() {
-            self.told_path(&batch.last_path);
+            self.current_file.clear();
+            self.current_file.extend_from_slice(&batch.last_path);
+            self.tell_progress(false);
         }
         if let Some(number) = batch.finished_range {
             self.finish_range(number);
@@ -437,13 +442,6 @@ impl<'a> Uploading<'a> {
         }
         let _ = self.queues.used.send(batch.bytes);
         Ok(true)
-    }
-
-    fn told_path(&mut self, path: &[u8]) {
-        if self.told.elapsed() >= PROGRESS_INTERVAL {
-            self.told = Instant::now();
-            self.sink.event(Event::Progress { totals: self.totals, current_file: path });
-        }
     }
 
     /// Asks about the next range, while there is room for its answer.
@@ -501,7 +499,7 @@ impl<'a> Uploading<'a> {
     fn tell_progress(&mut self, now: bool) {
         if now || self.told.elapsed() >= PROGRESS_INTERVAL {
             self.told = Instant::now();
-            self.sink.event(Event::Progress { totals: self.totals, current_file: &[] });
+            self.sink.event(Event::Progress { totals: self.totals, current_file: &self.current_file });
         }
     }
 }

@@ -502,13 +502,9 @@ mod tests {
     fn a_name_that_is_taken_makes_no_token_for_any() {
         let folder = tempfile::tempdir().unwrap();
         let store = Arc::new(Store::open(folder.path(), Disk::real()).unwrap());
+        let keys = Arc::new(ServerKeys::open(&store, 1_024).unwrap());
         store.register(ClientId::random(), &"ada-2".parse().unwrap(), b"key", false).unwrap();
-        let desk = Desk {
-            keys: Arc::new(ServerKeys::open(&store, 1_024).unwrap()),
-            store,
-            sessions: Arc::default(),
-            shutdown: Shutdown::new(),
-        };
+        let desk = Desk { keys, store, sessions: Arc::default(), shutdown: Shutdown::new() };
         let command =
             |count| OperatorCommand::Enroll { name: "ada".parse().unwrap(), count: Some(count), valid_hours: 1 };
         let error = execute(&desk, &command(3)).unwrap_err().to_string();

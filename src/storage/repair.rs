@@ -3,8 +3,8 @@
 //! again is named, and left as it is. Records of clients have no second copy: they are made anew without a key, so
 //! that the operator lets the client in again.
 //!
-//! **Nothing is guessed into a snapshot**: a file of a snapshot is written only when its bytes have the hash that another
-//! file names. So every step may be cut short and done again, and a second run finds nothing to do.
+//! **Nothing is guessed into a snapshot**: an index or a range is written only when its bytes have the hash that another
+//! file names, a head only from a copy whose checksum fits. So every step may be cut short and done again, and a second run finds nothing to do.
 
 mod clients;
 mod indexes;

@@ -74,9 +74,11 @@ fn a_backup_under_way_the_clients_the_disk_and_failures_are_shown() {
     browser.wait_for("/[0-9] [KM]iB.s/.test(document.querySelector('#sessions [data-label=In]').textContent)");
     browser.wait_for_text("#slots", "1 of 50");
     browser.wait_for("document.getElementById('slots-bar').value === 1 / 50");
-    browser.wait_for("/[0-9] [KMGT]iB left/.test(document.getElementById('disk').textContent)");
+    browser.wait_for("/[0-9] [KMGT]iB$/.test(document.getElementById('disk').textContent)");
+    browser.wait_for("/^left of [0-9.]+ [KMGT]iB/.test(document.getElementById('disk-more').textContent)");
     browser.wait_for("document.getElementById('disk-bar').value > 0");
-    browser.wait_for_text("#stored", "3 snapshots");
+    browser.wait_for("document.getElementById('stored').textContent === '3'");
+    browser.wait_for_text("#stored-more", "120 files");
     browser.wait_for_text("#failures tbody", "not a message of this protocol");
     browser.wait_for_text("#failures tbody", "not proved");
     // What is shown follows what happens, by itself.
@@ -131,7 +133,7 @@ fn a_server_that_is_away_is_said_and_found_again() {
     desk.browser.assert_accessible("without a server");
     desk.server = start(&desk.workplace, &page);
     desk.browser.wait_for_text("#state-text", "Running");
-    desk.browser.wait_for_text("#stored", "0 snapshots");
+    desk.browser.wait_for("document.getElementById('stored').textContent === '0'");
     desk.browser.wait_for_text("#clients tbody", "grace");
     // What was lost is in the console; from here on nothing is added.
     desk.browser.console();

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{PROGRAM, Run, TestServer, Workplace, tree, wait_until};
+use crate::support::{PROGRAM, Run, TestServer, Workplace, tree};
+use crate::verifying::settle;
 
 const ADDRESS: &str = "backup.example.org:1256";
 const FINGERPRINT: &str = "SHA256:DZ/oqqlW7pN6DNS3ygEWlW8ujdUFG3oL3aB4Umhoa2k";
@@ -187,13 +188,6 @@ fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files.sort();
     let content = |file: PathBuf| (file.strip_prefix(folder).unwrap().to_path_buf(), fs::read(file).unwrap());
     files.into_iter().map(content).collect()
-}
-
-/// A file that was written to within two seconds is looked at again by the next backup, whatever else there is.
-fn settle() {
-    use cyberbackup::base::time::Timestamp;
-    let until = Timestamp::now().seconds + 3;
-    wait_until(|| Timestamp::now().seconds >= until, "three seconds");
 }
 
 fn flip(file: &Path) {

@@ -189,6 +189,22 @@ impl Browser {
         }
     }
 
+    /// Moves the pointer to the middle of an element.
+    #[track_caller]
+    pub fn hover(&self, selector: &str) {
+        let place = self.middle_of(selector);
+        self.cdp("Input.dispatchMouseEvent", json!({"type": "mouseMoved", "x": place[0], "y": place[1]}));
+    }
+
+    #[track_caller]
+    fn middle_of(&self, selector: &str) -> Value {
+        self.script(&format!(
+            "const box = document.querySelector({}).getBoundingClientRect(); \
+             return [box.x + box.width / 2, box.y + box.height / 2]",
+            json!(selector)
+        ))
+    }
+
     /// Clicks the button or link with this text that can be seen.
     #[track_caller]
     pub fn click_text(&self, text: &str) {
@@ -221,11 +237,7 @@ impl Browser {
     /// Drops files and folders of this host on an element, as a file manager does.
     #[track_caller]
     pub fn drop_on(&self, selector: &str, paths: &[&Path]) {
-        let place = self.script(&format!(
-            "const box = document.querySelector({}).getBoundingClientRect(); \
-             return [box.x + box.width / 2, box.y + box.height / 2]",
-            json!(selector)
-        ));
+        let place = self.middle_of(selector);
         for step in ["dragEnter", "dragOver", "drop"] {
             let data = json!({"items": [], "files": paths, "dragOperationsMask": 1});
             self.cdp("Input.dispatchDragEvent", json!({"type": step, "x": place[0], "y": place[1], "data": data}));

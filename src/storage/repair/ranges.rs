@@ -176,25 +176,34 @@ impl ClientRepair<'_, '_> {
     ) -> Result<Vec<Option<StoredContent>>, StoreError> {
         let layout = &self.repair.shared.layout;
         let files = ClientFiles::new(layout, &self.client.folder);
-        let names = names_in(&layout.received(&self.client.folder))?;
-        let mut snapshots: Vec<SnapshotId> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        snapshots.retain(|id| !self.is_later(*id, earliest));
-        snapshots
-            .sort_by_key(|id| (self.heads.get(id).or_else(|| self.dropped.get(id)).map(|head| head.sequence), *id));
+        let mut names = names_in(&layout.received(&self.client.folder))?;
+        names.extend(names_in(&layout.ranges(&self.client.folder))?);
+        let brought = names.iter().filter_map(|name| name.strip_suffix(".blocks").unwrap_or(name).parse().ok());
+        let mut snapshots: Vec<SnapshotId> = brought.filter(|id| !self.is_later(*id, earliest)).collect();
+        let sequence =
+            |id: &SnapshotId| self.heads.get(id).or_else(|| self.dropped.get(id)).map(|head| head.sequence);
+        snapshots.sort_by_key(|id| (sequence(id), *id));
+        snapshots.dedup();
         let mut large = LargePlaces::default();
         let mut find = |path: &EntryPath, content: &StoredContent| {
-            let size = content.sums.size;
-            let is_there = |id: &&SnapshotId| {
-                let source = Source::Plain { snapshot: **id, path: None };
-                let opened = files.open(&source, path).and_then(|file| file.length());
-                opened.is_ok_and(|length| length == size)
-            };
-            let snapshot = *snapshots.iter().rev().find(is_there)?;
-            let blocks = match size >= LARGE_FILE_BYTES {
-                true => Some(large.next(&files, snapshot, size)?),
-                false => None,
-            };
-            Some(StoredContent { sums: content.sums, location: Location::OwnPath { snapshot }, blocks })
+            let (sums, size) = (content.sums, content.sums.size);
+            snapshots
+                .iter()
+                .rev()
+                .find_map(|id| {
+                    let snapshot = *id;
+                    let source = Source::Plain { snapshot, path: None };
+                    let opened = files.open(&source, path).and_then(|file| file.length());
+                    let is_there = opened.is_ok_and(|length| length == size);
+                    if size < LARGE_FILE_BYTES {
+                        return is_there.then_some((Location::OwnPath { snapshot }, None));
+                    }
+                    let found = large.next(&files, snapshot, size, is_there)?;
+                    let location =
+                        if found.is_plain { Location::OwnPath { snapshot } } else { Location::Mapped { snapshot } };
+                    Some((location, Some(found.place)))
+                })
+                .map(|(location, blocks)| StoredContent { sums, location, blocks })
         };
         Ok(entries.iter().map(|stored| find(&stored.entry.path, stored.content.as_ref()?)).collect())
     }
