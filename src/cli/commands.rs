@@ -118,10 +118,7 @@ pub const COMMANDS: &[Command] = &[
                 valued("dashboard", "[ADDR:PORT]", "serve the operator's page and metrics (127.0.0.1:9091)"),
                 valued("dashboard-token", "TOKEN", "who has it may see the page; off loopback one is made anyway"),
                 valued("rekey-bytes", "BYTES", "data under one key before the keys advance (68719476736)"),
-                switch(
-                    "repair",
-                    "serve nobody: rebuild what is damaged of the data folder, name what is lost (exit 6)",
-                ),
+                switch("repair", "serve nobody: rebuild what is damaged of its data, name what is lost (exit 6)"),
                 switch("dry-run", "with --repair: only say what would be done"),
                 switch("new-key", "with --repair: a new key pair where the server's own is lost"),
             ],
