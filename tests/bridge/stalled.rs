@@ -87,6 +87,23 @@ fn a_job_whose_sender_has_stalled_is_cancelled_and_the_next_one_runs() {
 }
 
 #[test]
+fn a_form_whose_sender_has_stalled_is_cancelled() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    let mut stream = gui.connect();
+    let head = format!("POST /api/start_backup HTTP/1.1\r\nHost: {}\r\nContent-Length: 9000000\r\n", gui.address);
+    let part = "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n";
+    let text = format!("{head}Content-Type: multipart/form-data; boundary=XX\r\n\r\n{part}");
+    stream.write_all(text.as_bytes()).unwrap();
+    stream.write_all(&tree::bytes(1, 4_000_000)).unwrap();
+    let newest = || gui.get("/api/jobs").expect(200)["jobs"][0].clone();
+    wait_until(|| newest()["phase"] == "BACKUP_IN_PROGRESS", "the backup to run");
+    let job = newest()["job_id"].as_str().unwrap().to_string();
+    steer(&gui, &job, "cancel", "cancelled");
+}
+
+#[test]
 fn sigterm_ends_at_once_while_a_sender_has_stalled() {
     let workplace = Workplace::new();
     let server = TestServer::start(&workplace);
