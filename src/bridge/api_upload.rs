@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::answer::Answer;
 use super::api_jobs::{check_label, create_from_paths};
+use super::app::App;
 use super::error::ApiError;
 use super::handover::{Giver, PIECE_BYTES};
 use super::job::{Intent, Job, JobState, Work};
@@ -23,6 +24,8 @@ const END_WAIT: Duration = Duration::from_secs(600);
 
 /// Files in one request.
 const FILES_TOGETHER_MAX: u64 = 1_000;
+
+const STOPPED: &str = "the backup stopped in this file: send it again when it is wanted";
 
 /// How giving a content ended.
 enum Given {
@@ -50,47 +53,44 @@ pub fn put_file(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     if call.length.is_some_and(|length| length != size) {
         return Err(ApiError::bad(format!("{size} bytes were announced")));
     }
-    files.these_come(index, given.len());
-    let result = take_files(call, &job, files, &given);
-    files.none_comes();
+    let run = files.these_come(index, given.len());
+    let result = take_files(call, &job, files, run, &given);
+    files.none_comes(run);
     result
 }
 
+/// Takes contents for one run of a job.
 fn take_files(
     call: &mut Call<'_>,
     job: &Arc<Job>,
     files: &BrowserFiles,
+    run: u64,
     given: &[(usize, u64)],
 ) -> Result<Reply, ApiError> {
     let refusal = |text: &str| ApiError::conflict(text).with(json!({ "wanted": files.wanted() }));
     let (mut bytes, mut held, mut piece) = (0, Vec::new(), vec![0; PIECE_BYTES]);
     for (place, (index, size)) in given.iter().enumerate() {
-        let mut content = Announced { body: &mut *call.body, left: *size, is_last: place + 1 == given.len() };
-        match files.turn(*index) {
+        let is_last = place + 1 == given.len();
+        let mut content = Announced { body: &mut *call.body, left: *size, is_last, is_wrong: false };
+        match files.turn(run, *index) {
             // Of one file alone nothing needs to be read.
             Turn::Held if given.len() == 1 => held.push(*index),
             Turn::Held => match content.skip(&mut piece) {
                 Ok(()) => held.push(*index),
-                Err(_) => {
-                    cut_off(call, job, files);
-                    return Err(refusal("the upload was cut off; the job is paused"));
-                }
+                Err(_) => return Err(cut_off(content.is_wrong, call.app, job, files, run)),
             },
             Turn::Give(giver) => match give_announced(&mut content, giver, &mut piece) {
                 (Given::Whole(count), giver) => {
-                    files.given(count, true);
+                    files.given(run, count, true);
                     bytes += count;
                     drop(giver);
                 }
                 (Given::NotWanted, _) => {
-                    files.given(0, false);
-                    return Err(refusal("the backup stopped in this file: send it again when it is wanted"));
+                    files.given(run, 0, false);
+                    return Err(refusal(STOPPED));
                 }
-                (Given::CutOff, giver) => {
-                    cut_off(call, job, files);
-                    drop(giver);
-                    return Err(refusal("the upload of this file was cut off; the job is paused"));
-                }
+                // The giver is held until the job stops.
+                (Given::CutOff, _giver) => return Err(cut_off(content.is_wrong, call.app, job, files, run)),
             },
             Turn::NotNow(text) => return Err(refusal(text)),
             Turn::NoSuchFile => return Err(ApiError::missing("the job has no file of this number")),
@@ -102,11 +102,20 @@ fn take_files(
     Ok(Reply::from(json!({ "held": is_held, "held_files": held, "bytes": bytes, "wanted": wanted })))
 }
 
-/// The job pauses before its reading thread hears that the content ends.
-fn cut_off(call: &Call<'_>, job: &Arc<Job>, files: &BrowserFiles) {
-    log::warn!("job {}: an upload was cut off: it is paused", job.id);
-    let _ = stop(call.app, job, Intent::Pause);
-    files.given(0, false);
+/// The job pauses before its reading thread hears that the content ends; another run of it than that of the request
+/// goes on. Gives the answer.
+fn cut_off(is_wrong: bool, app: &App, job: &Arc<Job>, files: &BrowserFiles, run: u64) -> ApiError {
+    let error = if !files.is_current(run) {
+        ApiError::conflict(STOPPED)
+    } else {
+        log::warn!("job {}: an upload was cut off: it is paused", job.id);
+        let _ = stop(app, job, Intent::Pause);
+        match is_wrong {
+            true => ApiError::bad("the body has not the length that was announced; the job is paused"),
+            false => ApiError::conflict("the upload was cut off; the job is paused"),
+        }
+    };
+    error.with(json!({ "wanted": files.wanted() }))
 }
 
 /// The part of a body that is one file: exactly what was announced for it, or an error.
@@ -115,19 +124,22 @@ struct Announced<'a> {
     left: u64,
     /// Nothing may come behind it.
     is_last: bool,
+    /// The body came whole, and was shorter or longer than announced.
+    is_wrong: bool,
 }
 
 impl Read for Announced<'_> {
     fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
         if self.left == 0 {
-            return match self.is_last && self.body.read(&mut [0])? > 0 {
-                true => Err(io::ErrorKind::InvalidData.into()),
-                false => Ok(0),
-            };
+            self.is_wrong = self.is_last && self.body.read(&mut [0])? > 0;
+            return if self.is_wrong { Err(io::ErrorKind::InvalidData.into()) } else { Ok(0) };
         }
         let most = piece.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         match self.body.read(&mut piece[..most])? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            0 => {
+                self.is_wrong = true;
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
             count => {
                 self.left -= count as u64;
                 Ok(count)
@@ -306,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_content_is_passed_on_in_pieces_and_its_length_counted() {
-        let (giver, mut taker) = handover();
+        let (giver, mut taker, _stopper) = handover();
         let content = vec![7; 3 * PIECE_BYTES + 5];
         let mut source = content.as_slice();
         assert!(
@@ -316,10 +328,10 @@ mod tests {
         let mut read = Vec::new();
         taker.read_to_end(&mut read).unwrap();
         assert_eq!(read, content);
-        let (giver, taker) = handover();
+        let (giver, taker, _stopper) = handover();
         drop(taker);
         assert!(matches!(pass_on(&giver, &mut [0; PIECE_BYTES], |piece| Ok(piece.len())), Given::NotWanted));
-        let (giver, _taker) = handover();
+        let (giver, _taker, _stopper) = handover();
         assert!(matches!(
             pass_on(&giver, &mut [0; PIECE_BYTES], |_| Err(io::ErrorKind::UnexpectedEof.into())),
             Given::CutOff

@@ -1,9 +1,11 @@
 //! One content on its way from the thread that reads it off a request to the thread that sends it on: a bounded
-//! queue of pieces. A giver that stops early is told apart from one that has given everything.
+//! queue of pieces. A giver that stops early is told apart from one that has given everything, and whoever stops the
+//! backup wakes a taker whose giver has stalled.
 
+use std::convert::Infallible;
 use std::io::{self, Read};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 /// How much is read off a request at a time.
 pub const PIECE_BYTES: usize = 64 * 1024;
@@ -20,17 +22,25 @@ pub struct Giver {
     pieces: Sender<Piece>,
 }
 
+/// Dropped, it ends the reading, whatever the giver does. Kept until all has been taken.
+pub struct Stopper {
+    _alive: Sender<Infallible>,
+}
+
 /// The end that is read.
 pub struct Taker {
     pieces: Receiver<Piece>,
+    stopped: Receiver<Infallible>,
     current: Vec<u8>,
     taken: usize,
     ended: bool,
 }
 
-pub fn handover() -> (Giver, Taker) {
-    let (sender, receiver) = bounded(PIECES_MAX);
-    (Giver { pieces: sender }, Taker { pieces: receiver, current: Vec::new(), taken: 0, ended: false })
+pub fn handover() -> (Giver, Taker, Stopper) {
+    let (sender, pieces) = bounded(PIECES_MAX);
+    let (alive, stopped) = bounded(0);
+    let taker = Taker { pieces, stopped, current: Vec::new(), taken: 0, ended: false };
+    (Giver { pieces: sender }, taker, Stopper { _alive: alive })
 }
 
 /// Nobody takes any more.
@@ -54,10 +64,14 @@ impl Read for Taker {
             if self.ended {
                 return Ok(0);
             }
-            match self.pieces.recv() {
+            let piece = select! {
+                recv(self.pieces) -> piece => piece,
+                recv(self.stopped) -> _ => return Err(cut_off("the backup was stopped")),
+            };
+            match piece {
                 Ok(Piece::Bytes(bytes)) => (self.current, self.taken) = (bytes, 0),
                 Ok(Piece::End) => self.ended = true,
-                Err(_) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the upload was cut off")),
+                Err(_) => return Err(cut_off("the upload was cut off")),
             }
         }
         let count = buffer.len().min(self.current.len() - self.taken);
@@ -67,24 +81,36 @@ impl Read for Taker {
     }
 }
 
+fn cut_off(text: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_is_cut_off_is_no_end() {
-        let (giver, mut taker) = handover();
+        let (giver, mut taker, _stopper) = handover();
         giver.give(b"abc").unwrap();
         giver.finish().unwrap();
         let mut all = Vec::new();
         taker.read_to_end(&mut all).unwrap();
         assert_eq!(all, b"abc");
-        let (giver, mut taker) = handover();
+        let (giver, mut taker, _stopper) = handover();
         giver.give(b"abc").unwrap();
         drop(giver);
         assert!(taker.read_to_end(&mut all).is_err());
-        let (giver, taker) = handover();
+        let (giver, taker, _stopper) = handover();
         drop(taker);
         assert_eq!(giver.give(b"x"), Err(NotWanted));
+    }
+
+    #[test]
+    fn a_taker_whose_giver_has_stalled_is_woken() {
+        let (_giver, mut taker, stopper) = handover();
+        let reading = std::thread::spawn(move || taker.read(&mut [0]).map_err(|error| error.to_string()));
+        drop(stopper);
+        assert_eq!(reading.join().unwrap(), Err("the backup was stopped".into()));
     }
 }

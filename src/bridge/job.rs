@@ -243,6 +243,12 @@ impl Live {
         }
     }
 
+    /// A run tells anew what it cannot read.
+    pub fn forget_errors(&mut self) {
+        self.error_count = 0;
+        self.errors.clear();
+    }
+
     /// Whether progress may be told again: not more often than once in `interval`.
     pub fn may_tell(&mut self, interval: Duration) -> bool {
         let may = self.told.is_none_or(|told| told.elapsed() >= interval);

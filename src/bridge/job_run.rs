@@ -267,6 +267,10 @@ impl ProgressSink for JobSink<'_> {
                 }
             }
             Event::FileReceipt { path, bytes, crc32, blake3 } => app.note_receipt(job, path, bytes, crc32, &blake3),
+            // A content that was cut short by the wish to stop: the next run sends it.
+            Event::FileError { path, .. } if job.live().shutdown.is_requested() => {
+                log::info!("job {}: {}: not read to its end", job.id, display_bytes(path));
+            }
             Event::FileError { path, reason } => {
                 job.change(|live| live.note_error(path, reason));
                 log::warn!("job {}: {}: {reason}", job.id, display_bytes(path));

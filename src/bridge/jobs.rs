@@ -70,6 +70,10 @@ impl Jobs {
 /// Puts a job into the queue.
 pub fn submit(app: &Arc<App>, job: Job) -> Result<Arc<Job>, ApiError> {
     let job = Arc::new(job);
+    // Before anybody can find it and start it.
+    if let Work::Files(files) = &job.work {
+        files.start();
+    }
     {
         let mut table = app.jobs.table();
         let (open, ended): (Vec<_>, Vec<_>) = table.jobs.drain(..).partition(|job| !job.state().has_ended());
@@ -80,9 +84,6 @@ pub fn submit(app: &Arc<App>, job: Job) -> Result<Arc<Job>, ApiError> {
             return Err(ApiError::new(429, format!("{OPEN_JOBS_MAX} jobs are waiting already: try again later")));
         }
         table.jobs.push_back(job.clone());
-    }
-    if let Work::Files(files) = &job.work {
-        files.start();
     }
     log::info!("job {}: {} for {} as {}", job.id, job.work.kind(), job.peer.address(), job.peer.user.as_str());
     app.tell_state(&job);
@@ -132,6 +133,7 @@ fn begin(live: &mut super::job::Live) -> bool {
     live.state = JobState::Running;
     live.shutdown = crate::base::shutdown::Shutdown::new();
     live.intent = None;
+    live.forget_errors();
     live.progress.begin();
     true
 }
@@ -184,7 +186,8 @@ fn told_end(app: &App, job: &Job, state: JobState) {
     }
 }
 
-/// Nobody waits for contents of a job that stops.
+/// Nobody waits for contents of a job that stops. Where it stops by a wish, with its state locked: a run that begins
+/// after that is not meant.
 fn stop_giving(work: &Work) {
     match work {
         Work::Files(files) => files.stop(),
@@ -198,28 +201,33 @@ pub fn stop(app: &App, job: &Arc<Job>, intent: Intent) -> Result<(), ApiError> {
     if intent == Intent::Pause && !job.work.can_pause() {
         return Err(ApiError::conflict("this kind of job cannot be paused: cancel it"));
     }
-    let (was, shutdown) = job.change(|live| {
+    let was = job.change(|live| {
         let was = live.state;
         match (was, intent) {
-            (JobState::Running, _) => live.intent = Some(intent),
+            // To pause takes no wish to cancel back.
+            (JobState::Running, Intent::Pause) if live.intent == Some(Intent::Cancel) => {
+                return JobState::Cancelled;
+            }
+            (JobState::Running, _) => {
+                live.intent = Some(intent);
+                // The connection is closed before anybody who waits is let go: see `upload`.
+                live.shutdown.request();
+            }
             (JobState::Queued | JobState::Paused, Intent::Cancel) => {
                 (live.state, live.phase, live.message) = (JobState::Cancelled, Phase::Failed, "cancelled".into());
             }
             (JobState::Queued, Intent::Pause) => (live.state, live.message) = (JobState::Paused, "paused".into()),
-            _ => {}
+            _ => return was,
         }
-        (was, live.shutdown.clone())
+        stop_giving(&job.work);
+        was
     });
     match (was, intent) {
         (JobState::Running, _) => {
-            // The connection is closed before anybody who waits is let go: see `upload`.
-            shutdown.request();
-            stop_giving(&job.work);
             job.wait_until(STOP_WAIT, |state| state != JobState::Running);
             Ok(())
         }
         (JobState::Queued | JobState::Paused, Intent::Cancel) | (JobState::Queued, Intent::Pause) => {
-            stop_giving(&job.work);
             told_end(app, job, job.state());
             Ok(())
         }
@@ -234,15 +242,16 @@ pub fn resume(app: &Arc<App>, job: &Arc<Job>) -> Result<(), ApiError> {
     let was = job.change(|live| {
         let was = live.state;
         if was == JobState::Paused {
+            // Before anybody can start it.
+            if let Work::Files(files) = &job.work {
+                files.start();
+            }
             (live.state, live.message) = (JobState::Queued, "waiting for its turn".into());
         }
         was
     });
     if was != JobState::Paused {
         return Err(ApiError::conflict(format!("the job is {}, not paused", was.word())));
-    }
-    if let Work::Files(files) = &job.work {
-        files.start();
     }
     app.tell_state(job);
     start_next(app);
@@ -257,9 +266,10 @@ pub fn close(app: &App) {
         (table.jobs.clone(), std::mem::take(&mut table.threads))
     };
     for job in jobs {
-        let shutdown = job.live().shutdown.clone();
-        shutdown.request();
-        stop_giving(&job.work);
+        job.change(|live| {
+            live.shutdown.request();
+            stop_giving(&job.work);
+        });
     }
     for thread in threads {
         let _ = thread.join();

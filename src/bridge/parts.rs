@@ -10,7 +10,7 @@ use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::handover::{Giver, Taker, handover};
+use super::handover::{Giver, Stopper, Taker, handover};
 use super::upload::{entry, next_folder};
 use crate::base::entry::{Entry, EntryKind};
 use crate::base::path::EntryPath;
@@ -36,6 +36,8 @@ struct State {
     last: Option<EntryPath>,
     wanted: Option<EntryPath>,
     offered: Option<Taker>,
+    /// Of the content that was offered last.
+    stopper: Option<Stopper>,
     /// No more comes into this snapshot.
     ended: bool,
     /// No more comes at all.
@@ -76,8 +78,8 @@ impl PartFiles {
             }
             state = self.wait(state, left);
         }
-        let (giver, taker) = handover();
-        (state.wanted, state.offered) = (None, Some(taker));
+        let (giver, taker, stopper) = handover();
+        (state.wanted, state.offered, state.stopper) = (None, Some(taker), Some(stopper));
         self.changed.notify_all();
         Ok(giver)
     }
@@ -115,7 +117,7 @@ impl PartFiles {
     /// The job stops: nobody waits any more.
     pub fn stop(&self) {
         let mut state = self.lock();
-        (state.stopped, state.broken) = (true, None);
+        (state.stopped, state.broken, state.stopper) = (true, None, None);
         self.changed.notify_all();
     }
 

@@ -4,8 +4,12 @@
 //! ## Who waits for whom
 //! The backup's reading thread opens files in the order of paths, those only that the server lacks; it waits in
 //! [`GivenFiles::open`] until somebody gives the content. A request that gives one waits in
-//! [`BrowserFiles::give`] until its file is wanted or has been passed over, for a while at most. `stop` ends both.
-//! A request that breaks off in a content stops the job first and lets the reading thread know after that.
+//! [`BrowserFiles::turn`] until its file is wanted or has been passed over, for a while at most. `stop` ends both, and
+//! the reading of a content whose request has stalled. A request that breaks off in a content stops the job first and
+//! lets the reading thread know after that.
+//!
+//! A request that has stalled can outlive the run of its job, and another run can have begun when it goes on. So each
+//! run has a number, and what a request of an earlier run says counts no more.
 
 use std::io;
 use std::ops::Range;
@@ -14,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::handover::{Giver, Taker, handover};
+use super::handover::{Giver, Stopper, Taker, handover};
 use crate::base::entry::{Entry, EntryKind};
 use crate::base::path::{EntryPath, compare_paths};
 use crate::base::time::Timestamp;
@@ -75,12 +79,16 @@ struct State {
     /// All files before it are dealt with.
     passed: usize,
     offered: Option<(usize, Taker)>,
+    /// Of the content that was offered last.
+    stopper: Option<Stopper>,
     /// The file that somebody is giving.
     giving: Option<usize>,
     /// Files that the request which gives now gives after that: nobody needs to be told that they are wanted.
     coming: Range<usize>,
     /// Requests may wait, the job is to run.
     running: bool,
+    /// Counts runs: the next begins where one is stopped.
+    run: u64,
     waiting: usize,
     sent: u64,
     bytes: u64,
@@ -164,14 +172,25 @@ impl BrowserFiles {
     }
 
     /// One request gives so many files that follow each other; until [`BrowserFiles::none_comes`] nobody else is asked.
-    pub fn these_come(&self, index: usize, count: usize) {
+    /// Gives the number of the run that it belongs to.
+    pub fn these_come(&self, index: usize, count: usize) -> u64 {
         let place = self.places.get(index).copied().unwrap_or_default();
-        self.lock().coming = place..place + count;
+        let mut state = self.lock();
+        state.coming = place..place + count;
+        state.run
+    }
+
+    /// Whether this run has not been stopped.
+    pub fn is_current(&self, run: u64) -> bool {
+        self.lock().run == run
     }
 
     /// That request has ended. A file that is wanted of it is asked for again.
-    pub fn none_comes(&self) {
+    pub fn none_comes(&self, run: u64) {
         let mut state = self.lock();
+        if state.run != run {
+            return;
+        }
         let coming = std::mem::take(&mut state.coming);
         let asked = state.wanted.filter(|place| coming.contains(place));
         drop(state);
@@ -211,8 +230,8 @@ impl BrowserFiles {
         self.wait_for_wanted(Some(given), NEXT_WAIT).filter(|wanted| *wanted != given)
     }
 
-    /// Waits for the turn of a file of the page's list.
-    pub fn turn(&self, index: usize) -> Turn {
+    /// Waits for the turn of a file of the page's list in this run.
+    pub fn turn(&self, run: u64, index: usize) -> Turn {
         let Some(&place) = self.places.get(index) else { return Turn::NoSuchFile };
         let deadline = Instant::now() + TURN_TIMEOUT;
         let mut state = self.lock();
@@ -222,9 +241,12 @@ impl BrowserFiles {
         state.waiting += 1;
         let turn = loop {
             let left = deadline.saturating_duration_since(Instant::now());
+            if state.run != run {
+                break Turn::NotNow("the job was stopped");
+            }
             if state.wanted == Some(place) && state.giving.is_none() {
-                let (giver, taker) = handover();
-                (state.offered, state.giving) = (Some((place, taker)), Some(place));
+                let (giver, taker, stopper) = handover();
+                (state.offered, state.giving, state.stopper) = (Some((place, taker)), Some(place), Some(stopper));
                 self.changed.notify_all();
                 break Turn::Give(giver);
             }
@@ -244,8 +266,11 @@ impl BrowserFiles {
     }
 
     /// A content was given whole, or not.
-    pub fn given(&self, bytes: u64, is_whole: bool) {
+    pub fn given(&self, run: u64, bytes: u64, is_whole: bool) {
         let mut state = self.lock();
+        if state.run != run {
+            return;
+        }
         let place = state.giving.take();
         if let (Some(place), true) = (place, is_whole) {
             state.passed = state.passed.max(place + 1);
@@ -263,7 +288,9 @@ impl BrowserFiles {
     /// The backup stops, or has ended.
     pub fn stop(&self) {
         let mut state = self.lock();
-        (state.running, state.wanted, state.offered) = (false, None, None);
+        state.run += 1;
+        (state.running, state.wanted, state.coming) = (false, None, 0..0);
+        (state.offered, state.giving, state.stopper) = (None, None, None);
         self.changed.notify_all();
     }
 
@@ -291,7 +318,7 @@ impl GivenFiles for BrowserFiles {
     fn rewind(&self) {
         let mut state = self.lock();
         (state.folder, state.next, state.wanted, state.passed) = (None, 0, None, 0);
-        (state.sent, state.offered) = (0, None);
+        (state.sent, state.bytes, state.offered) = (0, 0, None);
     }
 
     fn next(&self) -> io::Result<Option<Entry>> {
@@ -427,21 +454,52 @@ mod tests {
     fn a_file_waits_for_its_turn_and_those_passed_over_are_held() {
         let files = Arc::new(BrowserFiles::new(named(&["a", "b"]), |_, _| ()).unwrap());
         files.start();
+        let run = files.these_come(1, 1);
         let opener = files.clone();
         let reading = std::thread::spawn(move || {
             let mut content = opener.open(&upload_path(b"b").unwrap()).unwrap();
             let mut bytes = Vec::new();
             content.reader.read_to_end(&mut bytes).map(|_| bytes)
         });
-        let Turn::Give(giver) = files.turn(1) else { panic!("it is wanted") };
+        let Turn::Give(giver) = files.turn(run, 1) else { panic!("it is wanted") };
         giver.give(b"abc").unwrap();
         giver.finish().unwrap();
-        files.given(3, true);
+        files.given(run, 3, true);
         assert_eq!(reading.join().unwrap().unwrap(), b"abc");
-        assert!(matches!(files.turn(0), Turn::Held));
-        assert!(matches!(files.turn(2), Turn::NoSuchFile));
+        assert!(matches!(files.turn(run, 0), Turn::Held));
+        assert!(matches!(files.turn(run, 2), Turn::NoSuchFile));
         files.stop();
         assert!(files.open(&upload_path(b"a").unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_request_of_a_run_that_was_stopped_counts_no_more() {
+        let files = Arc::new(BrowserFiles::new(named(&["a"]), |_, _| ()).unwrap());
+        files.start();
+        let reading = || {
+            let opener = files.clone();
+            std::thread::spawn(move || {
+                let mut content = opener.open(&upload_path(b"a").unwrap()).unwrap();
+                let mut bytes = Vec::new();
+                content.reader.read_to_end(&mut bytes).map(|_| bytes).map_err(|error| error.to_string())
+            })
+        };
+        let (stalled, first) = (files.these_come(0, 1), reading());
+        let Turn::Give(_giver) = files.turn(stalled, 0) else { panic!("it is wanted") };
+        files.stop();
+        assert_eq!(first.join().unwrap(), Err("the backup was stopped".into()));
+        files.start();
+        let (run, second) = (files.these_come(0, 1), reading());
+        let Turn::Give(giver) = files.turn(run, 0) else { panic!("nobody gives it") };
+        assert!(files.is_current(run) && !files.is_current(stalled));
+        files.given(stalled, 0, false);
+        files.none_comes(stalled);
+        assert!(matches!(files.turn(stalled, 0), Turn::NotNow(_)));
+        giver.give(b"abc").unwrap();
+        giver.finish().unwrap();
+        files.given(run, 3, true);
+        assert_eq!(second.join().unwrap(), Ok(b"abc".to_vec()));
+        assert_eq!((files.state().sent, files.state().bytes), (1, 3));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod answers;
 pub mod dashboard;
 mod front;
 mod jobs;
+mod stalled;
 mod uploads;
 pub mod viewers;
 mod who_may;
