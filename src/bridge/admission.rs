@@ -8,6 +8,7 @@ use subtle::ConstantTimeEq;
 use super::answer::Answer;
 use super::head::RequestHead;
 use super::peer_user::owner_of;
+use super::routes::decode;
 use crate::base::ids::{hex, random_array};
 use crate::crypto::blake3_hash;
 
@@ -76,15 +77,15 @@ impl Admission {
         if cookie.is_some_and(|(_, value)| bool::from(value.as_bytes().ct_eq(self.session.as_bytes()))) {
             return None;
         }
-        if head
-            .header("authorization")
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .is_some_and(|t| self.fits(t))
-        {
+        if head.header("authorization").and_then(|value| value.split_once(' ')).is_some_and(|(scheme, token)| {
+            scheme.eq_ignore_ascii_case("Bearer") && self.fits(token.trim_start().as_bytes())
+        }) {
             return None;
         }
         let query = head.target.strip_prefix("/?token=");
-        if head.is_reading() && query.is_some_and(|token| self.fits(token)) {
+        if head.is_reading()
+            && query.and_then(|token| decode(token, false).ok()).is_some_and(|token| self.fits(&token))
+        {
             let cookie = format!("{}={}; Path=/; HttpOnly; SameSite=Strict", self.cookie(), self.session);
             let answer = Answer { status: 303, content_type: "text/plain", headers: Vec::new(), body: Vec::new() };
             return Some(answer.with("Location", "/".into()).with("Set-Cookie", cookie));
@@ -99,9 +100,9 @@ impl Admission {
         Some(Answer::failure(401, text).with("WWW-Authenticate", "Bearer".into()))
     }
 
-    fn fits(&self, token: &str) -> bool {
+    fn fits(&self, token: &[u8]) -> bool {
         let Some(wanted) = &self.token_hash else { return false };
-        blake3_hash(token.as_bytes()).ct_eq(wanted).into()
+        blake3_hash(token).ct_eq(wanted).into()
     }
 
     /// Cookies know no ports: two pages of one host must not take each other's.
@@ -177,6 +178,11 @@ mod tests {
         };
         assert_eq!((get("/", ""), get("/health", ""), get("/?token=wrong", "")), (401, 200, 401));
         assert_eq!((get("/?token=secret", ""), get("/api/status?token=secret", "")), (303, 401));
+        assert_eq!(
+            (get("/?token=%73ecre%74", ""), get("/?token=secret%", ""), get("/?token=%2573ecret", "")),
+            (303, 401, 401)
+        );
+        assert_eq!(get("/", "\r\nAuthorization: bEARER  secret"), 200);
         assert_eq!(get("/", "\r\nAuthorization: Bearer secre"), 401);
         let cookie = format!("\r\nCookie: a=b; cyberbackup_9090={}", admission.session);
         assert_eq!((get("/", &cookie), get("/", &cookie.replace("9090=", "9091="))), (200, 401));

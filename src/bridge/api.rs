@@ -57,6 +57,9 @@ pub fn server_key(call: &mut Call<'_>) -> Result<Reply, ApiError> {
 }
 
 fn wish(body: &Value, call: &Call<'_>) -> Result<Wish, ApiError> {
+    if !body.is_object() {
+        return Err(ApiError::bad("an object is wanted, as {\"host\": …, \"port\": …, \"username\": …}"));
+    }
     let current = call.app.peers.current();
     let text = |name: &str| match &body[name] {
         Value::Null => Ok(None),

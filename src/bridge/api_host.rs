@@ -1,5 +1,8 @@
 //! The folders of this host, to pick from what to back up and where to restore to.
 
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+use std::ffi::OsString;
 use std::fs::{DirEntry, FileType};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -24,12 +27,8 @@ pub fn browse(call: &mut Call<'_>) -> Result<Reply, ApiError> {
         let status = if error.kind() == std::io::ErrorKind::PermissionDenied { 403 } else { 404 };
         ApiError::new(status, format!("{shown}: {error}"))
     })?;
-    let mut rows: Vec<(bool, Vec<u8>, Value)> =
-        listed.flatten().take(ROWS_MAX + 1).map(|entry| row(&entry)).collect();
-    let truncated = rows.len() > ROWS_MAX;
-    rows.truncate(ROWS_MAX);
-    rows.sort_by(|left, right| (left.0, &left.1).cmp(&(right.0, &right.1)));
-    let entries: Vec<Value> = rows.into_iter().map(|(_, _, data)| data).collect();
+    let (first, truncated) = first_rows(listed.flatten());
+    let entries: Vec<Value> = first.iter().map(row).collect();
     let mut data = json!({ "parent": null, "entries": entries, "truncated": truncated });
     put_path(&mut data, "path", folder.as_os_str().as_bytes());
     if let Some(parent) = folder.parent() {
@@ -38,8 +37,49 @@ pub fn browse(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     Ok(Reply::from(data))
 }
 
-/// Whether it is something other than a folder, its name, and what is told of it.
-fn row(entry: &DirEntry) -> (bool, Vec<u8>, Value) {
+/// The entries that come first in the order of the answer, and whether there are more. However many there are, no
+/// more are held than an answer takes.
+fn first_rows(entries: impl Iterator<Item = DirEntry>) -> (Vec<DirEntry>, bool) {
+    let mut first: BinaryHeap<Ranked> = BinaryHeap::new();
+    let mut truncated = false;
+    for entry in entries {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        first.push(Ranked { rank: (!is_folder, entry.file_name()), entry });
+        if first.len() > ROWS_MAX {
+            first.pop();
+            truncated = true;
+        }
+    }
+    (first.into_sorted_vec().into_iter().map(|ranked| ranked.entry).collect(), truncated)
+}
+
+/// An entry by its place in the answer: folders first, then by name.
+struct Ranked {
+    rank: (bool, OsString),
+    entry: DirEntry,
+}
+
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Ranked) -> bool {
+        self.rank == other.rank
+    }
+}
+
+impl Eq for Ranked {}
+
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Ranked) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Ranked) -> Ordering {
+        self.rank.cmp(&other.rank)
+    }
+}
+
+fn row(entry: &DirEntry) -> Value {
     let kind = entry.file_type().map_or("other", kind_word);
     let facts = entry.metadata().ok();
     let size = facts.as_ref().filter(|_| kind == "file").map_or(0, std::fs::Metadata::len);
@@ -47,7 +87,7 @@ fn row(entry: &DirEntry) -> (bool, Vec<u8>, Value) {
     let mut data = json!({ "kind": kind, "size": size, "mtime": mtime });
     put_path(&mut data, "name", entry.file_name().as_bytes());
     put_path(&mut data, "path", entry.path().as_os_str().as_bytes());
-    (kind != "folder", entry.file_name().as_bytes().to_vec(), data)
+    data
 }
 
 fn kind_word(kind: FileType) -> &'static str {

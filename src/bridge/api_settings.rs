@@ -37,7 +37,7 @@ pub fn transfer_info(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let read = std::fs::read(file).ok().filter(|_| file.exists());
     let mut data = match &read {
         Some(bytes) => {
-            let info = TransferInfo::parse(bytes, file).map_err(|error| ApiError::new(500, error.to_string()))?;
+            let info = TransferInfo::parse(bytes, file).map_err(|error| ApiError::conflict(error.to_string()))?;
             json!({ "server": info.server.to_string(), "user": info.user.as_str(), "paths": lines(bytes) })
         }
         None => json!({ "server": peer.address().to_string(), "user": peer.user.as_str(), "paths": [] }),

@@ -18,6 +18,8 @@ use super::parts::PartFiles;
 use super::routes::{Call, Reply};
 use super::upload::{BrowserFiles, Turn, upload_path};
 use crate::base::limits::LABEL_BYTES_MAX;
+use crate::base::path::EntryPath;
+use crate::base::progress::Totals;
 
 /// A job ends some time after its last part: the server flushes first.
 const END_WAIT: Duration = Duration::from_secs(600);
@@ -213,7 +215,12 @@ fn store_parts(call: &mut Call<'_>, boundary: &str) -> Result<Reply, ApiError> {
         return Err(ApiError::bad("there is no part named file with a file in it"));
     };
     match result {
-        Ok(()) => parts.close(),
+        Ok(()) => {
+            // The body is longer than what is in it.
+            let (files, bytes) = parts.counts();
+            job.change(|live| live.progress.counted(files, bytes));
+            parts.close();
+        }
         Err(error) => {
             let _ = stop(call.app, &job, Intent::Cancel);
             return Err(error.with(json!({ "job_id": job.id })));
@@ -266,8 +273,9 @@ fn read_parts(
                     }
                     *running = Some(PartsJob { job: submit(app, job)?, parts });
                 }
-                let parts = running.as_ref().map(|running| running.parts.clone()).unwrap_or_default();
-                give_part(&mut multipart, &parts, &path)?;
+                if let Some(running) = running {
+                    give_part(&mut multipart, app, running, &path)?;
+                }
             }
             ("label", None) => *label = read_label(&mut multipart)?,
             _ => {}
@@ -277,11 +285,19 @@ fn read_parts(
 
 fn give_part(
     multipart: &mut Multipart<impl Read>,
-    parts: &PartFiles,
-    path: &crate::base::path::EntryPath,
+    app: &App,
+    PartsJob { job, parts }: &PartsJob,
+    path: &EntryPath,
 ) -> Result<(), ApiError> {
     let giver = parts.begin(path).map_err(ApiError::conflict)?;
-    match pass_on(&giver, &mut vec![0; PIECE_BYTES], |piece| multipart.read_part(piece)) {
+    let (files, mut bytes) = parts.counts();
+    let read = |piece: &mut [u8]| {
+        let count = multipart.read_part(piece)?;
+        bytes += count as u64;
+        tell_given(app, job, files + u64::from(count == 0), bytes, path);
+        Ok(count)
+    };
+    match pass_on(&giver, &mut vec![0; PIECE_BYTES], read) {
         Given::Whole(bytes) => {
             parts.given(bytes);
             giver.finish().map_err(|_| ApiError::conflict("the backup stopped"))
@@ -292,6 +308,19 @@ fn give_part(
             parts.hold(giver);
             Err(ApiError::bad("the body was cut off"))
         }
+    }
+}
+
+/// What has come of the parts: the walk of the backup knows no sizes of them.
+fn tell_given(app: &App, job: &Arc<Job>, files: u64, bytes: u64, path: &EntryPath) {
+    let interval = Duration::from_millis(app.settings.page().progress_interval);
+    let may_tell = job.change(|live| {
+        let totals = Totals { files_done: files, bytes_done: bytes, ..Totals::default() };
+        live.progress.update(totals, path.as_bytes());
+        live.may_tell(interval)
+    });
+    if may_tell {
+        app.tell_progress(job);
     }
 }
 

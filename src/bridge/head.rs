@@ -80,6 +80,9 @@ impl RequestHead {
         if head.values("host").len() != 1 {
             return Err(bad("exactly one Host is wanted"));
         }
+        if head.values("origin").len() > 1 {
+            return Err(bad("Origin is given twice"));
+        }
         head.body = head.parse_body_length()?;
         Ok(head)
     }
@@ -212,6 +215,7 @@ mod tests {
             ("Transfer-Encoding: gzip, chunked", 501),
             ("Transfer-Encoding: xchunked", 501),
             ("Host: b", 400),
+            ("Origin: http://a\r\nOrigin: http://b", 400),
             ("A: b\r\n folded", 400),
             ("A: b\rC: d", 400),
             ("A: b\nC: d", 400),

@@ -39,16 +39,18 @@ pub enum RunEnd {
 pub fn run(app: &Arc<App>, job: &Arc<Job>) -> RunEnd {
     let shutdown = job.live().shutdown.clone();
     let result = match &job.work {
-        Work::Paths { .. } => paths(app, job, &shutdown),
-        Work::Files(files) => uploaded(app, job, &shutdown, files.clone()).map(|summary| text_of(&summary)),
-        Work::Parts(parts) => all_parts(app, job, &shutdown, parts),
+        Work::Paths { .. } => paths(app, job, &shutdown).map(RunEnd::Done),
+        Work::Files(files) => {
+            uploaded(app, job, &shutdown, files.clone()).map(|summary| RunEnd::Done(text_of(&summary)))
+        }
+        Work::Parts(parts) => all_parts(app, job, &shutdown, parts).map(RunEnd::Done),
         Work::Restore { .. } => restored(app, job, &shutdown),
     };
     if !shutdown.is_requested() {
         job.peer.note(!matches!(&result, Err(error) if error.exit_code() == crate::client::ExitCode::NoConnection));
     }
     match result {
-        Ok(message) => RunEnd::Done(message),
+        Ok(end) => end,
         Err(ClientError::Interrupted) => RunEnd::Stopped,
         Err(_) if shutdown.is_requested() => RunEnd::Stopped,
         Err(error) => RunEnd::Failed(error.to_string()),
@@ -56,11 +58,20 @@ pub fn run(app: &Arc<App>, job: &Arc<Job>) -> RunEnd {
 }
 
 fn text_of(summary: &BackupSummary) -> String {
-    let stored = format!("stored: {} files, {} bytes", summary.scanned.files, summary.scanned.bytes);
+    let stored = stored_text(summary.scanned.files, summary.scanned.bytes);
     match summary.unreadable {
         0 => stored,
         count => format!("{stored}; {count} could not be read"),
     }
+}
+
+fn stored_text(files: u64, bytes: u64) -> String {
+    format!("stored: {}, {}", count_text(files, "file"), count_text(bytes, "byte"))
+}
+
+/// `1 file`, `2 files`
+fn count_text(count: u64, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 /// Backs paths of this host up, and counts them beside that: a percentage needs to know how much there is.
@@ -137,7 +148,7 @@ fn all_parts(
         parts.stored();
     }
     let (files, bytes) = parts.counts();
-    Ok(format!("stored: {files} files, {bytes} bytes"))
+    Ok(stored_text(files, bytes))
 }
 
 /// Opens the client and makes a snapshot. Where that is cut short, the job keeps what the next run goes on with.
@@ -181,7 +192,7 @@ fn note_result(job: &Job, client: &Client<'_>, result: &Result<BackupSummary, Cl
     keep_status(&client.state, client.sink, result.as_ref().map(|summary| summary_json(summary, code)), code);
 }
 
-fn restored(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<String, ClientError> {
+fn restored(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<RunEnd, ClientError> {
     let Work::Restore { selection, to } = &job.work else { unreachable!("the caller has looked") };
     let sink = JobSink { app, job };
     let settings = app.peers.settings();
@@ -194,10 +205,11 @@ fn restored(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<Strin
     let result = restore_to_end(&mut client, &mut restore, settings.retry, shutdown);
     job.change(|live| live.selection = Some(restore.selection().clone()));
     let summary = result?;
-    let text = format!("restored: {} files, {} bytes", summary.files, summary.bytes);
+    let text = format!("restored: {}, {}", count_text(summary.files, "file"), count_text(summary.bytes, "byte"));
     match summary.errors {
-        0 => Ok(text),
-        count => Ok(format!("{text}; {count} errors")),
+        0 => Ok(RunEnd::Done(text)),
+        // As from the command line, it has not done what was asked for.
+        count => Ok(RunEnd::Failed(format!("{text}; {}", count_text(count, "error")))),
     }
 }
 

@@ -81,7 +81,12 @@ pub fn submit(app: &Arc<App>, job: Job) -> Result<Arc<Job>, ApiError> {
         let is_full = open.len() >= OPEN_JOBS_MAX;
         table.jobs = ended.into_iter().skip(forgotten).chain(open).collect();
         if is_full || table.closed {
-            return Err(ApiError::new(429, format!("{OPEN_JOBS_MAX} jobs are waiting already: try again later")));
+            return Err(ApiError::new(
+                429,
+                format!(
+                    "{OPEN_JOBS_MAX} jobs wait, run or are paused already: wait for one to end, or cancel some"
+                ),
+            ));
         }
         table.jobs.push_back(job.clone());
     }

@@ -229,7 +229,7 @@ fn parse_query(text: &str) -> Result<Vec<(String, Vec<u8>)>, ApiError> {
 }
 
 /// Undoes percent-encoding.
-fn decode(text: &str, plus_is_space: bool) -> Result<Vec<u8>, ApiError> {
+pub(super) fn decode(text: &str, plus_is_space: bool) -> Result<Vec<u8>, ApiError> {
     let mut bytes = text.bytes();
     let mut decoded = Vec::with_capacity(text.len());
     while let Some(byte) = bytes.next() {

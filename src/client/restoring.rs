@@ -90,9 +90,14 @@ impl<'a> Restoring<'a> {
     pub fn cut_off(&mut self) {
         self.target().cut_off();
         self.current = None;
+        self.take_back();
+        self.progress.forget_found();
+    }
+
+    /// What has come of the present file does not count: it is not restored.
+    fn take_back(&mut self) {
         let totals = &mut self.progress.totals;
         totals.bytes_done = totals.bytes_done.saturating_sub(std::mem::take(&mut self.current_bytes));
-        self.progress.forget_found();
     }
 
     /// Takes one message of the answer; says when it has ended.
@@ -192,14 +197,17 @@ impl<'a> Restoring<'a> {
         write: impl FnOnce(&mut RestoreTarget) -> Result<(), TargetError>,
     ) -> Result<(), ClientError> {
         let Some(current) = &self.current else { return Err(unexpected()) };
-        self.current_bytes = self.current_bytes.saturating_add(bytes);
-        self.progress.totals.bytes_done = self.progress.totals.bytes_done.saturating_add(bytes);
-        self.progress.tell(current.entry.path.as_bytes());
         if !self.healthy {
             return Ok(());
         }
+        self.current_bytes = self.current_bytes.saturating_add(bytes);
+        self.progress.totals.bytes_done = self.progress.totals.bytes_done.saturating_add(bytes);
+        self.progress.tell(current.entry.path.as_bytes());
         let written = write(self.target());
-        self.healthy = written.is_ok();
+        if written.is_err() {
+            self.healthy = false;
+            self.take_back();
+        }
         // In a page it may be a file that cannot be gone on with.
         let is_kept = |listed: &Listed| self.page.is_none() && is_large(&listed.entry);
         if self.healthy && self.current.as_ref().is_some_and(is_kept) {
@@ -215,7 +223,10 @@ impl<'a> Restoring<'a> {
             if let Err(TargetError::Damaged { .. }) = &ended {
                 self.damaged += 1;
             }
-            if ended.is_ok() {
+            if ended.is_err() {
+                self.take_back();
+            } else {
+                self.current_bytes = 0;
                 self.tell_receipt(&Listed { content: Some(*end), ..listed.clone() });
             }
             self.note(ended)?;
@@ -234,6 +245,7 @@ impl<'a> Restoring<'a> {
     /// The server could not give the content; what was there before stays.
     fn failed(&mut self, text: &str) {
         self.target().abandon_file();
+        self.take_back();
         if let Some(listed) = self.current.take() {
             self.damaged += 1;
             self.tell_error(listed.entry.path.as_bytes(), text);

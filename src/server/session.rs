@@ -73,6 +73,12 @@ pub fn failure_code(error: &StoreError) -> FailureCode {
     }
 }
 
+/// Whether the operator must know: not of a path or a snapshot that a user named and that is not there, nor of what a
+/// client's newer session ended.
+fn is_for_operator(code: FailureCode) -> bool {
+    !matches!(code, FailureCode::NotFound | FailureCode::TakenOver)
+}
+
 /// A worker's end that is not a failure of the command: the connection went away under it.
 pub enum Ended {
     Failed(Failure),
@@ -157,7 +163,9 @@ impl Session<'_> {
 
     /// Tells the client why its session is over. `counted` are the segments that are in the statistics.
     fn fail(mut self, counted: SegmentCounts, failure: &Failure) -> Result<(), ChannelError> {
-        self.shared.fail(self.connection, &failure.text);
+        if is_for_operator(failure.code) {
+            self.shared.fail(self.connection, &failure.text);
+        }
         log::warn!("{}: {}", self.client.name, failure.text);
         if let Some(kind) = EventKind::of_failure(failure.code) {
             self.shared.events.tell(kind, Some(self.client.name.as_str()), &failure.text);

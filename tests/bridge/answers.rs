@@ -219,3 +219,43 @@ fn it_begins_when_the_server_is_away_and_says_so() {
     assert!(head.status == 200 && head.body.is_empty());
     assert!(gui.log().contains("INFO") || gui.log.exists(), "the log lies in the state folder");
 }
+
+#[test]
+fn a_folder_of_many_files_shows_all_of_its_folders() {
+    let workplace = Workplace::new();
+    let gui = Gui::start_with(&workplace, &closed_address(), &[]);
+    let many = workplace.join("many");
+    std::fs::create_dir(&many).unwrap();
+    for number in 0..5_010 {
+        std::fs::write(many.join(format!("a{number:04}")), "").unwrap();
+    }
+    for number in 0..20 {
+        std::fs::create_dir(many.join(format!("z{number:02}"))).unwrap();
+    }
+    let shown = gui.get(&format!("/api/browse?path={}", many.display())).expect(200);
+    let names: Vec<&str> =
+        shown["entries"].as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap()).collect();
+    assert_eq!((names.len(), &shown["truncated"]), (5_000, &json!(true)));
+    assert_eq!((names[0], names[19], names[20], names[4_999]), ("z00", "z19", "a0000", "a4979"));
+}
+
+#[test]
+fn a_transfer_info_that_is_none_is_a_conflict_and_says_what_is_wrong() {
+    let workplace = Workplace::new();
+    let gui = Gui::start_with(&workplace, &closed_address(), &[]);
+    let file = gui.get("/api/transfer_info").expect(200)["file"].as_str().unwrap().to_string();
+    assert!(file.starts_with(workplace.path().to_str().unwrap()), "{file}");
+    std::fs::write(&file, "no address here\n").unwrap();
+    let answer = gui.get("/api/transfer_info").expect(409);
+    assert!(answer["error"].as_str().unwrap().contains("transfer.info"), "{answer}");
+}
+
+#[test]
+fn to_connect_wants_an_object() {
+    let workplace = Workplace::new();
+    let gui = Gui::start_with(&workplace, &closed_address(), &[]);
+    for wrong in [json!([]), json!("x"), json!(1), Value::Null] {
+        assert_eq!(gui.post("/api/connect", wrong.clone()).status, 400, "{wrong}");
+        assert_eq!(gui.post("/api/server_key", wrong.clone()).status, 400, "{wrong}");
+    }
+}

@@ -81,6 +81,22 @@ fn a_backup_that_runs_is_seen_with_its_phase_and_rate_and_a_lost_one_among_the_f
 }
 
 #[test]
+fn what_a_user_asked_for_in_vain_is_no_failure_of_the_server() {
+    let workplace = Workplace::new();
+    let server = start(&workplace);
+    let ada = TestClient::new(&workplace, &server.address, "ada");
+    let vain = ada.run(["ls", "latest"]);
+    assert!(vain.err().contains("has no snapshot yet"), "{}", vain.err());
+    let source = workplace.join("source");
+    tree::many_files(&source, 1);
+    ada.backup(&source);
+    assert!(!ada.run(["ls", "19990101T000000Z-00000000"]).err().is_empty());
+    assert!(!ada.run(["cat", "latest", "no/such/path"]).err().is_empty());
+    let seen = overview_when(&server, |data| data["stats"]["active_connections"] == 0, "the end of every session");
+    assert_eq!((&seen["failures"], &seen["stats"]["failures"]), (&Value::Array(Vec::new()), &0.into()));
+}
+
+#[test]
 fn its_numbers_are_those_of_stats_and_clients() {
     let workplace = Workplace::new();
     let server = start(&workplace);

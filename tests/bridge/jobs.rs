@@ -197,3 +197,44 @@ fn sigterm_leaves_a_running_job_resumable() {
     assert!(code == Some(0) && took < Duration::from_secs(3), "{code:?} {took:?}");
     assert!(workplace.join("state/upload.json").exists(), "the upload is noted");
 }
+
+#[test]
+fn a_restore_with_errors_fails_and_counts_no_bytes_of_what_it_did_not_restore() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    let bytes = vec![7; 1 << 20];
+    let file = workplace.write("source/stands", "content");
+    std::fs::write(file.with_file_name("large"), &bytes).unwrap();
+    let job = gui.job(json!({ "paths": [file.parent().unwrap()] }));
+    gui.wait_for(&job, "completed");
+    // A folder stands where the large file is to come.
+    let to = workplace.join("restored");
+    let place = to.join(&file.with_file_name("large").to_str().unwrap()[1..]);
+    std::fs::create_dir_all(place.join("inside")).unwrap();
+    let made = gui.post("/api/restore", json!({ "to": to })).expect(202);
+    let job = gui.wait_for(made["job_id"].as_str().unwrap(), "failed");
+    assert_eq!(job["error"], "restored: 1 file, 7 bytes; 1 error", "{job}");
+    assert_eq!((&job["error_count"], &job["phase"]), (&json!(1), &json!("FAILED")), "{job}");
+    assert!(job["progress"]["percentage"].as_f64().unwrap() < 100.0, "{job}");
+    let words = ["restore", "--to", to.to_str().unwrap(), "--json", "--server", &server.address];
+    let run = workplace.run(words.into_iter().chain(["--user", "ada", "--state", "state"])).expect(3);
+    assert!(run.out().contains("\"bytes\":7,"), "{}", run.out());
+}
+
+#[test]
+fn the_parts_of_a_request_count_as_they_come() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    let body = format!(
+        "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n{}\r\n--b--\r\n",
+        "x".repeat(300_000)
+    );
+    let type_line = "Content-Type: multipart/form-data; boundary=b\r\n";
+    let made = gui.send("POST", "/api/start_backup", type_line, body.as_bytes()).expect(200);
+    let progress = gui.look(made["job_id"].as_str().unwrap())["progress"].clone();
+    let numbers =
+        ["files_done", "files_total", "bytes_transferred", "total_bytes"].map(|name| progress[name].as_u64());
+    assert_eq!(numbers, [Some(1), Some(1), Some(300_000), Some(300_000)], "{progress}");
+}

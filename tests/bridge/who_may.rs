@@ -31,6 +31,8 @@ fn a_foreign_host_or_origin_is_refused() {
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         assert_eq!(ask("GET /ws", &format!("Host: localhost:{port}\r\n{upgrade}Origin: {origin}")), "403");
     }
+    let twice = format!("{own}Origin: http://localhost:{port}\r\nOrigin: http://evil.example");
+    assert_eq!(ask("POST /api/disconnect", &twice), "400");
 }
 
 /// Runs as root only: nobody else can become another user.
@@ -72,7 +74,10 @@ fn another_user_of_this_host_needs_the_token() {
     };
     assert_eq!(with(&format!("Cookie: {cookie}")), "200");
     assert_eq!(with("Authorization: Bearer let-me-in"), "200");
+    assert_eq!(with("Authorization: bearer let-me-in"), "200");
     assert_eq!(with("Authorization: Bearer let-me-i"), "401");
+    // The format of the shell's printf takes a sign of per cent twice.
+    assert_eq!(status(&as_other("GET /?token=let%%2dme-in".into())), "303");
 }
 
 #[test]
