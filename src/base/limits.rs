@@ -111,6 +111,9 @@ pub const SEALED_HOLE_SEGMENTS: u64 = 64;
 pub const SEALED_HOLE_EXPONENTS: std::ops::RangeInclusive<u8> = 6..=40;
 /// Most bytes of a storage key's file, or of what a command prints for one.
 pub const STORAGE_KEY_TEXT_BYTES_MAX: u64 = 4 * 1024;
+/// Where `sealing.json` is not there, so many clients are looked at for sealed files, and so many files of a kind of each.
+pub const SEALING_SEARCH_CLIENTS_MAX: usize = 10_000;
+pub const SEALING_SEARCH_FILES_MAX: usize = 8;
 /// A `rekey` flushes after so many files, or so many bytes of them.
 pub const REKEY_FILES_AT_ONCE: usize = 256;
 pub const REKEY_BYTES_AT_ONCE: u64 = 64 * 1024 * 1024;

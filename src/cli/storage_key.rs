@@ -9,7 +9,7 @@ use super::setup::CliError;
 use crate::base::durable;
 use crate::base::hook::Hook;
 use crate::base::limits::STORAGE_KEY_TEXT_BYTES_MAX;
-use crate::crypto::StorageKey;
+use crate::crypto::{KeyId, StorageKey};
 use crate::server::ServerError;
 use crate::storage::{SealingState, StorageKeys};
 
@@ -109,17 +109,25 @@ pub fn for_server(arguments: &Arguments, data: &Path) -> Result<StorageKeys, Cli
                         (made if missing), or --storage-key-command CMD";
             return Err(UsageError(text.into()).into());
         }
-        (Some(place), true) if is_unsealed(data)? => Some(place.read_or_make()?),
-        (Some(place), _) => Some(place.read()?),
+        (Some(place), true) => match wanted_key(data)? {
+            None => Some(place.read_or_make()?),
+            // Nobody gets a new key for what is sealed.
+            Some(wanted) => Some(place.read().map_err(|error| match error {
+                CliError::Server(ServerError::StorageKey(text)) => {
+                    failed(format!("{text}. The store is sealed with the storage key {wanted}"))
+                }
+                error => error,
+            })?),
+        },
+        (Some(place), false) => Some(place.read()?),
         (None, false) => None,
     };
     Ok(StorageKeys { key, begin })
 }
 
-/// Whether nothing of a store is sealed, so that there is no key to be lost.
-pub fn is_unsealed(data: &Path) -> Result<bool, CliError> {
-    let state = SealingState::read(data).map_err(|error| CliError::from(ServerError::Store(error)))?;
-    Ok(state.is_none())
+/// The key that a store is sealed with, if it is.
+fn wanted_key(data: &Path) -> Result<Option<KeyId>, CliError> {
+    SealingState::wanted_key(data).map_err(|error| CliError::from(ServerError::Store(error)))
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {

@@ -65,7 +65,7 @@ pub fn rekey(
 ) -> Result<Rekeyed, StoreError> {
     let layout = Layout::create(data, disk)?;
     let _lock = StoreLock::acquire(&layout)?;
-    let state = next_state(data, request)?;
+    let state = next_state(&layout, request)?;
     client_removal::complete_all(disk, &layout)?;
     recovery::recover(disk, &layout)?;
     let uploads = remove_uploads(disk, &layout)?;
@@ -96,10 +96,10 @@ pub fn rekey(
 }
 
 /// What the store says of itself while it is under way.
-fn next_state(data: &Path, request: &RekeyRequest) -> Result<SealingState, StoreError> {
+fn next_state(layout: &Layout, request: &RekeyRequest) -> Result<SealingState, StoreError> {
     let (from, to) = (request.from.as_ref().map(|key| key.id()), request.to.as_ref().map(|key| key.id()));
-    let path = || data.to_path_buf();
-    let state = match SealingState::read(data)? {
+    let path = || layout.data().to_path_buf();
+    let state = match SealingState::read_or_find(layout)? {
         // Where nothing is to be sealed, nothing is left to be done.
         None if from.is_some() && to.is_some() && to != from => return Err(StoreError::NotSealed { path: path() }),
         None => SealingState { key: None, also: Vec::new(), also_plain: true, rekeying: false },

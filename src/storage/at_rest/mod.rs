@@ -8,6 +8,7 @@ mod keyring;
 mod mender;
 mod reader;
 mod records;
+mod search;
 mod state;
 mod writer;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::keyring::Keyring;
+use super::search;
 use crate::base::durable::{Disk, FILE_MODE};
 use crate::base::folder::open_folder;
 use crate::crypto::{KeyId, StorageKey};
@@ -91,6 +92,23 @@ impl SealingState {
         }))
     }
 
+    /// The key that a store is sealed with; where `sealing.json` is not there, as some of its files say. None for a
+    /// store that is plain.
+    pub fn wanted_key(data: &Path) -> Result<Option<KeyId>, StoreError> {
+        match SealingState::read(data)? {
+            Some(state) => Ok(state.key.or(state.also.first().copied())),
+            None => search::find_key(data),
+        }
+    }
+
+    /// As [`read`](SealingState::read); where `sealing.json` is not there and sealed files are, what they say.
+    pub fn read_or_find(layout: &Layout) -> Result<Option<SealingState>, StoreError> {
+        match SealingState::read(layout.data())? {
+            Some(state) => Ok(Some(state)),
+            None => search::find_key(layout.data())?.map(|key| search::find_state(layout, key)).transpose(),
+        }
+    }
+
     /// On the disk when this returns.
     pub fn write(&self, disk: &Disk, data: &Path) -> Result<(), StoreError> {
         let plain = self.also_plain.then(|| PLAIN.to_string());
@@ -129,6 +147,10 @@ impl Opening {
     /// what is not sealed in it.
     pub fn of(layout: &Layout, disk: &Disk, keys: StorageKeys) -> Result<Opening, StoreError> {
         let data = layout.data();
+        let wanted = SealingState::wanted_key(data)?;
+        if let (Some(wanted), Some(key), None) = (wanted, &keys.key, SealingState::read(data)?) {
+            regain(layout, disk, wanted, key.id())?;
+        }
         let state = match (SealingState::read(data)?, &keys.key) {
             (None, Some(key)) if keys.begin => {
                 // A store that has no client has no contents.
@@ -141,6 +163,9 @@ impl Opening {
         };
         let path = || data.to_path_buf();
         match (state, keys.key) {
+            (None, None) if wanted.is_some() => {
+                Ok(Opening { keyring: Keyring::new(None, Vec::new(), false), locked: wanted })
+            }
             (None, None) => Ok(Opening { keyring: Keyring::plain(), locked: None }),
             (None, Some(_)) => Err(StoreError::NotSealed { path: path() }),
             (Some(state), Some(_)) if state.rekeying => Err(StoreError::RekeyUnfinished { path: path() }),
@@ -157,4 +182,22 @@ impl Opening {
             },
         }
     }
+}
+
+/// Writes a `sealing.json` that is gone anew, where the key that was given is the one that is `wanted`.
+fn regain(layout: &Layout, disk: &Disk, wanted: KeyId, given: KeyId) -> Result<(), StoreError> {
+    let path = layout.data().to_path_buf();
+    if given != wanted {
+        return Err(StoreError::StorageKeyWanted { path, wanted, given: Some(given) });
+    }
+    let state = search::find_state(layout, wanted)?;
+    if !state.also.is_empty() {
+        return Err(StoreError::RekeyUnfinished { path });
+    }
+    log::warn!(
+        "{SEALING_NAME} was gone and is written anew, as the files say: the store is sealed with the storage key \
+         {wanted}{}",
+        if state.also_plain { ", and has files that are not sealed" } else { "" }
+    );
+    state.write(disk, layout.data())
 }

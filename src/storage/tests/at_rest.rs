@@ -265,3 +265,50 @@ fn a_rekey_keeps_damage_damaged() {
     let verified = store.verify_client(case.client, None, &mut |_| true).unwrap();
     assert!(!verified.damaged.is_empty());
 }
+
+#[test]
+fn a_lost_sealing_json_does_not_turn_sealing_off() {
+    let case = Case::new(key(b'1'), MIB + 100);
+    let record = case.data().join("sealing.json");
+    let wanted = key(b'1').unwrap().id();
+    let before = std::fs::read(&record).unwrap();
+    std::fs::remove_file(&record).unwrap();
+    assert_eq!(SealingState::wanted_key(case.data()).unwrap(), Some(wanted));
+    let locked = open(case.data(), None).unwrap();
+    assert!(matches!(locked.unlocked(), Err(StoreError::StorageKeyWanted { wanted: id, .. }) if id == wanted));
+    drop(locked);
+    let other = open(case.data(), key(b'2'));
+    assert!(matches!(other, Err(StoreError::StorageKeyWanted { wanted: id, .. }) if id == wanted));
+    let sealed_anew = rekey(case.data(), &Disk::real(), &request(None, key(b'2')), &mut |_| true);
+    assert!(matches!(sealed_anew, Err(StoreError::StorageKeyWanted { wanted: id, .. }) if id == wanted));
+    assert!(!record.exists());
+    // Nor without an index.
+    let mut files = Vec::new();
+    all_files(&case.data().join("snapshots"), &mut files);
+    for file in files.iter().filter(|file| file.extension().is_some_and(|ending| ending == "index")) {
+        std::fs::rename(file, file.with_extension("away")).unwrap();
+    }
+    assert_eq!(SealingState::wanted_key(case.data()).unwrap(), Some(wanted));
+    for file in files.iter().filter(|file| file.extension().is_some_and(|ending| ending == "index")) {
+        std::fs::rename(file.with_extension("away"), file).unwrap();
+    }
+    let keys = StorageKeys { key: key(b'1'), begin: false };
+    drop(Store::open_sealed(case.data(), Disk::real(), keys).unwrap());
+    assert_eq!(std::fs::read(&record).unwrap(), before);
+    case.check(key(b'1'));
+}
+
+#[test]
+fn a_lost_sealing_json_of_a_store_that_was_plain_before_allows_plain_files_again() {
+    let case = Case::new(None, MIB + 3);
+    assert_eq!(SealingState::wanted_key(case.data()).unwrap(), None);
+    let store = open(case.data(), key(b'1')).unwrap();
+    let mut third = case.models[1].clone();
+    third.put("root/late", b"late and sealed", 1);
+    let (head, _) = back_up_deltas(&store, case.client, &third);
+    drop(store);
+    std::fs::remove_file(case.data().join("sealing.json")).unwrap();
+    let store = open(case.data(), key(b'1')).unwrap();
+    check_snapshot(&store, &head, &third);
+    assert!(SealingState::read(case.data()).unwrap().unwrap().also_plain);
+}
