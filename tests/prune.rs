@@ -315,3 +315,27 @@ fn a_daily_prune_comes_at_its_time() {
     assert!(now() >= due, "it came too early");
     assert_eq!(server.stop(), 0);
 }
+
+#[test]
+fn a_client_keeps_its_rules_when_it_is_renamed() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let source = source(&workplace);
+    let client = TestClient::new(&workplace, &server.address, "cy");
+    (0..3).for_each(|_| back_up(&client, &source, &[]));
+    let text = r#"{"version": 1, "default": {"keep_last": 1, "keep_within": "0"},
+                   "clients": {"cy": {"keep_last": 9, "keep_within": "0"}, "nobody": {"keep_daily": 1}}}"#;
+    let policy = workplace.write("policy.json", text);
+    operator(&workplace, &["clients", "rename", "cy", "cyril"], &server.data).expect(0);
+    let words = ["prune", "--policy", policy.to_str().unwrap(), "--json"];
+    let run = operator(&workplace, &words, &server.data).expect(0);
+    assert_eq!(rows(&run, "pruned")[0]["kept"], 3);
+    let warnings = rows(&run, "log");
+    assert_eq!((warnings.len(), &warnings[0]["level"]), (1, &Value::from("warn")));
+    assert!(warnings[0]["message"].as_str().unwrap().contains("rules for nobody"), "{}", warnings[0]);
+    let words = [&words[..], &["--client", "cyril"]].concat();
+    assert_eq!(rows(&operator(&workplace, &words, &server.data).expect(0), "pruned")[0]["kept"], 3);
+    let words = ["prune", "--policy", policy.to_str().unwrap(), "--client", "cy"];
+    operator(&workplace, &words, &server.data).expect(1);
+    assert_eq!(server.stop(), 0);
+}

@@ -263,3 +263,35 @@ fn flags_that_do_not_belong_together_are_refused() {
         assert!(run.err().contains(told), "{words:?}: {}", run.err());
     }
 }
+
+#[test]
+fn what_no_record_and_no_list_tells_of_is_named_as_damage() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let source = workplace.join("source");
+    crate::support::tree::many_files(&source, 3);
+    let client = TestClient::new(&workplace, &server.address, "ada");
+    client.run(["backup".as_ref(), source.as_os_str()]).expect(0);
+    let data = server.data.clone();
+    assert_eq!(server.stop(), 0);
+    let verify = |extra: &[&str], code| {
+        let words = [&["verify", "--data", data.to_str().unwrap()][..], extra].concat();
+        workplace.run(words).expect(code).err()
+    };
+    verify(&[], 0);
+    assert!(verify(&["--client", "nobody"], 1).contains("no client is named nobody"));
+    let only = |folder: &str| std::fs::read_dir(data.join(folder)).unwrap().next().unwrap().unwrap().path();
+    let (record, away) = (only("clients"), workplace.join("away"));
+    std::fs::rename(&record, &away).unwrap();
+    let told = verify(&[], 6);
+    assert!(told.contains("snapshots/ada-") && told.contains("server --repair"), "{told}");
+    std::fs::rename(&away, &record).unwrap();
+    let snapshots = only("snapshots");
+    std::fs::rename(&snapshots, &away).unwrap();
+    std::fs::create_dir(&snapshots).unwrap();
+    let told = verify(&[], 6);
+    assert!(told.contains("received_files/ada-") && told.contains("head and the index"), "{told}");
+    std::fs::remove_dir(&snapshots).unwrap();
+    std::fs::rename(&away, &snapshots).unwrap();
+    verify(&[], 0);
+}

@@ -95,6 +95,14 @@ impl Output {
         }
     }
 
+    /// Something that is most likely a mistake, and does not keep the command from its work.
+    pub fn warn(&self, text: &str) {
+        match self.json {
+            true => self.event("log", json!({ "level": "warn", "message": text })),
+            false => self.complain(&format!("warning: {text}")),
+        }
+    }
+
     /// A detail, shown with `-v`.
     pub fn detail(&self, text: &str) {
         match (self.verbose, self.has_events()) {

@@ -11,7 +11,7 @@ use super::storage_key;
 use crate::base::ids::UserName;
 use crate::base::path::display_bytes;
 use crate::client::ExitCode;
-use crate::server::{OperatorCommand, Policy, PruneRequest, operate, operate_sealed};
+use crate::server::{OperatorCommand, OperatorError, Policy, PruneRequest, operate, operate_sealed};
 use crate::storage::{Rules, Span};
 
 /// Most snapshots that one rule counts.
@@ -44,10 +44,20 @@ pub fn prune(arguments: &Arguments, output: &Output) -> Result<ExitCode, CliErro
     }
     // One client at a time: others' commands come in between, and no answer becomes too long.
     let mut code = ExitCode::Done;
-    for name in names(arguments, request.client.clone())? {
-        let of_policy = policy.as_ref().map(|policy| policy.rules_for(&name).cloned());
+    let clients = clients(arguments)?;
+    if let Some(policy) = &policy {
+        policy.warnings(clients.iter().flatten()).iter().for_each(|warning| output.warn(warning));
+    }
+    let is_meant = |names: &&Vec<UserName>| request.client.as_ref().is_none_or(|name| names[0] == *name);
+    let meant: Vec<&Vec<UserName>> = clients.iter().filter(is_meant).collect();
+    if let (Some(name), true) = (&request.client, meant.is_empty()) {
+        let text = format!("there is no client {name}: \"cyberbackup clients\" lists them");
+        return Err(OperatorError::Refused(text).into());
+    }
+    for names in meant {
+        let of_policy = policy.as_ref().map(|policy| policy.rules_for(names).cloned());
         let Some(rules) = of_policy.unwrap_or(Some(rules.clone())) else { continue };
-        let request = PruneRequest { client: Some(name), rules: Some(rules), ..request.clone() };
+        let request = PruneRequest { client: Some(names[0].clone()), rules: Some(rules), ..request.clone() };
         if run(arguments, output, request)? == ExitCode::Integrity {
             code = ExitCode::Integrity;
         }
@@ -55,13 +65,14 @@ pub fn prune(arguments: &Arguments, output: &Output) -> Result<ExitCode, CliErro
     Ok(code)
 }
 
-/// The client that was named, or all.
-fn names(arguments: &Arguments, client: Option<UserName>) -> Result<Vec<UserName>, CliError> {
-    if let Some(name) = client {
-        return Ok(vec![name]);
-    }
+/// The names of each client: what it is called, then what it was called before.
+fn clients(arguments: &Arguments) -> Result<Vec<Vec<UserName>>, CliError> {
     let rows = operate(&data_folder(arguments), &OperatorCommand::Clients { stale_seconds: None })?;
-    Ok(rows.iter().filter_map(|row| text_of(row, "name").parse().ok()).collect())
+    let names = |row: &Value| -> Vec<UserName> {
+        let former = row["former_names"].as_array().into_iter().flatten();
+        std::iter::once(&row["name"]).chain(former).filter_map(|name| name.as_str()?.parse().ok()).collect()
+    };
+    Ok(rows.iter().map(names).filter(|names| !names.is_empty()).collect())
 }
 
 fn run(arguments: &Arguments, output: &Output, request: PruneRequest) -> Result<ExitCode, CliError> {

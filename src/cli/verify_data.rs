@@ -10,7 +10,7 @@ use super::storage_key;
 use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::base::shutdown::Shutdown;
 use crate::client::{ClientError, ExitCode};
-use crate::server::{VerifyRequest, verify};
+use crate::server::{OperatorError, VerifyRequest, verify};
 
 /// Snapshots that a line of text names.
 const SNAPSHOTS_SHOWN: usize = 8;
@@ -45,6 +45,8 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     output.end_progress();
     match last {
         Some(row) if row["row"] == "end" => conclude(output, &row),
+        // A client that is not there, or a server that ends, says nothing about the store.
+        Some(row) if row["is_damage"] == false => Err(OperatorError::Refused(text_of(&row, "text")).into()),
         Some(row) => Err(ClientError::Integrity(text_of(&row, "text")).into()),
         None if shutdown.is_requested() => Ok(ExitCode::Interrupted),
         None => {
@@ -102,7 +104,10 @@ fn conclude(output: &Output, row: &Value) -> Result<ExitCode, CliError> {
     let code = if damaged > 0 { ExitCode::Integrity } else { ExitCode::Done };
     let verdict = match damaged {
         0 => "all is whole".to_string(),
-        count => format!("{count} damaged, named above: the clients' next backups heal what they still have"),
+        count => format!(
+            "{count} damaged, named above: the clients' next backups heal contents that they still have; for heads, \
+             lists, records and keys, stop the server and run \"server --repair\""
+        ),
     };
     let text = format!("{}, {} read back: {verdict}", count_text(files, "file"), bytes_text(bytes));
     let data = json!({ "files": files, "bytes": bytes, "damaged": damaged, "exit_code": code as i32 });

@@ -1,7 +1,7 @@
 //! Retention, for the operator and by the clock: rules applied to the clients' snapshots, and the reasons told. What
 //! is dropped and how is the store's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -239,8 +239,21 @@ impl Policy {
         Ok(policy)
     }
 
-    pub fn rules_for(&self, client: &UserName) -> Option<&Rules> {
-        self.clients.get(client).or(self.default.as_ref())
+    /// For a client with these names: what it is called now, then what it was called before. The first that has rules
+    /// counts, so that a rename takes no rules away.
+    pub fn rules_for<'a>(&self, names: impl IntoIterator<Item = &'a UserName>) -> Option<&Rules> {
+        names.into_iter().find_map(|name| self.clients.get(name)).or(self.default.as_ref())
+    }
+
+    /// The names with rules that are not among `known`, each with what is said of it.
+    pub fn warnings<'a>(&self, known: impl IntoIterator<Item = &'a UserName>) -> Vec<String> {
+        let known: BTreeSet<&UserName> = known.into_iter().collect();
+        let unknown = self.clients.keys().filter(|name| !known.contains(name));
+        unknown
+            .map(|name| {
+                format!("the policy has rules for {name}, and no client is called so or was: nothing goes by them")
+            })
+            .collect()
     }
 }
 
@@ -328,8 +341,11 @@ fn prune_all(store: &Store, policy: &Path, shutdown: &Shutdown) -> bool {
             return false;
         }
     };
-    for client in store.clients() {
-        let Some(rules) = policy.rules_for(&client.name) else { continue };
+    let clients = store.clients();
+    let known = clients.iter().flat_map(|client| client.names());
+    policy.warnings(known).iter().for_each(|warning| log::warn!("{warning}"));
+    for client in clients {
+        let Some(rules) = policy.rules_for(client.names()) else { continue };
         if shutdown.is_requested() {
             return false;
         }
@@ -405,8 +421,21 @@ mod tests {
         let text = r#"{"version": 1, "default": {"keep_daily": 7, "keep_within": "3d"},
                        "clients": {"ada": {"keep_yearly": 5, "keep_tag": ["release"]}}}"#;
         let policy = policy(text).unwrap();
-        assert_eq!(policy.rules_for(&"ada".parse().unwrap()).unwrap().keep_yearly, 5);
-        assert_eq!(policy.rules_for(&"bob".parse().unwrap()).unwrap().keep_daily, 7);
+        let (ada, bob): (UserName, UserName) = ("ada".parse().unwrap(), "bob".parse().unwrap());
+        assert_eq!(policy.rules_for([&ada]).unwrap().keep_yearly, 5);
+        assert_eq!(policy.rules_for([&bob]).unwrap().keep_daily, 7);
+        assert_eq!(policy.rules_for([&bob, &ada]).unwrap().keep_yearly, 5, "bob was ada");
+        assert!(policy.warnings([&bob, &ada]).is_empty());
+        assert!(policy.warnings([&bob])[0].contains("rules for ada"));
+    }
+
+    #[test]
+    fn of_two_names_with_rules_the_present_one_counts() {
+        let text = r#"{"version": 1, "clients": {"cy": {"keep_daily": 1}, "cyril": {"keep_daily": 2}}}"#;
+        let (policy, cy, cyril) = (policy(text).unwrap(), "cy".parse().unwrap(), "cyril".parse().unwrap());
+        assert_eq!(policy.rules_for([&cyril, &cy]).unwrap().keep_daily, 2);
+        assert_eq!(policy.rules_for([&cy]).unwrap().keep_daily, 1);
+        assert!(policy.rules_for([&"dan".parse().unwrap()]).is_none());
     }
 
     #[test]

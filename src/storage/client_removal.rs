@@ -20,7 +20,8 @@ use crate::base::ids::ClientId;
 /// What ends the name of the record of a client that is being removed.
 const REMOVED: &str = ".removed";
 
-fn removed_name(id: ClientId) -> String {
+/// The record of a client that is being removed.
+pub fn removed_name(id: ClientId) -> String {
     format!("{id}{REMOVED}")
 }
 

@@ -62,6 +62,11 @@ impl ClientRecord {
         self.public_key == public_key || self.next_key.as_deref() == Some(public_key)
     }
 
+    /// What it is called, then what it was called before, the latest first.
+    pub fn names(&self) -> impl Iterator<Item = &UserName> {
+        std::iter::once(&self.name).chain(self.former_names.iter().rev())
+    }
+
     /// Whether it is called so, or was before the operator renamed it.
     pub fn is_called(&self, name: &UserName) -> bool {
         self.name == *name || self.former_names.contains(name)

@@ -52,6 +52,7 @@ mod sweep_contents;
 mod sweep_large;
 mod tokens;
 mod tree;
+mod unexplained;
 mod upload;
 mod verify;
 

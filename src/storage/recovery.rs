@@ -45,6 +45,10 @@ impl Intent {
         Intent { version: INTENT_VERSION, snapshot, upload }
     }
 
+    pub(super) fn snapshot(&self) -> SnapshotId {
+        self.snapshot
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("strings and numbers always serialise")
     }
@@ -54,7 +58,7 @@ impl Intent {
     ///
     /// # Errors
     /// Whatever else keeps it from being read: nothing may be swept then.
-    fn read(staging: &Path) -> Result<Option<Intent>, StoreError> {
+    pub(super) fn read(staging: &Path) -> Result<Option<Intent>, StoreError> {
         let name = std::str::from_utf8(INTENT).expect("the name is a literal");
         match read_small_file(&staging.join(name), INTENT_BYTES_MAX) {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),

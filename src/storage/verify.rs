@@ -34,7 +34,7 @@ use super::left_behind::path_hash;
 use super::range::{HASH_BYTES, Location, StoredContent, StoredEntry};
 use super::sealed_json::{decode_sealed, encode_sealed};
 use super::store::{Damage, Shared, Store};
-use super::tokens;
+use super::{tokens, unexplained};
 use crate::base::durable::FILE_MODE;
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId};
@@ -201,6 +201,7 @@ impl Store {
         for error in errors {
             damaged.extend(damaged_file(error, None)?);
         }
+        damaged.extend(unexplained::records(self)?);
         Ok(damaged)
     }
 }
@@ -313,6 +314,9 @@ impl Run<'_> {
         let (layout, folder) = (&self.store.shared.layout, &self.state.record.folder);
         self.heads()?;
         self.uploads()?;
+        for lost in unexplained::snapshots(layout, folder)? {
+            self.found.damaged.push(lost);
+        }
         for path in [layout.damage_list(folder), layout.checked(folder)] {
             let is_list = path.extension().is_some_and(|end| end == "list");
             let checked = match read_small_file(&path, u64::MAX) {

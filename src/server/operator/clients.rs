@@ -39,6 +39,7 @@ pub fn row(client: &ClientRecord, summary: &ClientSummary, now: Timestamp) -> Va
     let last = summary.last.as_ref();
     json!({
         "name": client.name,
+        "former_names": client.names().skip(1).collect::<Vec<_>>(),
         "id": client.id,
         "registered": client.registered.to_string(),
         "last_success": last.map(|last| last.committed().to_string()),

@@ -119,7 +119,7 @@ pub(in crate::server) fn run(desk: &ReadingDesk, request: &VerifyRequest, taker:
     let last = match run.all(request) {
         Ok(()) if !run.wants_more => return,
         Ok(()) => json!({ "row": "end", "files": run.files, "bytes": run.bytes, "damaged": run.damaged }),
-        Err(error) => json!({ "row": "error", "text": error.to_string() }),
+        Err(error) => json!({ "row": "error", "text": error.to_string(), "is_damage": error.is_damage() }),
     };
     (run.taker)(last);
 }
