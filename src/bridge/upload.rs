@@ -479,7 +479,10 @@ mod tests {
         let reading = || {
             let opener = files.clone();
             std::thread::spawn(move || {
-                let mut content = opener.open(&upload_path(b"a").unwrap()).unwrap();
+                // Stopped before it is open or afterwards: it depends on who is faster.
+                let Ok(mut content) = opener.open(&upload_path(b"a").unwrap()) else {
+                    return Err("the backup was stopped".into());
+                };
                 let mut bytes = Vec::new();
                 content.reader.read_to_end(&mut bytes).map(|_| bytes).map_err(|error| error.to_string())
             })

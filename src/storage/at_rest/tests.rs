@@ -42,9 +42,17 @@ impl Place {
         FileWriter::create(&Disk::real(), folder.as_fd(), NAME, &self.keyring).unwrap()
     }
 
-    fn reopen(&self, length: u64, rest: &[u8]) -> FileWriter {
+    /// None where nothing has come to the disk yet, not even a header: whoever goes on begins anew.
+    fn reopen(&self, length: u64, rest: &[u8]) -> Option<FileWriter> {
         let folder = open_folder(self.folder.path()).unwrap();
-        FileWriter::reopen(&Disk::real(), folder.as_fd(), NAME, length, rest, &self.keyring).unwrap().unwrap()
+        let reopened =
+            FileWriter::reopen(&Disk::real(), folder.as_fd(), NAME, length, rest, &self.keyring).unwrap();
+        assert_eq!(reopened.is_none(), self.keyring.writing().is_some() && self.stored_bytes() < HEADER);
+        reopened
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        std::fs::metadata(self.path()).unwrap().len()
     }
 
     fn store(&self, bytes: &[u8]) -> Vec<u8> {
@@ -130,7 +138,12 @@ fn run_story(place: &Place, steps: &[Step]) -> Vec<u8> {
                 } else {
                     file.settle().unwrap();
                 }
-                file = place.reopen(model.len() as u64, if *with_rest { &rest } else { &[] });
+                let reopened = place.reopen(model.len() as u64, if *with_rest { &rest } else { &[] });
+                file = reopened.unwrap_or_else(|| {
+                    model.clear();
+                    std::fs::remove_file(place.path()).unwrap();
+                    place.create()
+                });
             }
         }
         assert_eq!(file.bytes(), model.len() as u64, "after {step:?}");
