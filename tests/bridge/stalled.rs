@@ -47,7 +47,7 @@ fn resume_and_finish(gui: &Gui, job: &str, content: &[u8]) {
 fn finished(gui: &Gui, job: &str, content: &[u8]) {
     let job = gui.wait_for(job, "completed");
     assert_eq!((&job["error_count"], &job["errors"]), (&json!(0), &json!([])));
-    assert_eq!(job["message"], format!("stored: 1 files, {} bytes", content.len()));
+    assert_eq!(job["message"], format!("stored: 1 file, {} bytes", content.len()));
     assert_eq!(job["upload"]["bytes_received"], content.len());
     assert_eq!(gui.get("/api/snapshots/latest/file?path=uploads/a").body, content);
 }

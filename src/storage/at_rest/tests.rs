@@ -272,7 +272,7 @@ fn a_plain_file_never_begins_like_a_sealed_one() {
         file.finish().unwrap();
         assert_eq!(place.read(Ending::Required).unwrap(), looks, "{number}");
         assert!(std::fs::read(place.path()).unwrap() != looks);
-        let file = place.reopen(3, &[]);
+        let file = place.reopen(3, &[]).unwrap();
         assert_eq!(file.bytes(), 3);
     }
     assert_eq!(place.store(b"\xca and more"), b"\xca and more");
