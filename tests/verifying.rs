@@ -281,7 +281,9 @@ fn what_no_record_and_no_list_tells_of_is_named_as_damage() {
     verify(&[], 0);
     assert!(verify(&["--client", "nobody"], 1).contains("no client is named nobody"));
     let only = |folder: &str| std::fs::read_dir(data.join(folder)).unwrap().next().unwrap().unwrap().path();
-    let (record, away) = (only("clients"), workplace.join("away"));
+    let is_record = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "json");
+    let record = crate::support::tree::files_below(&data.join("clients")).into_iter().find(is_record).unwrap();
+    let away = workplace.join("away");
     std::fs::rename(&record, &away).unwrap();
     let told = verify(&[], 6);
     assert!(told.contains("snapshots/ada-") && told.contains("server --repair"), "{told}");
