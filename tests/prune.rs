@@ -219,6 +219,20 @@ fn three_snapshots<'a>(workplace: &'a Workplace, client: &TestClient<'a>, source
     workplace.write("policy.json", r#"{"version": 1, "default": {"keep_last": 1, "keep_within": "0"}}"#)
 }
 
+fn seconds_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// Leaves at a stopped server what a daily run two days ago has left. The flags of one whose daily prune comes half a
+/// day from now, so that what it does at its start is to make up for what it missed.
+fn missed_night(workplace: &Workplace, policy: &Path) -> Vec<String> {
+    let now = seconds_now();
+    workplace.write("data/daily.json", crate::verifying::daily_record(now - 2 * 86_400));
+    let minute = (now / 60 + 720) % 1_440;
+    let time = format!("{:02}:{:02}", minute / 60, minute % 60);
+    ["--rsa-bits", "2048", "--prune-daily", &time, "--policy", policy.to_str().unwrap()].map(String::from).to_vec()
+}
+
 #[test]
 fn a_daily_prune_that_was_missed_while_no_server_ran_is_made_up_for_once() {
     let workplace = Workplace::new();
@@ -227,13 +241,9 @@ fn a_daily_prune_that_was_missed_while_no_server_ran_is_made_up_for_once() {
     let client = TestClient::new(&workplace, &server.address, "ada");
     let policy = three_snapshots(&workplace, &client, &source);
     assert_eq!(server.stop(), 0);
-    // What a run two days ago has left.
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let record = workplace.join("data/daily.json");
-    std::fs::write(&record, crate::verifying::daily_record(now - 2 * 86_400)).unwrap();
-    let minute = (now / 60 + 720) % 1_440;
-    let time = format!("{:02}:{:02}", minute / 60, minute % 60);
-    let flags = ["--rsa-bits", "2048", "--prune-daily", &time, "--policy", policy.to_str().unwrap()];
+    let (now, record) = (seconds_now(), workplace.join("data/daily.json"));
+    let flags = missed_night(&workplace, &policy);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let server = TestServer::start_with(&workplace, "data", &flags);
     server.wait_for_log("2 snapshots dropped, 1 kept");
     let begun = || {
@@ -269,14 +279,10 @@ fn a_night_prunes_verifies_tells_of_damage_and_the_next_backup_heals_it() {
     let mut flipped = whole.clone();
     flipped[0] ^= 1;
     std::fs::write(&harmed, flipped).unwrap();
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let record = crate::verifying::daily_record(now - 2 * 86_400);
-    std::fs::write(workplace.join("data/daily.json"), record).unwrap();
-    let minute = (now / 60 + 720) % 1_440;
-    let time = format!("{:02}:{:02}", minute / 60, minute % 60);
     let (hook, out) = crate::hooks::script(&workplace, "event", "");
-    let flags = ["--rsa-bits", "2048", "--prune-daily", &time, "--policy", policy.to_str().unwrap()];
-    let flags = [&flags[..], &["--verify-sample", "100%", "--on-event", &hook]].concat();
+    let flags = missed_night(&workplace, &policy);
+    let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    flags.extend(["--verify-sample", "100%", "--on-event", &hook]);
     let server = TestServer::start_with(&workplace, "data", &flags);
     server.wait_for_log("2 snapshots dropped, 1 kept");
     server.wait_for_log("1 damaged");
@@ -301,18 +307,17 @@ fn a_daily_prune_comes_at_its_time() {
     let client = TestClient::new(&workplace, &server.address, "ada");
     let policy = three_snapshots(&workplace, &client, &source);
     assert_eq!(server.stop(), 0);
-    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     // The next minute, unless that begins while the server starts.
-    let due = (now() + 20).next_multiple_of(60);
+    let due = (seconds_now() + 20).next_multiple_of(60);
     let time = format!("{:02}:{:02}", due / 3_600 % 24, due / 60 % 60);
     let flags = ["--rsa-bits", "2048", "--prune-daily", &time, "--policy", policy.to_str().unwrap()];
     let server = TestServer::start_with(&workplace, "data", &flags);
     let deadline = due + 90;
     while !server.log().contains("2 snapshots dropped, 1 kept") {
-        assert!(now() < deadline, "{}", server.log());
+        assert!(seconds_now() < deadline, "{}", server.log());
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
-    assert!(now() >= due, "it came too early");
+    assert!(seconds_now() >= due, "it came too early");
     assert_eq!(server.stop(), 0);
 }
 

@@ -20,7 +20,7 @@ use crate::client::last_result::{code_of, keep_status, summary_json};
 use crate::client::roots::{ResolvedRoots, Root, resolve_roots};
 use crate::client::scan::{ScanOptions, ScanReport, ScanSink, ScannedRange, scan};
 use crate::client::{
-    BackupOptions, BackupSummary, Client, ClientError, Restore, RestoreSummary, RetryPolicy, backup, check_backup,
+    BackupOptions, BackupSummary, Client, ClientError, Restore, RetryPolicy, backup, check_backup,
     unfinished_upload,
 };
 
@@ -202,7 +202,7 @@ fn restored(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<RunEn
     // A job that was paused goes on with the snapshot that it began with, whatever is the latest now.
     let selection = job.live().selection.clone().unwrap_or_else(|| selection.clone());
     let mut restore = Restore::create(selection, to, &sink)?;
-    let result = restore_to_end(&mut client, &mut restore, settings.retry, shutdown);
+    let result = client.connect().and_then(|session| restore.run_to_end(&mut client, session));
     job.change(|live| live.selection = Some(restore.selection().clone()));
     let summary = result?;
     let text = format!("restored: {}, {}", count_text(summary.files, "file"), count_text(summary.bytes, "byte"));
@@ -210,37 +210,6 @@ fn restored(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<RunEn
         0 => Ok(RunEnd::Done(text)),
         // As from the command line, it has not done what was asked for.
         count => Ok(RunEnd::Failed(format!("{text}; {}", count_text(count, "error")))),
-    }
-}
-
-/// Goes on after each lost line, while it gets on.
-fn restore_to_end(
-    client: &mut Client<'_>,
-    restore: &mut Restore<'_>,
-    retry: RetryPolicy,
-    shutdown: &Shutdown,
-) -> Result<RestoreSummary, ClientError> {
-    let (mut tries, mut progress) = (0, 0);
-    loop {
-        let mut session = client.connect()?;
-        let error = match restore.run(&mut session) {
-            Ok(summary) => {
-                let _ = session.close();
-                return Ok(summary);
-            }
-            Err(error) => error,
-        };
-        if restore.progress() > progress {
-            (tries, progress) = (0, restore.progress());
-        }
-        if !error.is_passing() || tries >= retry.retries {
-            return Err(error);
-        }
-        tries += 1;
-        client.notice(&error.to_string());
-        if shutdown.wait(retry.wait(tries)) {
-            return Err(ClientError::Interrupted);
-        }
     }
 }
 

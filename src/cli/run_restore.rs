@@ -73,33 +73,7 @@ fn give_back(
     to: &Path,
     output: &Output,
 ) -> Result<RestoreSummary, ClientError> {
-    let mut session = client.connect()?;
-    let mut restore = Restore::create(selection, to, output)?;
-    let (mut tries, mut progress) = (0, 0);
-    loop {
-        match restore.run(&mut session) {
-            Ok(summary) => {
-                // Everything is here and checked: a line that fails during the close changes nothing.
-                let _ = session.close();
-                return Ok(summary);
-            }
-            Err(error) if error.is_passing() => {
-                // A line that brings something each time is worth another try.
-                if restore.progress() > progress {
-                    (tries, progress) = (0, restore.progress());
-                }
-                if tries >= client.options.retry.retries {
-                    return Err(error);
-                }
-                tries += 1;
-                let wait = client.options.retry.wait(tries);
-                client.notice(&format!("{error}; going on in {:.1} s", wait.as_secs_f64()));
-                if client.shutdown.wait(wait) {
-                    return Err(ClientError::Interrupted);
-                }
-                session = client.connect()?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    // Where no server answers, no folder is made.
+    let session = client.connect()?;
+    Restore::create(selection, to, output)?.run_to_end(client, session)
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::connect::Session;
+use super::connect::{Client, Session};
 use super::error::ClientError;
 use super::pages::{Look, Page};
 use super::refill::{Candidate, refill};
@@ -62,7 +62,7 @@ impl<'a> Restore<'a> {
     }
 
     /// Goes on to the end, if the session lasts. After a passing error it can be run again.
-    pub fn run(&mut self, session: &mut Session) -> Result<RestoreSummary, ClientError> {
+    fn run(&mut self, session: &mut Session) -> Result<RestoreSummary, ClientError> {
         self.sink.event(Event::Phase { phase: Phase::BackupInProgress, message: "restoring" });
         let ran = self.try_run(session);
         self.name_snapshot();
@@ -73,13 +73,46 @@ impl<'a> Restore<'a> {
         self.restoring.finish(self.began)
     }
 
+    /// Goes on to the end, over a new connection after each lost line. A line that brings something each time is worth
+    /// another try: the tries that the client's options allow are those in which nothing came.
+    pub fn run_to_end(
+        &mut self,
+        client: &mut Client<'_>,
+        mut session: Session,
+    ) -> Result<RestoreSummary, ClientError> {
+        let (mut tries, mut progress) = (0, 0);
+        loop {
+            let error = match self.run(&mut session) {
+                Ok(summary) => {
+                    // Everything is here and checked: a line that fails during the close changes nothing.
+                    let _ = session.close();
+                    return Ok(summary);
+                }
+                Err(error) => error,
+            };
+            if self.progress() > progress {
+                (tries, progress) = (0, self.progress());
+            }
+            if !error.is_passing() || tries >= client.options.retry.retries {
+                return Err(error);
+            }
+            tries += 1;
+            let wait = client.options.retry.wait(tries);
+            client.notice(&format!("{error}; going on in {:.1} s", wait.as_secs_f64()));
+            if client.shutdown.wait(wait) {
+                return Err(ClientError::Interrupted);
+            }
+            session = client.connect()?;
+        }
+    }
+
     /// What is restored: from the first answer on, of one snapshot by its id.
     pub fn selection(&self) -> &Selection {
         &self.selection
     }
 
     /// Grows with everything that need not be fetched again after a lost line.
-    pub fn progress(&self) -> u64 {
+    fn progress(&self) -> u64 {
         self.restoring.lasting
     }
 

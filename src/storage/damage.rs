@@ -15,7 +15,7 @@ use std::path::Path;
 
 use super::at_rest::{Keyring, read_stored_file};
 use super::catalog::ClientState;
-use super::error::{At, StoreError};
+use super::error::{At, StoreError, if_there};
 use super::index::IndexRecord;
 use super::layout::Layout;
 use super::range::{StoredContent, StoredEntry, check_header, checked_body, decode_content, encode_rest};
@@ -107,12 +107,9 @@ pub struct DamageList {
 impl DamageList {
     /// Reads the list at `path`; an empty one where there is none.
     pub fn read(path: &Path, keyring: &Keyring) -> Result<DamageList, StoreError> {
-        match read_stored_file(path, LIST_BYTES_MAX, keyring) {
-            Ok(bytes) => DamageList::decode(&bytes).map_err(|error| StoreError::damaged(path, error)),
-            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(DamageList::default())
-            }
-            Err(error) => Err(error),
+        match if_there(read_stored_file(path, LIST_BYTES_MAX, keyring))? {
+            Some(bytes) => DamageList::decode(&bytes).map_err(|error| StoreError::damaged(path, error)),
+            None => Ok(DamageList::default()),
         }
     }
 

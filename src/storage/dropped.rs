@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Catalog, ClientState, locked, read_head_file};
-use super::error::{At, StoreError};
+use super::error::{At, StoreError, if_there};
 use super::head::{Head, SnapshotTotals};
 use super::layout::{dropped_name, head_name, held_name, index_name, names_in, read_small_file};
 use super::range::HASH_BYTES;
@@ -299,13 +299,12 @@ pub fn encode_record(left_bytes: u64, newest_sequence: u64) -> Vec<u8> {
 
 /// None where there is no record, or none that can be read: it can be counted anew.
 pub fn read_record(folder: &Path) -> Result<Option<TotalsFile>, StoreError> {
-    match read_small_file(&folder.join(TOTALS_NAME), TOTALS_BYTES_MAX) {
-        Ok(bytes) => {
+    match if_there(read_small_file(&folder.join(TOTALS_NAME), TOTALS_BYTES_MAX)) {
+        Ok(Some(bytes)) => {
             let file = decode_sealed::<TotalsFile>(&bytes, &folder.join(TOTALS_NAME)).ok();
             Ok(file.filter(|file| file.version == TOTALS_VERSION))
         }
-        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(StoreError::Damaged { .. }) => Ok(None),
+        Ok(None) | Err(StoreError::Damaged { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -15,7 +15,7 @@ use super::clients::{ClientRecord, Clients};
 use super::comparison::{Base, read_index};
 use super::content::{ContentProblem, ContentReader};
 use super::entries::Entries;
-use super::error::{At, StoreError};
+use super::error::{At, StoreError, if_there};
 use super::head::Head;
 use super::journal::Begin;
 use super::layout::{Layout, names_in, read_small_file};
@@ -187,10 +187,7 @@ impl Store {
     /// A file of the server's own keys; none where there is no such file.
     pub fn read_key(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.key_path(name)?;
-        match read_small_file(&path, KEY_FILE_BYTES_MAX) {
-            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            bytes => bytes.map(Some),
-        }
+        if_there(read_small_file(&path, KEY_FILE_BYTES_MAX))
     }
 
     /// Writes a file of the server's own keys; durable when this returns.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{At, StoreError};
+use super::error::{At, StoreError, if_there};
 use super::head::Moment;
 use super::layout::{names_in, read_small_file};
 use super::sealed_json::{decode_sealed, encode_sealed};
@@ -102,10 +102,7 @@ pub fn consume_opening(disk: &Disk, folder: &Path, name: &UserName) -> Result<()
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    match read_small_file(path, TOKEN_FILE_BYTES_MAX) {
-        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        bytes => bytes.map(Some),
-    }
+    if_there(read_small_file(path, TOKEN_FILE_BYTES_MAX))
 }
 
 /// The token of `name`, if there is one and its time is not over.

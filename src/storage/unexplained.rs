@@ -58,7 +58,7 @@ pub fn records(store: &Store) -> Result<Vec<DamagedFile>, StoreError> {
 pub fn snapshots(layout: &Layout, client: &ClientFolder) -> Result<Vec<DamagedFile>, StoreError> {
     let mut contents: Vec<(SnapshotId, PathBuf)> = Vec::new();
     for parent in [layout.received(client), layout.deltas(client)] {
-        for name in names_in_if_there(&parent)? {
+        for name in names_in(&parent)? {
             contents.extend(name.parse().ok().map(|id| (id, parent.join(&name))));
         }
     }
@@ -85,17 +85,10 @@ pub fn snapshots(layout: &Layout, client: &ClientFolder) -> Result<Vec<DamagedFi
 fn coming(layout: &Layout, client: &ClientFolder) -> Result<BTreeSet<SnapshotId>, StoreError> {
     let incoming = layout.incoming(client);
     let mut coming = BTreeSet::new();
-    for upload in names_in_if_there(&incoming)? {
+    for upload in names_in(&incoming)? {
         coming.extend(Intent::read(&incoming.join(upload))?.map(|intent| intent.snapshot()));
     }
     Ok(coming)
-}
-
-fn names_in_if_there(folder: &Path) -> Result<Vec<String>, StoreError> {
-    match names_in(folder) {
-        Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        names => names,
-    }
 }
 
 fn has_any(folder: &Path) -> bool {

@@ -12,7 +12,7 @@ use super::search;
 use crate::base::durable::{Disk, FILE_MODE};
 use crate::base::folder::open_folder;
 use crate::crypto::{KeyId, StorageKey};
-use crate::storage::error::{At, StoreError};
+use crate::storage::error::{At, StoreError, if_there};
 use crate::storage::layout::{Layout, SEALING_NAME, names_in, read_small_file};
 use crate::storage::sealed_json::{decode_sealed, encode_sealed};
 
@@ -74,10 +74,7 @@ impl SealingState {
     /// None for a store that is plain.
     pub fn read(data: &Path) -> Result<Option<SealingState>, StoreError> {
         let path = data.join(SEALING_NAME);
-        let bytes = match read_small_file(&path, BYTES_MAX) {
-            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            bytes => bytes?,
-        };
+        let Some(bytes) = if_there(read_small_file(&path, BYTES_MAX))? else { return Ok(None) };
         let file: SealingFile = decode_sealed(&bytes, &path)?;
         if file.version > VERSION {
             return Err(StoreError::NewerFormat { path, version: file.version });
