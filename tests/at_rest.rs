@@ -132,6 +132,21 @@ fn the_key_is_made_once_outside_the_data_folder_and_asked_for_by_its_id() {
     let lost = refused(&SEALING[2..], 1);
     assert!(lost.contains("cannot read the storage key storage.key"), "{lost}");
     assert!(!key.exists(), "no key is made where there was one");
+    // Nor where the record of sealing is lost too.
+    let (record, away) = (workplace.join("data/sealing.json"), workplace.join("sealing.json"));
+    fs::rename(&record, &away).unwrap();
+    for flags in [&[][..], &SEALING[2..], &["--repair"]] {
+        let run = without_key(
+            workplace
+                .command(["server", "--bind", "127.0.0.1", "--port", "0", "--data", "data"].iter().chain(flags)),
+        );
+        assert!(run.code == 1 && run.err().contains(&id), "{flags:?}: {}", run.err());
+    }
+    for words in [&["verify", "--data", "data"][..], &["prune", "--data", "data", "--keep-daily", "1"]] {
+        assert!(without_key(workplace.command(words)).expect(1).err().contains(&id));
+    }
+    assert!(!key.exists() && !record.exists());
+    fs::rename(&away, &record).unwrap();
 
     // What is not sealed can be looked at; what is wants the key.
     let clients = workplace.command(["clients", "--data", "data"]);

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -96,30 +97,42 @@ impl Hook {
     /// # Errors
     /// Where it does not start, fails, or takes too long.
     pub fn ask(&self, limit: u64) -> Result<Vec<u8>, HookError> {
+        self.ask_within(limit, HOOK_TIME_MAX)
+    }
+
+    /// `time` is how long the output may stay open.
+    fn ask_within(&self, limit: u64, time: Duration) -> Result<Vec<u8>, HookError> {
         let program = self.words[0].clone();
         let mut command = Command::new(&program);
         command.args(&self.words[1..]).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut child = command.spawn().map_err(|source| HookError::Start { program: program.clone(), source })?;
         let pipe = child.stdout.take();
-        thread::scope(|scope| {
-            let reading = scope.spawn(move || {
-                let mut bytes = Vec::new();
-                pipe.map(|pipe| pipe.take(limit).read_to_end(&mut bytes)).transpose().map(|_| bytes)
-            });
-            let ended = wait(&mut child, &|| false);
-            end_group(&child);
-            let bytes = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            match (ended, bytes) {
-                (Ok(Some(status)), Ok(bytes)) if status.success() => Ok(bytes),
-                (Ok(Some(status)), _) => Err(HookError::Ended { program, status: status.to_string() }),
-                (Ok(None), _) => {
-                    let _ = child.wait();
-                    Err(HookError::Slow { program })
+        let began = Instant::now();
+        let (sender, receiver) = mpsc::channel();
+        // Left alone where somebody who went his own way keeps the pipe open: it holds no more than the limit.
+        thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let read = pipe.map(|pipe| pipe.take(limit).read_to_end(&mut bytes)).transpose();
+            let _ = sender.send(read.map(|_| bytes));
+        });
+        let ended = wait(&mut child, &|| false);
+        end_group(&child);
+        match ended {
+            Ok(Some(status)) if status.success() => {
+                match receiver.recv_timeout(time.saturating_sub(began.elapsed())) {
+                    Ok(Ok(bytes)) => Ok(bytes),
+                    Ok(Err(source)) => Err(HookError::Wait { program, source }),
+                    Err(_) => Err(HookError::Slow { program }),
                 }
-                (Err(source), _) => Err(HookError::Wait { program, source }),
             }
-        })
+            Ok(Some(status)) => Err(HookError::Ended { program, status: status.to_string() }),
+            Ok(None) => {
+                let _ = child.wait();
+                Err(HookError::Slow { program })
+            }
+            Err(source) => Err(HookError::Wait { program, source }),
+        }
     }
 
     /// Runs the program and waits for its end; `variables` get their prefix here. What it prints goes to standard
@@ -232,5 +245,19 @@ mod tests {
         let error = hook.tell(&[], &vec![b'x'; 1 << 20], &|| true).unwrap_err();
         assert!(matches!(error, HookError::Slow { .. }), "{error}");
         assert!(began.elapsed() < HOOK_END_MAX + Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_grandchild_that_keeps_the_output_open_does_not_hold_up_an_answer_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = folder.path().join("gone");
+        let script = r#"sh -c 'setsid sh -c "touch GONE; exec sleep 30" & until [ -e GONE ]; do sleep 0.01; done; echo key'"#;
+        let hook: Hook = script.replace("GONE", gone.to_str().unwrap()).parse().unwrap();
+        let began = Instant::now();
+        let error = hook.ask_within(100, Duration::from_secs(1)).unwrap_err();
+        assert!(matches!(error, HookError::Slow { .. }), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(20));
+        let hook: Hook = "echo key".parse().unwrap();
+        assert_eq!(hook.ask(100).unwrap(), b"key\n");
     }
 }

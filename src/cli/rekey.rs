@@ -12,7 +12,7 @@ use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::base::shutdown::Shutdown;
 use crate::client::ExitCode;
 use crate::server::{OperatorError, ServerError};
-use crate::storage::{RekeyRequest, Rekeyed, StoreError, rekey};
+use crate::storage::{RekeyRequest, Rekeyed, Rekeying, StoreError};
 
 pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
     if let Some(extra) = arguments.positional.first() {
@@ -32,11 +32,19 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
             return Err(UsageError(text.into()).into());
         }
     };
-    let request = RekeyRequest {
-        from: from.map(|place| place.read()).transpose()?,
-        to: to.map(|place| place.read_or_make()).transpose()?,
+    let from = from.map(|place| place.read()).transpose()?;
+    let held = Rekeying::begin(&data, &Disk::real()).map_err(refused)?;
+    let to = match to {
+        // No key is made that nothing would be sealed with.
+        Some(place) if place.is_missing() => {
+            held.check_for_new_key(&from).map_err(refused)?;
+            Some(place.read_or_make()?)
+        }
+        Some(place) => Some(place.read()?),
+        None => None,
     };
-    let done = rekey(&data, &Disk::real(), &request, &mut |done| {
+    let request = RekeyRequest { from, to };
+    let done = held.run(&Disk::real(), &request, &mut |done| {
         let totals = Totals { files_done: done.files, bytes_done: done.bytes, ..Totals::default() };
         output.event(Event::Progress { totals, current_file: &[] });
         !shutdown.is_requested()

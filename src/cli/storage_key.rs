@@ -1,8 +1,11 @@
 //! The storage key: read where the operator keeps it, or made for a store that has none.
 
-use std::os::unix::fs::MetadataExt;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::OFlags;
 
 use super::arguments::{Arguments, UsageError};
 use super::setup::CliError;
@@ -66,10 +69,15 @@ impl KeyPlace {
         Ok(Arc::new(key))
     }
 
+    /// Whether it is a file that is not there.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, KeyPlace::File(path) if path.symlink_metadata().is_err())
+    }
+
     /// Reads the key; where its file is not there, makes it first, and says so.
     pub fn read_or_make(&self) -> Result<Arc<StorageKey>, CliError> {
         let KeyPlace::File(path) = self else { return self.read() };
-        if path.symlink_metadata().is_ok() {
+        if !self.is_missing() {
             return self.read();
         }
         let key = StorageKey::random();
@@ -133,14 +141,22 @@ fn wanted_key(data: &Path) -> Result<Option<KeyId>, CliError> {
 fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
     let cannot =
         |source: std::io::Error| failed(format!("cannot read the storage key {}: {source}", path.display()));
-    let metadata = std::fs::metadata(path).map_err(cannot)?;
+    // What is no file could keep the opening waiting, or never end.
+    let mut options = std::fs::File::options();
+    let file = options.read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path).map_err(cannot)?;
+    let metadata = file.metadata().map_err(cannot)?;
+    if !metadata.is_file() {
+        return Err(failed(format!("cannot read the storage key {}: it is no regular file", path.display())));
+    }
     if metadata.mode() & 0o077 != 0 {
         log::warn!("others can read the storage key {}: take that away (chmod 600)", path.display());
     }
-    if metadata.len() > STORAGE_KEY_TEXT_BYTES_MAX {
+    let mut bytes = Vec::new();
+    file.take(STORAGE_KEY_TEXT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > STORAGE_KEY_TEXT_BYTES_MAX {
         return Err(failed(format!("{} is too large for a storage key, which has 64 hex digits", path.display())));
     }
-    std::fs::read(path).map_err(cannot)
+    Ok(bytes)
 }
 
 fn failed(text: String) -> CliError {
@@ -180,5 +196,17 @@ mod tests {
             assert!(is_within(&folder.path().join(within), &data), "{within}");
         }
         assert!(!is_within(&folder.path().join("server-key"), &data));
+    }
+
+    #[test]
+    fn a_key_is_read_from_a_regular_file_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [pipe.as_path(), Path::new("/dev/zero"), folder.path()] {
+            let Err(CliError::Server(error)) = read_file(path) else { panic!("{} was read", path.display()) };
+            let error = error.to_string();
+            assert!(error.ends_with("it is no regular file"), "{error}");
+        }
     }
 }

@@ -51,7 +51,7 @@ pub enum StoreError {
     /// The store's contents are sealed, and the storage key was not given, or another one.
     StorageKeyWanted { path: PathBuf, wanted: KeyId, given: Option<KeyId> },
     /// The storage key is being exchanged.
-    RekeyUnfinished { path: PathBuf },
+    RekeyUnfinished { path: PathBuf, keys: Vec<KeyId> },
     /// A storage key was given for a store that is not sealed.
     NotSealed { path: PathBuf },
     /// The operating system refused.
@@ -192,10 +192,12 @@ impl fmt::Display for StoreError {
                 "{} is sealed at rest with the storage key {wanted}, and the one given is {given}: give that key",
                 path.display()
             ),
-            StoreError::RekeyUnfinished { path } => write!(
+            StoreError::RekeyUnfinished { path, keys } => write!(
                 f,
-                "the storage key of {} is being exchanged: run the same \"cyberbackup rekey\" again, which finishes it",
-                path.display()
+                "the storage key of {} is being exchanged (with {}): run the same \"cyberbackup rekey\" again, with the \
+                 same keys, which finishes it",
+                path.display(),
+                keys.iter().map(KeyId::to_string).collect::<Vec<_>>().join(" and ")
             ),
             StoreError::NotSealed { path } => write!(
                 f,

@@ -76,7 +76,7 @@ pub use pending::{HeldContent, Needed, PartialKind};
 pub use put_file::PutFile;
 pub use range::{CHANGED_WHILE_READ, Location, RECHECK, StoredContent, StoredEntry, UNREADABLE};
 pub use recovery::RecoveryReport;
-pub use rekey::{RekeyRequest, Rekeyed, rekey};
+pub use rekey::{RekeyRequest, Rekeyed, Rekeying, rekey};
 pub use repair::{Outcome, RepairTaker, Repaired};
 pub use retention::{DEFAULT_WITHIN, Decision, Reason, Rules, Span, decide};
 pub use sealed_json::{decode_sealed, encode_sealed};

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::at_rest::{Ending, FileWriter, Keyring, SealingState, StoredFile, is_sealed_with};
+use super::at_rest::{Ending, FileWriter, Keyring, SealingState, StoredFile, is_sealed_with, unfinished};
 use super::client_removal;
 use super::error::{At, StoreError};
 use super::layout::{ClientFolder, Layout, names_in};
@@ -52,47 +52,86 @@ pub struct Rekeyed {
     pub is_cut_short: bool,
 }
 
-/// Seals, unseals or reseals the store in `data`. `watch` is told of what has been done so far, and says whether to go on.
+/// Seals, unseals or reseals the store in `data`, as [`Rekeying::run`] does.
 ///
 /// # Errors
-/// `StorageKeyWanted` or `RekeyUnfinished` where the keys are not those of the store; whatever the disk says. A run that
-/// failed or was cut short is done again with the same keys.
+/// Those of [`Rekeying`].
 pub fn rekey(
     data: &Path,
     disk: &Disk,
     request: &RekeyRequest,
     watch: &mut dyn FnMut(&Rekeyed) -> bool,
 ) -> Result<Rekeyed, StoreError> {
-    let layout = Layout::create(data, disk)?;
-    let _lock = StoreLock::acquire(&layout)?;
-    let state = next_state(&layout, request)?;
-    client_removal::complete_all(disk, &layout)?;
-    recovery::recover(disk, &layout)?;
-    let uploads = remove_uploads(disk, &layout)?;
-    state.write(disk, data)?;
-    let allows_plain = state.also_plain || state.key.is_none();
-    let keyring = Keyring::new(request.to.clone(), request.from.iter().cloned().collect(), allows_plain);
-    let mut run = Run {
-        disk,
-        layout: &layout,
-        keyring,
-        target: state.key,
-        can_flush_all: reports_failed_writes(data),
-        waiting: Vec::new(),
-        waiting_bytes: 0,
-        done: Rekeyed { uploads, ..Rekeyed::default() },
-        watch,
-    };
-    run.all()?;
-    let done = run.done;
-    if !done.is_cut_short {
-        flush_names(disk, &layout)?;
-        match state.key {
-            Some(key) => SealingState { key: Some(key), ..SealingState::default() }.write(disk, data)?,
-            None => SealingState::remove(disk, data)?,
-        }
+    Rekeying::begin(data, disk)?.run(disk, request, watch)
+}
+
+/// A store that is held for a `rekey`.
+pub struct Rekeying {
+    layout: Layout,
+    _lock: StoreLock,
+}
+
+impl Rekeying {
+    /// # Errors
+    /// `Locked` where another process has it; whatever the disk says.
+    pub fn begin(data: &Path, disk: &Disk) -> Result<Rekeying, StoreError> {
+        let layout = Layout::create(data, disk)?;
+        let _lock = StoreLock::acquire(&layout)?;
+        Ok(Rekeying { layout, _lock })
     }
-    Ok(done)
+
+    /// Whether the store can be sealed with a key that is only made then.
+    ///
+    /// # Errors
+    /// As for [`Rekeying::run`].
+    pub fn check_for_new_key(&self, from: &Option<Arc<StorageKey>>) -> Result<(), StoreError> {
+        let any = Some(Arc::new(StorageKey::random()));
+        next_state(&self.layout, &RekeyRequest { from: from.clone(), to: any }).map(|_| ())
+    }
+
+    /// Seals, unseals or reseals it. `watch` is told of what has been done so far, and says whether to go on.
+    ///
+    /// # Errors
+    /// `StorageKeyWanted` or `RekeyUnfinished` where the keys are not those of the store; whatever the disk says. A run
+    /// that failed or was cut short is done again with the same keys.
+    pub fn run(
+        &self,
+        disk: &Disk,
+        request: &RekeyRequest,
+        watch: &mut dyn FnMut(&Rekeyed) -> bool,
+    ) -> Result<Rekeyed, StoreError> {
+        let layout = &self.layout;
+        let data = layout.data();
+        let state = next_state(layout, request)?;
+        client_removal::complete_all(disk, layout)?;
+        recovery::recover(disk, layout)?;
+        let uploads = remove_uploads(disk, layout)?;
+        state.write(disk, data)?;
+        let allows_plain = state.also_plain || state.key.is_none();
+        let keyring = Keyring::new(request.to.clone(), request.from.iter().cloned().collect(), allows_plain);
+        let mut run = Run {
+            disk,
+            layout,
+            keyring,
+            target: state.key,
+            has_emptied: false,
+            can_flush_all: reports_failed_writes(data),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            done: Rekeyed { uploads, ..Rekeyed::default() },
+            watch,
+        };
+        run.all()?;
+        let done = run.done;
+        if !done.is_cut_short {
+            flush_names(disk, layout)?;
+            match state.key {
+                Some(key) => SealingState { key: Some(key), ..SealingState::default() }.write(disk, data)?,
+                None => SealingState::remove(disk, data)?,
+            }
+        }
+        Ok(done)
+    }
 }
 
 /// What the store says of itself while it is under way.
@@ -108,7 +147,7 @@ fn next_state(layout: &Layout, request: &RekeyRequest) -> Result<SealingState, S
     let has = |wanted: KeyId| from == Some(wanted) || to == Some(wanted);
     if state.rekeying {
         let fits = state.key == to && state.also.iter().all(|key| has(*key));
-        return if fits { Ok(state) } else { Err(StoreError::RekeyUnfinished { path: path() }) };
+        return if fits { Ok(state) } else { Err(unfinished(path(), &state)) };
     }
     if let Some(wanted) = state.key.into_iter().chain(state.also.iter().copied()).find(|key| !has(*key)) {
         return Err(StoreError::StorageKeyWanted { path: path(), wanted, given: from });
@@ -155,6 +194,8 @@ struct Run<'a> {
     layout: &'a Layout,
     keyring: Keyring,
     target: Option<KeyId>,
+    /// Of the files that are gone through a prune has emptied what nobody needs: that is no damage.
+    has_emptied: bool,
     can_flush_all: bool,
     waiting: Vec<Waiting>,
     waiting_bytes: u64,
@@ -167,6 +208,7 @@ impl Run<'_> {
         let layout = self.layout;
         let of_all = [layout.ranges_of_all(), layout.deltas_of_all(), layout.received_of_all()];
         for path in of_all {
+            self.has_emptied = path == layout.deltas_of_all();
             self.tree(&path, &|_| true)?;
         }
         self.tree(&layout.snapshots_of_all(), &|name| name.ends_with(b".index"))?;
@@ -251,7 +293,7 @@ impl Run<'_> {
             match segment.and_then(|_| source.read_exact_at(&mut buffer[..wanted as usize], position)) {
                 Ok(()) => target.write(&buffer[..wanted as usize])?,
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                    is_whole = false;
+                    is_whole &= self.has_emptied && source.is_emptied_at(position)?;
                     target.lose(wanted)?;
                 }
                 Err(error) => return Err(error),

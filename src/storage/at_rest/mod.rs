@@ -19,7 +19,7 @@ pub use keyring::Keyring;
 pub use mender::Mender;
 pub use reader::{Ending, StoredFile, is_sealed_with, read_stored_file};
 pub use records::{RecordReader, RecordWriter};
-pub use state::{Opening, SealingState, StorageKeys};
+pub use state::{Opening, SealingState, StorageKeys, unfinished};
 pub use writer::FileWriter;
 
 use std::fmt;

@@ -88,6 +88,18 @@ impl StoredFile {
         }
     }
 
+    /// Whether nothing is left on the disk of the whole segment that `position` lies in.
+    pub fn is_emptied_at(&self, position: u64) -> io::Result<bool> {
+        let StoredFile::Sealed(reader) = self else { return Ok(false) };
+        let segment = position / SEGMENT;
+        if segment >= reader.segments {
+            return Ok(false);
+        }
+        let mut slot = vec![0; SEALED_SLOT_BYTES];
+        reader.file.read_exact_at(&mut slot, slot_start(segment))?;
+        Ok(slot.iter().all(|byte| *byte == 0))
+    }
+
     /// How much from `position` on, which lies before `size`, is all data or all hole.
     pub fn segment(&mut self, position: u64, size: u64) -> io::Result<Segment> {
         match self {

@@ -2,7 +2,7 @@
 //! so that a store with sealed files is never taken for a plain one.
 
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -165,7 +165,7 @@ impl Opening {
             }
             (None, None) => Ok(Opening { keyring: Keyring::plain(), locked: None }),
             (None, Some(_)) => Err(StoreError::NotSealed { path: path() }),
-            (Some(state), Some(_)) if state.rekeying => Err(StoreError::RekeyUnfinished { path: path() }),
+            (Some(state), Some(_)) if state.rekeying => Err(unfinished(path(), &state)),
             (Some(state), None) => {
                 let wanted = state.key.or(state.also.first().copied());
                 Ok(Opening { keyring: Keyring::new(None, Vec::new(), false), locked: wanted })
@@ -189,7 +189,7 @@ fn regain(layout: &Layout, disk: &Disk, wanted: KeyId, given: KeyId) -> Result<(
     }
     let state = search::find_state(layout, wanted)?;
     if !state.also.is_empty() {
-        return Err(StoreError::RekeyUnfinished { path });
+        return Err(unfinished(path, &state));
     }
     log::warn!(
         "{SEALING_NAME} was gone and is written anew, as the files say: the store is sealed with the storage key \
@@ -197,4 +197,9 @@ fn regain(layout: &Layout, disk: &Disk, wanted: KeyId, given: KeyId) -> Result<(
         if state.also_plain { ", and has files that are not sealed" } else { "" }
     );
     state.write(disk, layout.data())
+}
+
+/// The error that names the keys a `rekey` that is not finished wants.
+pub fn unfinished(path: PathBuf, state: &SealingState) -> StoreError {
+    StoreError::RekeyUnfinished { path, keys: state.also.iter().copied().chain(state.key).collect() }
 }

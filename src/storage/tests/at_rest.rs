@@ -312,3 +312,72 @@ fn a_lost_sealing_json_of_a_store_that_was_plain_before_allows_plain_files_again
     check_snapshot(&store, &head, &third);
     assert!(SealingState::read(case.data()).unwrap().unwrap().also_plain);
 }
+
+#[test]
+fn a_lost_sealing_json_of_an_unfinished_rekey_is_told_from_the_files() {
+    let mut was_unfinished = false;
+    for stop in 14..120 {
+        let case = Case::new(key(b'1'), MIB + 100);
+        let disk = Disk::stopping_after(stop);
+        if rekey(case.data(), &disk, &request(key(b'1'), key(b'2')), &mut |_| true).is_ok() {
+            break;
+        }
+        std::fs::remove_file(case.data().join("sealing.json")).unwrap();
+        let given = [key(b'1'), key(b'2')];
+        if given.into_iter().any(|key| matches!(open(case.data(), key), Err(StoreError::RekeyUnfinished { .. }))) {
+            was_unfinished = true;
+            let done = rekey(case.data(), &Disk::real(), &request(key(b'1'), key(b'2')), &mut |_| true).unwrap();
+            assert!(done.damaged.is_empty());
+            case.check(key(b'2'));
+            break;
+        }
+    }
+    assert!(was_unfinished);
+}
+
+#[test]
+fn a_rekey_carries_over_what_a_prune_emptied_of_a_delta_and_calls_no_store_damaged_for_it() {
+    for to in [key(b'2'), None] {
+        let case = Case::new(key(b'1'), MIB + 100);
+        let mut files = Vec::new();
+        all_files(&case.data().join("received_files"), &mut files);
+        let large = files.iter().find(|file| file.ends_with("root/large")).unwrap();
+        // Deltas of a store so small have no whole segment: a content stands in for one.
+        let mut deltas = Vec::new();
+        all_files(&case.data().join("deltas"), &mut deltas);
+        let delta = deltas.iter().find(|file| !file.to_string_lossy().ends_with("blocks")).unwrap();
+        let mut bytes = std::fs::read(large).unwrap();
+        bytes[64 + 16_432 * 3..64 + 16_432 * 4].fill(0);
+        std::fs::write(delta, &bytes).unwrap();
+        let done = rekey(case.data(), &Disk::real(), &request(key(b'1'), to.clone()), &mut |_| true).unwrap();
+        assert_eq!(done.damaged, Vec::<PathBuf>::new());
+        if to.is_some() {
+            let again = rekey(case.data(), &Disk::real(), &request(to.clone(), key(b'3')), &mut |_| true).unwrap();
+            assert_eq!(again.damaged, Vec::<PathBuf>::new());
+            // What is not empty and does not verify is damage in a delta too.
+            let mut bytes = std::fs::read(delta).unwrap();
+            bytes[64 + 16_432 * 5 + 100] ^= 1;
+            std::fs::write(delta, bytes).unwrap();
+            let last = rekey(case.data(), &Disk::real(), &request(key(b'3'), key(b'4')), &mut |_| true).unwrap();
+            assert_eq!(last.damaged, std::slice::from_ref(delta));
+        }
+    }
+}
+
+#[test]
+fn a_rekey_tells_of_a_wrong_key_before_a_new_one_is_made() {
+    let case = Case::new(key(b'1'), 100);
+    let held = Rekeying::begin(case.data(), &Disk::real()).unwrap();
+    assert!(matches!(Rekeying::begin(case.data(), &Disk::real()), Err(StoreError::Locked { .. })));
+    held.check_for_new_key(&key(b'1')).unwrap();
+    let wrong = held.check_for_new_key(&key(b'2'));
+    assert!(matches!(wrong, Err(StoreError::StorageKeyWanted { .. })));
+    drop(held);
+    let disk = Disk::stopping_after(14);
+    rekey(case.data(), &disk, &request(key(b'1'), key(b'2')), &mut |_| true).unwrap_err();
+    let held = Rekeying::begin(case.data(), &Disk::real()).unwrap();
+    let text = held.check_for_new_key(&key(b'1')).unwrap_err().to_string();
+    for key in [key(b'1'), key(b'2')] {
+        assert!(text.contains(&key.unwrap().id().to_string()), "{text}");
+    }
+}
