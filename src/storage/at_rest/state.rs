@@ -54,7 +54,8 @@ impl StorageKeys {
 pub struct SealingState {
     /// What new files are sealed with; none where they are plain.
     pub key: Option<KeyId>,
-    /// What else the files may be sealed with.
+    /// What else the files may be sealed with: while a `rekey` is under way, and what one left as it was since it could
+    /// not be read.
     pub also: Vec<KeyId>,
     /// Some may not be sealed.
     pub also_plain: bool,
@@ -93,7 +94,7 @@ impl SealingState {
     /// store that is plain.
     pub fn wanted_key(data: &Path) -> Result<Option<KeyId>, StoreError> {
         match SealingState::read(data)? {
-            Some(state) => Ok(state.key.or(state.also.first().copied())),
+            Some(state) => Ok(state.wanted()),
             None => search::find_key(data),
         }
     }
@@ -104,6 +105,16 @@ impl SealingState {
             Some(state) => Ok(Some(state)),
             None => search::find_key(layout.data())?.map(|key| search::find_state(layout, key)).transpose(),
         }
+    }
+
+    /// Whether new files are not sealed, and a server needs no key.
+    fn is_plain(&self) -> bool {
+        self.key.is_none() && !self.rekeying
+    }
+
+    /// The key without which contents cannot be read.
+    fn wanted(&self) -> Option<KeyId> {
+        self.key.or_else(|| self.also.first().copied().filter(|_| self.rekeying))
     }
 
     /// On the disk when this returns.
@@ -149,10 +160,11 @@ impl Opening {
             regain(layout, disk, wanted, key.id())?;
         }
         let state = match (SealingState::read(data)?, &keys.key) {
-            (None, Some(key)) if keys.begin => {
+            (state, Some(key)) if keys.begin && state.as_ref().is_none_or(SealingState::is_plain) => {
                 // A store that has no client has no contents.
                 let also_plain = !names_in(&layout.clients())?.is_empty();
-                let state = SealingState { key: Some(key.id()), also_plain, ..SealingState::default() };
+                let also = state.map_or(Vec::new(), |state| state.also);
+                let state = SealingState { key: Some(key.id()), also, also_plain, rekeying: false };
                 state.write(disk, data)?;
                 Some(state)
             }
@@ -166,9 +178,9 @@ impl Opening {
             (None, None) => Ok(Opening { keyring: Keyring::plain(), locked: None }),
             (None, Some(_)) => Err(StoreError::NotSealed { path: path() }),
             (Some(state), Some(_)) if state.rekeying => Err(unfinished(path(), &state)),
+            (Some(state), None) if state.is_plain() => Ok(Opening { keyring: Keyring::plain(), locked: None }),
             (Some(state), None) => {
-                let wanted = state.key.or(state.also.first().copied());
-                Ok(Opening { keyring: Keyring::new(None, Vec::new(), false), locked: wanted })
+                Ok(Opening { keyring: Keyring::new(None, Vec::new(), false), locked: state.wanted() })
             }
             (Some(state), Some(key)) if state.key == Some(key.id()) => {
                 Ok(Opening { keyring: Keyring::new(Some(key), Vec::new(), state.also_plain), locked: None })
