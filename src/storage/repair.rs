@@ -17,7 +17,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::at_rest::{ClientKeyring, FileKeyring, SealedKind, read_stored_file};
+use super::at_rest::{ClientKeyring, FileKeyring, SealedKind, SealingState, read_stored_file};
 use super::catalog::{locked, read_head_file};
 use super::clients::ClientRecord;
 use super::comparison::read_index;
@@ -27,7 +27,7 @@ use super::dropped::{TOTALS_NAME, placeholder, read_record};
 use super::error::{At, StoreError};
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, Index, IndexRecord, decode_headless_index};
-use super::layout::{dropped_name, head_name, index_name, names_in, read_small_file};
+use super::layout::{SEALING_NAME, dropped_name, head_name, index_name, names_in, read_small_file};
 use super::store::{Shared, Store};
 use super::tokens;
 use super::verify::is_checked_record;
@@ -74,6 +74,7 @@ impl Store {
     /// What keeps it from going on; damage is none.
     pub fn repair(&self, is_real: bool, taker: RepairTaker<'_>) -> Result<(), StoreError> {
         let mut repair = Repair { shared: &self.shared, is_real, taker };
+        repair.sealing()?;
         repair.small_records()?;
         let made = {
             let mut clients = locked(&self.clients);
@@ -133,6 +134,26 @@ impl Repair<'_> {
         let outcome = Outcome::Removed;
         let (client, snapshots, text) = (client.cloned(), BTreeSet::new(), text.to_string());
         self.tell(Repaired { file, outcome, client, snapshots, text });
+        Ok(())
+    }
+
+    /// How the store is sealed, as its files say.
+    fn sealing(&mut self) -> Result<(), StoreError> {
+        let layout = &self.shared.layout;
+        let file = layout.data().join(SEALING_NAME);
+        if !SealingState::is_damaged(layout.data()) {
+            return Ok(());
+        }
+        if layout.keyring().writing().is_none() {
+            return self.drop_record(file, None, "how the store is sealed: it is not");
+        }
+        if let Some(state) = SealingState::read_or_find(layout)?
+            && self.is_real
+        {
+            state.write(&self.shared.disk, layout.data())?;
+        }
+        let (outcome, text) = (Outcome::Rebuilt, "how the store is sealed, as its files say".to_string());
+        self.tell(Repaired { file, outcome, client: None, snapshots: BTreeSet::new(), text });
         Ok(())
     }
 

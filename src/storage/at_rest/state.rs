@@ -27,6 +27,8 @@ pub struct StorageKeys {
     pub key: Option<Arc<StorageKey>>,
     /// A store that is not sealed is from now on: what is new in it.
     pub begin: bool,
+    /// A `sealing.json` that is damaged counts as one that is gone, and is [repaired](crate::storage::Store::repair).
+    pub mend: bool,
 }
 
 impl StorageKeys {
@@ -43,7 +45,7 @@ impl StorageKeys {
             None => StorageKeys::default(),
             Some(_) => {
                 let key = StorageKey::parse(&[b'7'; 64]).expect("64 hex digits");
-                StorageKeys { key: Some(Arc::new(key)), begin: true }
+                StorageKeys { key: Some(Arc::new(key)), begin: true, mend: false }
             }
         }
     }
@@ -99,12 +101,24 @@ impl SealingState {
         }
     }
 
-    /// As [`read`](SealingState::read); where `sealing.json` is not there and sealed files are, what they say.
+    /// As [`read`](SealingState::read); where `sealing.json` is not there, or damaged, and sealed files are, what they say.
     pub fn read_or_find(layout: &Layout) -> Result<Option<SealingState>, StoreError> {
-        match SealingState::read(layout.data())? {
-            Some(state) => Ok(Some(state)),
-            None => search::find_key(layout.data())?.map(|key| search::find_state(layout, key)).transpose(),
+        let damage = match SealingState::read(layout.data()) {
+            Ok(Some(state)) => return Ok(Some(state)),
+            Ok(None) => None,
+            Err(error @ StoreError::Damaged { .. }) => Some(error),
+            Err(error) => return Err(error),
+        };
+        match (search::find_key(layout.data())?, damage) {
+            (Some(key), _) => search::find_state(layout, key).map(Some),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(None),
         }
+    }
+
+    /// Whether there is one that is damaged.
+    pub fn is_damaged(data: &Path) -> bool {
+        matches!(SealingState::read(data), Err(StoreError::Damaged { .. }))
     }
 
     /// Whether new files are not sealed, and a server needs no key.
@@ -155,11 +169,19 @@ impl Opening {
     /// what is not sealed in it.
     pub fn of(layout: &Layout, disk: &Disk, keys: StorageKeys) -> Result<Opening, StoreError> {
         let data = layout.data();
-        let wanted = SealingState::wanted_key(data)?;
-        if let (Some(wanted), Some(key), None) = (wanted, &keys.key, SealingState::read(data)?) {
-            regain(layout, disk, wanted, key.id())?;
-        }
-        let state = match (SealingState::read(data)?, &keys.key) {
+        let known = match SealingState::read(data) {
+            Err(StoreError::Damaged { .. }) if keys.mend => None,
+            read => read?,
+        };
+        let wanted = match &known {
+            Some(state) => state.wanted(),
+            None => search::find_key(data)?,
+        };
+        let known = match (known, wanted, &keys.key) {
+            (None, Some(wanted), Some(key)) => Some(regain(layout, disk, wanted, key.id(), !keys.mend)?),
+            (known, ..) => known,
+        };
+        let state = match (known, &keys.key) {
             (state, Some(key)) if keys.begin && state.as_ref().is_none_or(SealingState::is_plain) => {
                 // A store that has no client has no contents.
                 let also_plain = !names_in(&layout.clients())?.is_empty();
@@ -193,8 +215,15 @@ impl Opening {
     }
 }
 
-/// Writes a `sealing.json` that is gone anew, where the key that was given is the one that is `wanted`.
-fn regain(layout: &Layout, disk: &Disk, wanted: KeyId, given: KeyId) -> Result<(), StoreError> {
+/// What a `sealing.json` that is gone said, written anew unless the repair does it; where the key that was given is the
+/// one that is `wanted`.
+fn regain(
+    layout: &Layout,
+    disk: &Disk,
+    wanted: KeyId,
+    given: KeyId,
+    is_written: bool,
+) -> Result<SealingState, StoreError> {
     let path = layout.data().to_path_buf();
     if given != wanted {
         return Err(StoreError::StorageKeyWanted { path, wanted, given: Some(given) });
@@ -203,12 +232,16 @@ fn regain(layout: &Layout, disk: &Disk, wanted: KeyId, given: KeyId) -> Result<(
     if !state.also.is_empty() {
         return Err(unfinished(path, &state));
     }
+    if !is_written {
+        return Ok(state);
+    }
     log::warn!(
         "{SEALING_NAME} was gone and is written anew, as the files say: the store is sealed with the storage key \
          {wanted}{}",
         if state.also_plain { ", and has files that are not sealed" } else { "" }
     );
-    state.write(disk, layout.data())
+    state.write(disk, layout.data())?;
+    Ok(state)
 }
 
 /// The error that names the keys a `rekey` that is not finished wants.

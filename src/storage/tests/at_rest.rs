@@ -19,7 +19,7 @@ fn key(digit: u8) -> Option<Arc<StorageKey>> {
 }
 
 fn open(data: &Path, key: Option<Arc<StorageKey>>) -> Result<Store, StoreError> {
-    Store::open_sealed(data, Disk::real(), StorageKeys { begin: key.is_some(), key })
+    Store::open_sealed(data, Disk::real(), StorageKeys { begin: key.is_some(), key, mend: false })
 }
 
 /// A client with two snapshots, the second with a delta, and an upload of a third state that was cut off.
@@ -169,7 +169,7 @@ fn the_wrong_key_or_none_opens_nothing_but_what_is_not_sealed() {
     let head = locked.snapshots(case.client).unwrap().remove(0);
     assert!(locked.entries(&head, &[]).is_err());
     let plain = tempfile::tempdir().unwrap();
-    let keys = StorageKeys { key: key(b'1'), begin: false };
+    let keys = StorageKeys { key: key(b'1'), ..StorageKeys::default() };
     let refused = Store::open_sealed(plain.path(), Disk::real(), keys);
     assert!(matches!(refused, Err(StoreError::NotSealed { .. })));
 }
@@ -484,10 +484,43 @@ fn a_lost_sealing_json_does_not_turn_sealing_off() {
     for file in files.iter().filter(|file| file.extension().is_some_and(|ending| ending == "index")) {
         std::fs::rename(file.with_extension("away"), file).unwrap();
     }
-    let keys = StorageKeys { key: key(b'1'), begin: false };
+    let keys = StorageKeys { key: key(b'1'), ..StorageKeys::default() };
     drop(Store::open_sealed(case.data(), Disk::real(), keys).unwrap());
     assert_eq!(std::fs::read(&record).unwrap(), before);
     case.check(key(b'1'));
+}
+
+#[test]
+fn a_damaged_sealing_json_is_made_anew_by_a_repair_with_the_key() {
+    let case = Case::new(key(b'1'), MIB + 100);
+    let record = case.data().join("sealing.json");
+    let before = std::fs::read(&record).unwrap();
+    std::fs::write(&record, &before[..30]).unwrap();
+    assert!(open(case.data(), key(b'1')).unwrap_err().is_damage());
+    let to_mend =
+        |key| Store::open_sealed(case.data(), Disk::real(), StorageKeys { key, begin: false, mend: true });
+    assert!(matches!(to_mend(key(b'2')), Err(StoreError::StorageKeyWanted { .. })));
+    assert!(to_mend(None).unwrap().unlocked().is_err());
+    for is_real in [false, true] {
+        let mut told = Vec::new();
+        to_mend(key(b'1')).unwrap().repair(is_real, &mut |repaired| told.push(repaired)).unwrap();
+        assert_eq!((told.len(), told[0].outcome, &told[0].file), (1, Outcome::Rebuilt, &record), "{told:?}");
+        assert_eq!(std::fs::read(&record).unwrap() == before, is_real);
+    }
+    case.check(key(b'1'));
+    // A `rekey` needs no repair before it.
+    std::fs::write(&record, b"{").unwrap();
+    rekey(case.data(), &Disk::real(), &request(key(b'1'), key(b'2')), &mut |_| true).unwrap();
+    case.check(key(b'2'));
+    // Where nothing is sealed, nothing was said.
+    let plain = Case::new(None, 100);
+    std::fs::write(plain.data().join("sealing.json"), b"{").unwrap();
+    let store =
+        Store::open_sealed(plain.data(), Disk::real(), StorageKeys { mend: true, ..StorageKeys::default() })
+            .unwrap();
+    store.repair(true, &mut |repaired| assert_eq!(repaired.outcome, Outcome::Removed)).unwrap();
+    drop(store);
+    plain.check(None);
 }
 
 #[test]
