@@ -27,7 +27,8 @@ pub struct StorageKeys {
     pub key: Option<Arc<StorageKey>>,
     /// A store that is not sealed is from now on: what is new in it.
     pub begin: bool,
-    /// A `sealing.json` that is damaged counts as one that is gone, and is [repaired](crate::storage::Store::repair).
+    /// A `sealing.json` that is damaged counts as one that is gone, but is not written before a
+    /// [repair](crate::storage::Store::repair) is asked for.
     pub mend: bool,
 }
 
