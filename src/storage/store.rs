@@ -518,7 +518,7 @@ impl Store {
     fn choose_base(&self, state: &Arc<ClientState>, request: &UploadRequest) -> Result<Option<Base>, StoreError> {
         let layout = &self.shared.layout;
         let upload = layout.incoming(&state.record.folder).join(request.upload.to_string());
-        let begun = resume::begin_of(&upload, layout.keyring())?
+        let begun = resume::begin_of(&upload, &layout.keyring_of(&state.record.folder))?
             .filter(|begin| begin.roots == resume::roots_hash(&request.roots));
         let usual = || {
             let first = |catalog: &mut Catalog| catalog.bases_for(&request.roots).take(BASES_TRIED_MAX).collect();

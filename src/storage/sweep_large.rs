@@ -11,7 +11,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-use super::at_rest::{Ending, StoredFile, slots_within};
+use super::at_rest::{Ending, SealedKind, StoredFile, slots_within};
 use super::blocks_format::Source;
 use super::blocks_reader::ContentMap;
 use super::content::plain_segment;
@@ -157,9 +157,10 @@ fn give_back_delta(sweep: &mut Sweep<'_>, id: SnapshotId, needed: &Needed) -> Re
         opened => opened.at("open", &file_path)?,
     };
     let file_bytes = file.metadata().at("look at", &file_path)?.len();
+    let keyring = sweep.shared.layout.keyring_of(&sweep.state.record.folder).files(SealedKind::Delta);
     let sealed = file
         .try_clone()
-        .and_then(|file| StoredFile::open(file, sweep.shared.layout.keyring(), Ending::Required))
+        .and_then(|file| StoredFile::open(file, &keyring, Ending::Required))
         .and_then(|file| Ok(if file.is_sealed() { Some(file.length()?) } else { None }));
     let sealed = match sealed {
         // Nobody can say which part of it is which.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::at_rest::{RecordReader, SealingState};
+use super::at_rest::{RecordReader, SealedKind, SealingState};
 use super::blocks_format::Source;
 use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, read_head, read_head_file};
@@ -317,12 +317,13 @@ impl Run<'_> {
         for lost in unexplained::snapshots(layout, folder)? {
             self.found.damaged.push(lost);
         }
+        let lists = layout.keyring_of(folder).files(SealedKind::DamageList);
         for path in [layout.damage_list(folder), layout.checked(folder)] {
             let is_list = path.extension().is_some_and(|end| end == "list");
             let checked = match read_small_file(&path, u64::MAX) {
                 Err(StoreError::Io { .. }) => continue,
                 Err(error) => Err(error),
-                Ok(_) if is_list => DamageList::read(&path, layout.keyring()).map(drop),
+                Ok(_) if is_list => DamageList::read(&path, &lists).map(drop),
                 Ok(bytes) => decode_sealed::<CheckedFile>(&bytes, &path).map(drop),
             };
             self.note(checked.err(), None)?;
@@ -388,14 +389,15 @@ impl Run<'_> {
 
     /// The journals of uploads that nobody has open.
     fn uploads(&mut self) -> Result<(), StoreError> {
-        let incoming = self.store.shared.layout.incoming(&self.state.record.folder);
+        let (layout, folder) = (&self.store.shared.layout, &self.state.record.folder);
+        let (incoming, keyring) = (layout.incoming(folder), layout.keyring_of(folder).files(SealedKind::Journal));
         for name in names_in(&incoming)? {
             let path = incoming.join(&name).join("journal");
             if name.parse().is_ok_and(|id| self.state.is_open(id)) {
                 continue;
             }
             let Ok(file) = std::fs::File::open(&path) else { continue };
-            let mut records = match RecordReader::open(file, self.store.shared.layout.keyring()) {
+            let mut records = match RecordReader::open(file, &keyring) {
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                     self.note(Some(StoreError::damaged(&path, error)), None)?;
                     continue;

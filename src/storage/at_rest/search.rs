@@ -116,5 +116,5 @@ pub(super) fn find_state(layout: &Layout, key: KeyId) -> Result<SealingState, St
         });
         walked.at("look through", &path)?;
     }
-    Ok(SealingState { key: Some(key), also: also.into_iter().collect(), also_plain, rekeying: false })
+    Ok(SealingState { key: Some(key), also: also.into_iter().collect(), also_plain, rekeying: also.is_some() })
 }

@@ -18,7 +18,7 @@ use crate::storage::comparison::read_range;
 use crate::storage::error::StoreError;
 use crate::storage::head::Head;
 use crate::storage::index::IndexRecord;
-use crate::storage::layout::names_in;
+use crate::storage::layout::{RangeFolder, names_in};
 use crate::storage::range::{HASH_BYTES, Location, RECHECK, RangeEncoder, StoredContent, StoredEntry};
 
 /// Ranges that are remembered as read; one more is read again where another snapshot names it.
@@ -50,10 +50,11 @@ impl ClientRepair<'_, '_> {
     pub(super) fn ranges(&mut self) -> Result<(), StoreError> {
         let (damaged, more) = self.damaged_ranges()?;
         for (file, range) in damaged {
-            let path = self.repair.shared.layout.ranges(&self.client.folder).join(hex(&file));
+            let RangeFolder { path, keyring } = self.repair.shared.layout.range_files(&self.client.folder);
+            let path = path.join(hex(&file));
             match self.rebuilt_range(&range.record, &range.earliest)? {
                 Some(bytes) => {
-                    self.repair.write_sealed(&path, bytes)?;
+                    self.repair.write_sealed(&path, bytes, &keyring)?;
                     let text = "the range, from another one of the same entries".to_string();
                     self.tell(path, Outcome::Rebuilt, range.snapshots, text);
                 }
