@@ -12,6 +12,7 @@ use super::error::{At, StoreError};
 use crate::base::durable::Disk;
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId, UserName};
+use crate::base::order::sort;
 
 /// The folders that are made at the first start.
 const FOLDERS: [&str; 9] =
@@ -247,7 +248,7 @@ pub fn names_in(folder: &Path) -> Result<Vec<String>, StoreError> {
     for item in listing {
         names.extend(item.at("list", folder)?.file_name().into_string());
     }
-    names.sort();
+    sort(&mut names);
     Ok(names)
 }
 

@@ -34,6 +34,7 @@ use super::verify::is_checked_record;
 use crate::base::durable::{FILE_MODE, exists};
 use crate::base::folder::open_folder;
 use crate::base::ids::{SnapshotId, UserName};
+use crate::base::order::{set_of, sort_by_key};
 use pool::Pool;
 
 /// Damaged ranges of one client that are looked after in one run.
@@ -263,7 +264,7 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
 
     fn heads(&mut self, names: &[String]) -> Result<(), StoreError> {
         let with_index = ids(names, ".index").filter(|id| !self.dropped.contains_key(id));
-        let all: BTreeSet<SnapshotId> = ids(names, ".json").chain(with_index).collect();
+        let all = set_of(ids(names, ".json").chain(with_index));
         for id in all {
             let file = self.folder.join(head_name(id));
             match read_head_file(file.clone(), id).map_err(StoreError::of_named_file) {
@@ -273,14 +274,14 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
                         self.repair.write(&file, &head.encode())?;
                         self.heads.insert(id, Arc::new(head));
                         let text = format!("the head, from the copy in its index ({problem})");
-                        self.tell(file, Outcome::Rebuilt, BTreeSet::from([id]), text);
+                        self.tell(file, Outcome::Rebuilt, set_of([id]), text);
                     }
                     None => {
                         let text = format!(
                             "the head ({problem}) and its index: put one of them back from a copy, else drop the \
                              snapshot with \"prune --snapshot {id}\", which gives back what it alone needed"
                         );
-                        self.tell(file, Outcome::Lost, BTreeSet::from([id]), text);
+                        self.tell(file, Outcome::Lost, set_of([id]), text);
                     }
                 },
                 Err(error) => self.tell_newer(file, error, Some(id))?,
@@ -322,7 +323,7 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
                 Err(error) => return Err(error),
             }
         }
-        damaged.sort_by_key(|(head, _)| head.sequence);
+        sort_by_key(&mut damaged, |(head, _)| head.sequence);
         // One that was found may tell what another one needs.
         while !damaged.is_empty() {
             let before = damaged.len();
@@ -338,7 +339,7 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
                 // What it names is now named.
                 self.pool = None;
                 let text = "the index, from the ranges that it named".to_string();
-                self.tell(file, Outcome::Rebuilt, BTreeSet::from([head.id]), text);
+                self.tell(file, Outcome::Rebuilt, set_of([head.id]), text);
             }
             if damaged.len() == before {
                 break;
@@ -353,7 +354,7 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
                 self.client.folder,
                 head.id
             );
-            self.tell(self.folder.join(index_name(head.id)), Outcome::Lost, BTreeSet::from([head.id]), text);
+            self.tell(self.folder.join(index_name(head.id)), Outcome::Lost, set_of([head.id]), text);
         }
         Ok(())
     }

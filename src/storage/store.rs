@@ -33,6 +33,7 @@ use crate::base::ids::{ClientId, SnapshotId, UserName, random_array};
 use crate::base::limits::{
     CLIENTS_PER_READER, LABEL_BYTES_MAX, PATHS_BYTES_MAX, ROOTS_MAX, SUMMARY_READERS_MAX, TAGS_MAX,
 };
+use crate::base::order::sort_by;
 use crate::base::path::EntryPath;
 use crate::base::time::{Clock, Timestamp};
 use crate::crypto::KeyId;
@@ -390,7 +391,7 @@ impl Store {
             read();
         });
         let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        found.sort_by(|(left, _), (right, _)| left.name.cmp(&right.name));
+        sort_by(&mut found, |(left, _), (right, _)| left.name.cmp(&right.name));
         found
     }
 

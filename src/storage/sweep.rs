@@ -43,6 +43,7 @@ use super::sweep_large::sweep_large;
 use crate::base::durable::{FILE_MODE, exists};
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId, hex, unhex};
+use crate::base::order::{sort_by, sort_by_key};
 
 /// So many ranges of dropped snapshots are in memory; what comes on top of them waits for another round.
 const RANGES_SWEPT_MAX: usize = 65_536;
@@ -138,7 +139,7 @@ impl<'a> Sweep<'a> {
         for id in dropped_ids(&names).filter(|id| names.binary_search(&index_name(*id)).is_ok()) {
             waiting.push(Referrer { id, head: read_dropped(&folder, id)?.and_then(read_well) });
         }
-        waiting.sort_by_key(|waiting| (waiting.sequence(), waiting.id));
+        sort_by_key(&mut waiting, |waiting| (waiting.sequence(), waiting.id));
         let files = ClientFiles::new(&shared.layout, &state.record.folder);
         let waiting = waiting.into();
         Ok(Sweep {
@@ -324,7 +325,7 @@ impl<'a> Sweep<'a> {
             }
         }
         let mut dead: Vec<IndexRecord> = named.into_values().collect();
-        dead.sort_by(|left, right| (&left.first, &left.file).cmp(&(&right.first, &right.file)));
+        sort_by(&mut dead, |left, right| (&left.first, &left.file).cmp(&(&right.first, &right.file)));
         Ok((dead, unreadable))
     }
 

@@ -22,6 +22,7 @@ use super::recovery::open_if_there;
 use super::sweep::{Referrer, Sweep};
 use super::sweep_contents::stored_bytes;
 use crate::base::ids::SnapshotId;
+use crate::base::order::sort;
 
 /// Of how many dropped snapshots the needed parts are remembered at a time: one bit for each unit.
 const SNAPSHOTS_AT_ONCE_MAX: usize = 64;
@@ -72,7 +73,7 @@ pub fn sweep_large(
     stubs: &[&Referrer],
 ) -> Result<(), StoreError> {
     let mut snapshots: Vec<SnapshotId> = snapshots.into_iter().collect();
-    snapshots.sort();
+    sort(&mut snapshots);
     for some in snapshots.chunks(SNAPSHOTS_AT_ONCE_MAX) {
         let mut needed: HashMap<SnapshotId, Needed> = some.iter().map(|id| (*id, Needed::default())).collect();
         match find_needed(sweep, &mut needed, stubs) {

@@ -38,6 +38,7 @@ use super::{tokens, unexplained};
 use crate::base::durable::FILE_MODE;
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId};
+use crate::base::order::{sort_by, sort_by_key};
 use crate::base::path::EntryPath;
 
 /// Parts of a client's contents that are sampled by themselves.
@@ -286,7 +287,7 @@ pub fn is_checked_record(path: &Path) -> bool {
 fn due_buckets(checked: &[i64], percent: Option<u32>) -> Vec<bool> {
     let count = percent.map_or(BUCKETS, |percent| (BUCKETS * percent as usize).div_ceil(100));
     let mut oldest: Vec<usize> = (0..BUCKETS).collect();
-    oldest.sort_by_key(|bucket| checked[*bucket]);
+    sort_by_key(&mut oldest, |bucket| checked[*bucket]);
     let mut due = vec![false; BUCKETS];
     oldest.iter().take(count).for_each(|bucket| due[*bucket] = true);
     due
@@ -527,7 +528,7 @@ impl Run<'_> {
     /// Goes through the indexes once more for the snapshots that need what is damaged.
     fn find_needers(&mut self, heads: &[Arc<Head>]) -> Result<(), StoreError> {
         let mut needed: Vec<BTreeSet<SnapshotId>> = vec![BTreeSet::new(); self.contents_met.len()];
-        self.contents_met.sort_by(|left, right| (&left.0, left.1).cmp(&(&right.0, right.1)));
+        sort_by(&mut self.contents_met, |left, right| (&left.0, left.1).cmp(&(&right.0, right.1)));
         let (layout, folder) = (&self.store.shared.layout, &self.state.record.folder);
         let heads = if self.contents_met.is_empty() && self.ranges.is_empty() { &[] } else { heads };
         for head in heads {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Outcome, Repair, Repaired, head_copy, ids, read_headless_index};
 use crate::base::ids::{ClientId, UserName};
+use crate::base::order::set_of;
 use crate::base::time::Timestamp;
 use crate::storage::catalog::read_head;
 use crate::storage::client_removal::{id_of_removed, remove_data};
@@ -79,7 +80,7 @@ impl Repair<'_> {
     fn ask(&self, folder: &ClientFolder) -> Result<Option<(ClientId, Told)>, StoreError> {
         let (path, keyring) = (self.shared.layout.snapshots(folder), self.shared.layout.keyring_of(folder));
         let names = names_in(&path)?;
-        let all: BTreeSet<_> = ids(&names, ".json").chain(ids(&names, ".index")).collect();
+        let all = set_of(ids(&names, ".json").chain(ids(&names, ".index")));
         let mut found: Option<(ClientId, Told)> = None;
         for id in all {
             let copy = read_headless_index(&path, id, &keyring)?.as_ref().and_then(head_copy);
