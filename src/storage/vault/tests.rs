@@ -1,0 +1,1 @@
+//! Vaults as a whole.
