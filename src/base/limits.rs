@@ -139,3 +139,14 @@ pub const VAULT_OBJECTS_AT_ONCE: usize = 8_192;
 pub const VAULT_LISTED_AT_ONCE: usize = 64 * 1024;
 /// Memory for the pages of one vault's index.
 pub const VAULT_INDEX_CACHE_BYTES: usize = 2 * 1024 * 1024;
+/// Bits of a vault's RSA modulus.
+pub const VAULT_RSA_BITS: usize = 3_072;
+/// Longest data key as it is wrapped.
+pub const VAULT_WRAPPED_BYTES_MAX: usize = 512;
+/// Memory in KiB and passes that a passphrase may cost: what a key file may ask of the host that opens it.
+pub const PASSPHRASE_KIB: std::ops::RangeInclusive<u32> = 8 * 1024..=1024 * 1024;
+pub const PASSPHRASE_PASSES: std::ops::RangeInclusive<u32> = 3..=64;
+/// Most bytes of a vault's key file.
+pub const VAULT_KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
+/// Longest passphrase, in bytes.
+pub const PASSPHRASE_BYTES_MAX: usize = 4 * 1024;

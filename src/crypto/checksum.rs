@@ -12,13 +12,6 @@ pub fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
 }
 
-/// The CRC32 of bytes that lie in several places.
-pub fn crc32_of_parts(parts: &[&[u8]]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    parts.iter().for_each(|part| hasher.update(part));
-    hasher.finalize()
-}
-
 /// The BLAKE3 hash of `bytes`.
 pub fn blake3_hash(bytes: &[u8]) -> [u8; 32] {
     *blake3::hash(bytes).as_bytes()
@@ -27,12 +20,6 @@ pub fn blake3_hash(bytes: &[u8]) -> [u8; 32] {
 /// The BLAKE3 hash of `bytes` for one purpose, which `context` names: no hash for another purpose is equal to it.
 pub fn blake3_derived(context: &str, bytes: &[u8]) -> [u8; 32] {
     blake3::derive_key(context, bytes)
-}
-
-/// The SHA-256 hash of `bytes`.
-pub fn sha256_hash(bytes: &[u8]) -> [u8; 32] {
-    use sha2::Digest;
-    sha2::Sha256::digest(bytes).into()
 }
 
 /// What is known of a content after it has been read to its end.

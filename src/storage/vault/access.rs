@@ -11,7 +11,7 @@ use crate::base::folder::open_folder;
 use crate::base::ids::{hex, unhex};
 use crate::base::time::Timestamp;
 use crate::base::vault::VaultId;
-use crate::crypto::{constant_time_equal, sha256_hash};
+use crate::crypto::{constant_time_equal, is_token, token_hash};
 use crate::storage::error::{At, StoreError, if_there};
 use crate::storage::head::Moment;
 use crate::storage::layout::read_small_file;
@@ -49,19 +49,19 @@ pub fn refused() -> StoreError {
 /// Whether the vault in this folder is there and is written to by who has these. None where there is none.
 pub fn check_write(folder: &Path, vault: VaultId, access: &WriteAccess) -> Result<Option<()>, StoreError> {
     let Some(file) = read(folder, vault)? else { return Ok(None) };
-    let is_right = fits(&file.write_token_sha256, &sha256_hash(&access.write_token))
-        & fits(&file.read_verifier, &access.read_verifier);
+    let is_right = lets_in(&file.write_token_sha256, &access.write_token)
+        & unhex::<32>(&file.read_verifier).is_some_and(|kept| constant_time_equal(&kept, &access.read_verifier));
     if is_right { Ok(Some(())) } else { Err(refused()) }
 }
 
 /// Whether who has this token may read the vault in this folder.
 pub fn check_read(folder: &Path, vault: VaultId, read_token: &[u8; 32]) -> Result<(), StoreError> {
     let file = read(folder, vault)?.ok_or_else(refused)?;
-    if fits(&file.read_verifier, &sha256_hash(read_token)) { Ok(()) } else { Err(refused()) }
+    if lets_in(&file.read_verifier, read_token) { Ok(()) } else { Err(refused()) }
 }
 
-fn fits(kept: &str, given: &[u8; 32]) -> bool {
-    unhex::<32>(kept).is_some_and(|kept| constant_time_equal(&kept, given))
+fn lets_in(hash: &str, token: &[u8; 32]) -> bool {
+    unhex(hash).is_some_and(|hash| is_token(token, &hash))
 }
 
 fn read(folder: &Path, vault: VaultId) -> Result<Option<VaultFile>, StoreError> {
@@ -86,7 +86,7 @@ pub fn write(
     let file = VaultFile {
         version: VERSION,
         vault,
-        write_token_sha256: hex(&sha256_hash(&access.write_token)),
+        write_token_sha256: hex(&token_hash(&access.write_token)),
         read_verifier: hex(&access.read_verifier),
         created: now.into(),
     };

@@ -215,7 +215,6 @@ impl StorageBackend for IndexFile {
 pub struct Reading {
     pub objects: ReadOnlyTable<Name, &'static [u8; OBJECT_BYTES]>,
     pub keys: ReadOnlyTable<&'static [u8; 16], &'static [u8]>,
-    pub key_numbers: ReadOnlyTable<u32, &'static [u8; 16]>,
     pub packs: ReadOnlyTable<u32, &'static [u8; PACK_BYTES]>,
     pub snapshots:
         ReadOnlyTable<&'static [u8; crate::base::ids::SnapshotId::LENGTH], &'static [u8; SNAPSHOT_BYTES]>,
@@ -228,7 +227,6 @@ impl Reading {
         Ok(Reading {
             objects: transaction.open_table(OBJECTS)?,
             keys: transaction.open_table(KEYS)?,
-            key_numbers: transaction.open_table(KEY_NUMBERS)?,
             packs: transaction.open_table(PACKS)?,
             snapshots: transaction.open_table(SNAPSHOTS)?,
             damaged: transaction.open_table(DAMAGED)?,

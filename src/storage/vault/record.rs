@@ -6,7 +6,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::base::codec::Writer;
-use crate::base::limits::{VAULT_LISTS_MAX, VAULT_NAMES_MAX, VAULT_SEALED_BYTES_MAX, VAULT_SEALED_HEAD_BYTES_MAX};
+use crate::base::limits::{
+    VAULT_LISTS_MAX, VAULT_NAMES_MAX, VAULT_SEALED_BYTES_MAX, VAULT_SEALED_HEAD_BYTES_MAX, VAULT_WRAPPED_BYTES_MAX,
+};
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
 use crate::crypto::{blake3_derived, crc32};
 
@@ -18,8 +20,6 @@ pub const PACK_HEADER_BYTES: usize = 8 + 4 + 16 + 4 + 4;
 const RECORD_HEADER_BYTES: usize = 1 + 4 + 32;
 const KEY_ID_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
-/// Longest wrapped key: RSA of 8,192 bits.
-pub const WRAPPED_KEY_BYTES_MAX: usize = 1_024;
 /// Upload id and number of lists, before the lists of a snapshot.
 const SNAPSHOT_FIXED_BYTES: usize = 16 + 4;
 
@@ -48,7 +48,7 @@ impl Kind {
 
     fn payload_bytes_max(self) -> usize {
         match self {
-            Kind::Key => WRAPPED_KEY_BYTES_MAX,
+            Kind::Key => VAULT_WRAPPED_BYTES_MAX,
             Kind::Chunk => VAULT_SEALED_BYTES_MAX,
             Kind::List => VAULT_NAMES_MAX * ChunkName::BYTES,
             Kind::Snapshot => {
@@ -209,11 +209,6 @@ pub fn names_in(bytes: &[u8]) -> impl Iterator<Item = ChunkName> + '_ {
 /// What the index calls a snapshot whose record has these bytes before its CRC32.
 pub fn snapshot_object_name(bytes: &[u8]) -> ChunkName {
     ChunkName::from_bytes(blake3_derived("cyberbackup vault 1 snapshot record", bytes))
-}
-
-/// What a list of these names is called.
-pub fn list_name(names: &[u8]) -> ChunkName {
-    ChunkName::from_bytes(blake3_derived("cyberbackup vault 1 list", names))
 }
 
 /// How long the record is that begins here, if one can.

@@ -6,7 +6,7 @@ use redb::TableDefinition;
 
 use super::record::Kind;
 use crate::base::ids::{ClientId, SnapshotId};
-use crate::base::vault::{ChunkName, DataKeyId};
+use crate::base::vault::ChunkName;
 use crate::crypto::crc32;
 
 pub const NAME_BYTES: usize = ChunkName::BYTES;
@@ -222,11 +222,6 @@ pub fn of_snapshot_row(bytes: &[u8; SNAPSHOT_BYTES]) -> (ClientId, ChunkName) {
     let client = bytes[..16].try_into().expect("sixteen bytes of a longer array");
     let object = bytes[16..].try_into().expect("the rest of it");
     (ClientId::from_bytes(client), ChunkName::from_bytes(object))
-}
-
-/// Where a key's own number leads.
-pub fn key_id(bytes: &[u8; 16]) -> DataKeyId {
-    DataKeyId::from_bytes(*bytes)
 }
 
 #[cfg(test)]

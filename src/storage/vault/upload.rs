@@ -13,16 +13,17 @@ use super::access::{self, WriteAccess};
 use super::index::{Flush, IndexError, Reading, Writing};
 use super::pack::PackWriter;
 use super::read::SealedObject;
-use super::record::{Kind, NewRecord, WRAPPED_KEY_BYTES_MAX, list_name, names_in, snapshot_object_name};
+use super::record::{Kind, NewRecord, names_in, snapshot_object_name};
 use super::rows::{self, NAME_BYTES, ObjectRow, Place, UPLOAD_KEY_BYTES, UploadRow};
 use super::{Vault, VaultHandle, create, folder_of};
 use crate::base::ids::{ClientId, SnapshotId, UploadId};
 use crate::base::limits::{
     VAULT_LISTED_AT_ONCE, VAULT_LISTS_MAX, VAULT_NAMES_MAX, VAULT_OBJECTS_AT_ONCE, VAULT_PACK_BYTES,
+    VAULT_WRAPPED_BYTES_MAX,
 };
 use crate::base::time::Timestamp;
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
-use crate::crypto::{crc32_of_parts, sha256_hash};
+use crate::crypto::{data_key_id, list_id, sealed_crc_is_right};
 use crate::storage::catalog::locked;
 use crate::storage::comparison::ChangeRule;
 use crate::storage::error::{At, StoreError};
@@ -31,10 +32,6 @@ use crate::storage::recovery::PARTIAL_TIMEOUT;
 use crate::storage::store::Store;
 use crate::storage::upload::{Begun, CommitCounts, Upload, UploadRequest, VaultShare};
 
-/// IV, one block, HMAC, CRC32.
-const SEALED_BYTES_MIN: usize = 16 + 16 + 32 + 4;
-/// What a sealed chunk has besides whole blocks.
-const SEALED_FIXED_BYTES: usize = 16 + 32 + 4;
 /// Uploads that one client may leave behind in a vault; the oldest goes for a newer one.
 const LEFT_BEHIND_MAX: usize = 4;
 
@@ -116,7 +113,7 @@ impl Store {
         request: VaultUploadRequest,
         end: impl Fn() + Send + Sync + 'static,
     ) -> Result<VaultBegun, StoreError> {
-        if request.wrapped_key.is_empty() || request.wrapped_key.len() > WRAPPED_KEY_BYTES_MAX {
+        if request.wrapped_key.is_empty() || request.wrapped_key.len() > VAULT_WRAPPED_BYTES_MAX {
             return Err(StoreError::out_of_place("the wrapped key is too long"));
         }
         let vault = self.open_vault_to_write(client, &request)?;
@@ -206,7 +203,7 @@ impl VaultUpload {
     /// Takes a chunk that is sealed under this session's key. One that is held already is passed over.
     pub fn chunk(&mut self, name: ChunkName, sealed: &[u8]) -> Result<(), StoreError> {
         let session = self.to_store()?;
-        check_sealed(&name, &session.key, sealed)?;
+        check_sealed(name, session.key, sealed)?;
         session.store(Kind::Chunk, name, &[sealed])
     }
 
@@ -244,7 +241,7 @@ impl VaultUpload {
     pub fn commit(mut self, name: ChunkName, sealed: &[u8]) -> Result<Arc<Head>, StoreError> {
         let upload = self.upload;
         let session = self.to_store()?;
-        check_sealed(&name, &session.key, sealed)?;
+        check_sealed(name, session.key, sealed)?;
         let mut plain = self.plain.take().ok_or_else(|| StoreError::out_of_place("the upload is over"))?;
         let session = self.session.as_mut().expect("to_store() found it");
         let snapshot = plain.snapshot();
@@ -299,14 +296,10 @@ fn gone(what: &str) -> StoreError {
 }
 
 /// What can be seen of a sealed chunk from outside.
-fn check_sealed(name: &ChunkName, key: &DataKeyId, sealed: &[u8]) -> Result<(), StoreError> {
-    let is_sealed = sealed.len() >= SEALED_BYTES_MIN && (sealed.len() - SEALED_FIXED_BYTES).is_multiple_of(16) && {
-        let (covered, crc) = sealed.split_at(sealed.len() - 4);
-        crc32_of_parts(&[name.as_bytes(), key.as_bytes(), covered]).to_le_bytes() == crc
-    };
-    match is_sealed {
+fn check_sealed(name: ChunkName, key: DataKeyId, sealed: &[u8]) -> Result<(), StoreError> {
+    match sealed_crc_is_right(name, key, sealed) {
         true => Ok(()),
-        false => Err(StoreError::out_of_place(format!("chunk {} is not sealed as it should be", short(name)))),
+        false => Err(StoreError::out_of_place(format!("chunk {} is not sealed as it should be", short(&name)))),
     }
 }
 
@@ -333,11 +326,10 @@ impl VaultSession {
         drop(live);
         let stored = plain.state.with_catalog(&plain.shared.layout, |catalog| catalog.stored_bytes())?;
         let in_vault = vault.bytes_of_only(client)?.unwrap_or(0);
-        let digest = sha256_hash(&request.wrapped_key);
         Ok(VaultSession {
             row_key,
             row,
-            key: DataKeyId::from_bytes(*digest.first_chunk().expect("32 bytes have 16")),
+            key: data_key_id(&request.wrapped_key),
             wrapped: request.wrapped_key.clone(),
             pack: None,
             objects: BTreeMap::new(),
@@ -379,7 +371,7 @@ impl VaultSession {
     }
 
     fn store_list(&mut self, names: &[u8]) -> Result<(), StoreError> {
-        let name = list_name(names);
+        let name = list_id(&names_in(names).collect::<Vec<_>>());
         let was_there = self.objects.contains_key(name.as_bytes())
             || self.vault.index.read(|index| Ok(index.object(&name)?.is_some_and(|row| !row.is_lost())))?;
         self.store(Kind::List, name, &[names])?;

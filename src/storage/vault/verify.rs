@@ -18,9 +18,6 @@ const LISTS_SEEN_MAX: usize = 65_536;
 #[derive(Debug, Default)]
 pub struct VaultRun {
     seen: HashSet<ChunkName>,
-    /// Chunks that were read, and bytes.
-    pub chunks: u64,
-    pub bytes: u64,
 }
 
 /// What is told of a run as it goes on.
@@ -59,7 +56,7 @@ impl Store {
             if run.seen.len() < LISTS_SEEN_MAX {
                 run.seen.insert(list);
             }
-            if !vault.verify_list(&list, run, watch)? {
+            if !vault.verify_list(&list, watch)? {
                 return Ok(false);
             }
         }
@@ -68,23 +65,13 @@ impl Store {
 }
 
 impl Vault {
-    fn verify_list(
-        &self,
-        list: &ChunkName,
-        run: &mut VaultRun,
-        watch: &mut dyn VaultWatch,
-    ) -> Result<bool, StoreError> {
+    fn verify_list(&self, list: &ChunkName, watch: &mut dyn VaultWatch) -> Result<bool, StoreError> {
         let Some(record) = self.record(list, Kind::List)? else {
             return Ok(watch.damaged(format!("list {} is damaged or gone", short(list))));
         };
         for name in record.names() {
             let goes_on = match self.record(&name, Kind::Chunk)? {
-                Some(chunk) => {
-                    let bytes = chunk.as_bytes().len() as u64;
-                    run.chunks += 1;
-                    run.bytes += bytes;
-                    watch.read(bytes)
-                }
+                Some(chunk) => watch.read(chunk.as_bytes().len() as u64),
                 None => watch.damaged(format!("chunk {} is damaged or gone", short(&name))),
             };
             if !goes_on {
