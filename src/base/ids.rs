@@ -84,6 +84,8 @@ macro_rules! id16 {
     };
 }
 
+pub(super) use id16;
+
 id16!(
     /// The identity that a server gave a client.
     ClientId,

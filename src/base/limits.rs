@@ -117,3 +117,36 @@ pub const SEALING_SEARCH_FILES_MAX: usize = 8;
 /// A `rekey` flushes after so many files, or so many bytes of them.
 pub const REKEY_FILES_AT_ONCE: usize = 256;
 pub const REKEY_BYTES_AT_ONCE: u64 = 64 * 1024 * 1024;
+
+/// Shortest and longest chunk that a vault's contents are cut into; the last one of a content may be shorter.
+pub const VAULT_CHUNK_BYTES_MIN: usize = 16 * 1024;
+pub const VAULT_CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Longest head of a vault's snapshot, before it is sealed.
+pub const VAULT_HEAD_BYTES_MAX: usize = 1024 * 1024;
+/// A chunk or a head is sealed in so much more at most: padding to a step of 1/32, and what stands around it.
+pub const VAULT_SEALED_BYTES_MAX: usize = VAULT_CHUNK_BYTES_MAX + 24 * 1024;
+pub const VAULT_SEALED_HEAD_BYTES_MAX: usize = VAULT_HEAD_BYTES_MAX + 64 * 1024;
+/// Most names in one list, in one question, and of lists in one message of what a snapshot needs.
+pub const VAULT_NAMES_MAX: usize = 4_096;
+/// Most chunks, or keys, that are fetched at once.
+pub const VAULT_FETCH_MAX: usize = 1_024;
+/// So many lists a vault's snapshot may need.
+pub const VAULT_LISTS_MAX: usize = 256 * 1024;
+/// A pack of this length is not added to any more.
+pub const VAULT_PACK_BYTES: u64 = 64 * 1024 * 1024;
+/// What came into a vault is flushed and indexed after so many objects, or names in lists of them, at the latest.
+pub const VAULT_OBJECTS_AT_ONCE: usize = 8_192;
+pub const VAULT_LISTED_AT_ONCE: usize = 64 * 1024;
+/// Memory for the pages of one vault's index.
+pub const VAULT_INDEX_CACHE_BYTES: usize = 2 * 1024 * 1024;
+/// Bits of a vault's RSA modulus.
+pub const VAULT_RSA_BITS: usize = 3_072;
+/// Longest data key as it is wrapped.
+pub const VAULT_WRAPPED_BYTES_MAX: usize = 512;
+/// Memory in KiB and passes that a passphrase may cost: what a key file may ask of the host that opens it.
+pub const PASSPHRASE_KIB: std::ops::RangeInclusive<u32> = 8 * 1024..=1024 * 1024;
+pub const PASSPHRASE_PASSES: std::ops::RangeInclusive<u32> = 3..=64;
+/// Most bytes of a vault's key file.
+pub const VAULT_KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
+/// Longest passphrase, in bytes.
+pub const PASSPHRASE_BYTES_MAX: usize = 4 * 1024;

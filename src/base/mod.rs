@@ -15,4 +15,5 @@ pub mod path;
 pub mod progress;
 pub mod shutdown;
 pub mod time;
+pub mod vault;
 pub mod waker;

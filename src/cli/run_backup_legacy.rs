@@ -28,6 +28,7 @@ const NATIVE_ONLY: &[&str] = &[
     "encrypt-at-rest",
     "server-fingerprint",
     "enroll-token",
+    "vault",
     "parent",
     "full",
     "ignore-inode",

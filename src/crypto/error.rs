@@ -42,6 +42,13 @@ pub enum CryptoError {
     FingerprintMalformed,
     /// A text that is no storage key, or no id of one.
     StorageKeyMalformed,
+    /// Bytes that are no key file of a vault, or one of another version.
+    VaultKeyMalformed,
+    /// There is no memory to open a vault's key with the passphrase.
+    PassphraseMemory {
+        /// What it takes.
+        kib: u32,
+    },
     /// More plaintext than one segment carries.
     PlaintextTooLong {
         /// The plaintext's length in bytes.
@@ -87,6 +94,12 @@ impl fmt::Display for CryptoError {
             Self::StorageKeyMalformed => formatter.write_str(
                 "not a storage key: expected 64 hex digits, as \"openssl rand -hex 32\" prints them",
             ),
+            Self::VaultKeyMalformed => formatter.write_str(
+                "not a key file of a vault, or damaged; take the copy that you keep of vault.key or vault-put.key",
+            ),
+            Self::PassphraseMemory { kib } => {
+                write!(formatter, "{kib} KiB of memory are needed for the passphrase, and are not to be had")
+            }
             Self::PlaintextTooLong { bytes } => {
                 write!(formatter, "{bytes} bytes of plaintext: a segment carries at most 16384")
             }

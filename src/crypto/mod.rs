@@ -51,9 +51,10 @@ pub mod segment;
 #[cfg(test)]
 mod test_support;
 pub mod token;
+pub mod vault;
 
 pub use blocks::{BLOCK_BYTES, BlockHasher, BlockSum, SumsCombiner, block_sum, blocks_in};
-pub use checksum::{ContentHasher, ContentSums, blake3_hash, crc32};
+pub use checksum::{ContentHasher, ContentSums, blake3_derived, blake3_hash, crc32};
 pub use error::{CryptoError, Damaged};
 pub use key_exchange::{
     Chain, DirectionChains, Ephemeral, SEGMENTS_PER_EPOCH, SessionKeys, Transcript, enrol_proof, rotation_proof,
@@ -70,3 +71,7 @@ pub use segment::{
     is_possible_payload, sealed_payload_bytes,
 };
 pub use token::EnrolToken;
+pub use vault::{
+    ChunkKind, ChunkOpener, ChunkSealer, DataKey, FullKey, PassphraseCost, PlainChunk, PutKey, data_key_id,
+    head_hash, is_token, list_id, sealed_crc_is_right, token_hash,
+};

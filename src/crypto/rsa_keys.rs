@@ -44,6 +44,8 @@ pub enum OaepLabel {
     ServerToClient,
     /// The challenge by which a client proves a new key in a rotation.
     Rotation,
+    /// The key of a vault's upload, under the vault's key.
+    VaultDataKey,
 }
 
 impl OaepLabel {
@@ -53,6 +55,7 @@ impl OaepLabel {
             Self::ClientToServer => "cyberbackup/3 client secret to server",
             Self::ServerToClient => "cyberbackup/3 server secret to client",
             Self::Rotation => "cyberbackup/3 rotation challenge to client",
+            Self::VaultDataKey => "cyberbackup vault 1 data key",
         }
     }
 
@@ -333,7 +336,8 @@ mod tests {
     use super::*;
 
     const VECTOR: &str = "oaep.json";
-    const LABELS: [OaepLabel; 3] = [OaepLabel::ClientToServer, OaepLabel::ServerToClient, OaepLabel::Rotation];
+    const LABELS: [OaepLabel; 4] =
+        [OaepLabel::ClientToServer, OaepLabel::ServerToClient, OaepLabel::Rotation, OaepLabel::VaultDataKey];
 
     fn good_vectors() -> Vec<Value> {
         read_vector(VECTOR)["good"].as_array().expect("a list of vectors").clone()

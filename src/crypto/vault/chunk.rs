@@ -1,0 +1,262 @@
+//! A chunk, sealed: `IV [16] ‖ AES-256-CBC(body) ‖ HMAC-SHA256 [32] ‖ CRC32 u32`.
+//!
+//! The body is `method u8 ‖ payload length u32 ‖ payload ‖ zeros`, so long that PKCS#7 adds exactly one byte and the
+//! ciphertext has a length that is one of few ([`padded`]): the server learns a chunk's size to about 3 %. The HMAC
+//! covers name, data key id, IV and ciphertext; it is checked, in constant time, before anything is decrypted. The CRC32
+//! covers the HMAC too, and is for the server, which holds no key and must find damage nevertheless.
+
+use std::ops::Range;
+
+use super::super::authenticator::{Code, FRAMES_MAX, MAC_BYTES};
+use super::super::checksum::crc32;
+use super::super::error::Damaged;
+use super::super::lanes;
+use super::super::secret::{constant_time_equal, fill_random};
+use super::deflate::{Compressor, Expander};
+use super::{ChunkKind, DataKey, PutKey};
+use crate::base::limits::{VAULT_CHUNK_BYTES_MAX, VAULT_HEAD_BYTES_MAX};
+use crate::base::vault::{ChunkName, DataKeyId};
+
+const BLOCK_BYTES: usize = 16;
+const IV_BYTES: usize = BLOCK_BYTES;
+const CRC_BYTES: usize = 4;
+/// Method and length of the payload.
+const BODY_HEADER_BYTES: usize = 1 + 4;
+/// What is covered and not sent with the chunk itself: its name and the id of its data key.
+const PREFIX_BYTES: usize = ChunkName::BYTES + 16;
+/// The one byte that PKCS#7 adds to a body that is one short of whole blocks.
+const PADDING: u8 = 1;
+
+const AS_IT_IS: u8 = 0;
+const DEFLATED: u8 = 1;
+
+/// What a chunk takes beside its ciphertext.
+pub const SEALED_CHUNK_OVERHEAD: usize = IV_BYTES + MAC_BYTES + CRC_BYTES;
+
+impl ChunkKind {
+    /// Most plaintext of such a chunk.
+    pub fn bytes_max(self) -> usize {
+        match self {
+            ChunkKind::Content | ChunkKind::Metadata => VAULT_CHUNK_BYTES_MAX,
+            ChunkKind::Head => VAULT_HEAD_BYTES_MAX,
+        }
+    }
+}
+
+/// What a ciphertext for so many bytes takes: the next multiple of 1/32 of the greatest power of two within it, and of
+/// a block.
+pub fn padded(bytes: usize) -> usize {
+    let power = 1 << bytes.max(1).ilog2();
+    bytes.next_multiple_of((power / 32).max(BLOCK_BYTES))
+}
+
+/// A chunk to be sealed.
+#[derive(Clone, Copy, Debug)]
+pub struct PlainChunk<'a> {
+    /// What [`PutKey::name`] says of the bytes.
+    pub name: ChunkName,
+    pub bytes: &'a [u8],
+}
+
+/// Seals chunks: one for each thread that does.
+pub struct ChunkSealer {
+    compressor: Compressor,
+}
+
+impl Default for ChunkSealer {
+    fn default() -> ChunkSealer {
+        ChunkSealer::new()
+    }
+}
+
+impl ChunkSealer {
+    pub fn new() -> ChunkSealer {
+        ChunkSealer { compressor: Compressor::new() }
+    }
+
+    /// Appends the sealed chunks to `out`, one behind the other, and says where each one lies. Some ten at a time are
+    /// much faster than one, and a mebibyte of them is enough.
+    pub fn seal(
+        &mut self,
+        vault: &PutKey,
+        key: &DataKey,
+        chunks: &[PlainChunk<'_>],
+        out: &mut Vec<u8>,
+    ) -> Vec<Range<usize>> {
+        let mut vectors = vec![[0; IV_BYTES]; chunks.len()];
+        fill_random(vectors.as_flattened_mut());
+        self.seal_with(&vectors, vault, key, chunks, out)
+    }
+
+    pub(super) fn seal_with(
+        &mut self,
+        vectors: &[[u8; IV_BYTES]],
+        vault: &PutKey,
+        key: &DataKey,
+        chunks: &[PlainChunk<'_>],
+        out: &mut Vec<u8>,
+    ) -> Vec<Range<usize>> {
+        let mut places = Vec::with_capacity(chunks.len());
+        for (chunk, vector) in chunks.iter().zip(vectors) {
+            let start = out.len();
+            out.extend_from_slice(vector);
+            self.append_body(chunk.bytes, out);
+            out.resize(out.len() + MAC_BYTES + CRC_BYTES, 0);
+            places.push(start..out.len());
+        }
+        let texts: Vec<Range<usize>> =
+            places.iter().map(|place| place.start + IV_BYTES..place.end - MAC_BYTES - CRC_BYTES).collect();
+        lanes::encrypt_cbc(&key.encryption, out, &texts);
+        authenticate(vault, key.id, chunks, &places, out);
+        places
+    }
+
+    /// Appends the plaintext as it is encrypted, padding and all.
+    fn append_body(&mut self, plaintext: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&[0; BODY_HEADER_BYTES]);
+        let method = if self.compressor.append(plaintext, out) {
+            DEFLATED
+        } else {
+            out.extend_from_slice(plaintext);
+            AS_IT_IS
+        };
+        let length = out.len() - start - BODY_HEADER_BYTES;
+        out[start] = method;
+        out[start + 1..][..4].copy_from_slice(&u32::try_from(length).expect("at most a mebibyte").to_le_bytes());
+        out.resize(start + padded(BODY_HEADER_BYTES + length + 1) - 1, 0);
+        out.push(PADDING);
+    }
+}
+
+/// Writes HMAC and CRC32 of chunks that are encrypted already, in the order of their lengths, so that those that are
+/// hashed side by side are about as long as each other.
+fn authenticate(
+    vault: &PutKey,
+    key: DataKeyId,
+    chunks: &[PlainChunk<'_>],
+    places: &[Range<usize>],
+    out: &mut [u8],
+) {
+    let mut order: Vec<usize> = (0..chunks.len()).collect();
+    order.sort_unstable_by_key(|&index| places[index].len());
+    for group in order.chunks(FRAMES_MAX) {
+        let (mut prefixes, mut frames) = ([[0; PREFIX_BYTES]; FRAMES_MAX], [&[][..]; FRAMES_MAX]);
+        for (slot, &index) in group.iter().enumerate() {
+            prefixes[slot] = prefix(chunks[index].name, key);
+            frames[slot] = &out[places[index].start..places[index].end - MAC_BYTES - CRC_BYTES];
+        }
+        let codes = vault.authenticator.codes_of_rising(&prefixes[..group.len()], &frames[..group.len()]);
+        for (&index, code) in group.iter().zip(codes) {
+            write_end(&mut out[places[index].clone()], chunks[index].name, key, &code);
+        }
+    }
+}
+
+fn write_end(sealed: &mut [u8], name: ChunkName, key: DataKeyId, code: &Code) {
+    let crc_at = sealed.len() - CRC_BYTES;
+    sealed[crc_at - MAC_BYTES..crc_at].copy_from_slice(code);
+    let crc = crc_of(name, key, &sealed[..crc_at]);
+    sealed[crc_at..].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn prefix(name: ChunkName, key: DataKeyId) -> [u8; PREFIX_BYTES] {
+    let mut prefix = [0; PREFIX_BYTES];
+    prefix[..ChunkName::BYTES].copy_from_slice(name.as_bytes());
+    prefix[ChunkName::BYTES..].copy_from_slice(key.as_bytes());
+    prefix
+}
+
+fn crc_of(name: ChunkName, key: DataKeyId, covered: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial_len(crc32(&prefix(name, key)), PREFIX_BYTES as u64);
+    hasher.update(covered);
+    hasher.finalize()
+}
+
+/// Whether a sealed chunk is what was stored under this name and this data key, as far as that can be told without any
+/// key of the vault.
+pub fn sealed_crc_is_right(name: ChunkName, key: DataKeyId, sealed: &[u8]) -> bool {
+    match sealed.split_last_chunk::<CRC_BYTES>() {
+        Some((covered, crc)) => {
+            covered.len() >= IV_BYTES + BLOCK_BYTES + MAC_BYTES
+                && crc_of(name, key, covered) == u32::from_le_bytes(*crc)
+        }
+        None => false,
+    }
+}
+
+/// Opens chunks: one for each thread that does.
+pub struct ChunkOpener {
+    expander: Expander,
+    body: Vec<u8>,
+}
+
+impl Default for ChunkOpener {
+    fn default() -> ChunkOpener {
+        ChunkOpener::new()
+    }
+}
+
+impl ChunkOpener {
+    pub fn new() -> ChunkOpener {
+        ChunkOpener { expander: Expander::new(), body: Vec::new() }
+    }
+
+    /// Replaces `out` by the plaintext of the chunk that is called `name`.
+    ///
+    /// # Errors
+    /// [`Damaged`] where `sealed` is not that chunk, sealed under this key; then nothing is to be made of `out`.
+    pub fn open(
+        &mut self,
+        vault: &PutKey,
+        key: &DataKey,
+        kind: ChunkKind,
+        name: ChunkName,
+        sealed: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Damaged> {
+        let text_bytes = sealed.len().checked_sub(SEALED_CHUNK_OVERHEAD).ok_or(Damaged)?;
+        let is_possible = text_bytes > 0
+            && text_bytes.is_multiple_of(BLOCK_BYTES)
+            && text_bytes <= padded(BODY_HEADER_BYTES + kind.bytes_max() + 1);
+        if !is_possible || !sealed_crc_is_right(name, key.id, sealed) {
+            return Err(Damaged);
+        }
+        let (frame, end) = sealed.split_at(IV_BYTES + text_bytes);
+        let codes = vault.authenticator.prefixed_codes(&[prefix(name, key.id)], &[frame]);
+        if !constant_time_equal(&codes[0], &end[..MAC_BYTES]) {
+            return Err(Damaged);
+        }
+        let (vector, text) = frame.split_first_chunk::<IV_BYTES>().ok_or(Damaged)?;
+        self.body.clear();
+        self.body.extend_from_slice(text);
+        lanes::decrypt_cbc(&key.decryption, vector, &mut self.body);
+        self.take_payload(kind, out)?;
+        match vault.name(kind, out) == name {
+            true => Ok(()),
+            false => Err(Damaged),
+        }
+    }
+
+    fn take_payload(&mut self, kind: ChunkKind, out: &mut Vec<u8>) -> Result<(), Damaged> {
+        let (header, rest) = self.body.split_first_chunk::<BODY_HEADER_BYTES>().ok_or(Damaged)?;
+        let [method, length @ ..] = *header;
+        let length = u32::from_le_bytes(length) as usize;
+        if length >= rest.len() || padded(BODY_HEADER_BYTES + length + 1) != self.body.len() {
+            return Err(Damaged);
+        }
+        let (payload, padding) = rest.split_at(length);
+        let is_padding =
+            matches!(padding.split_last(), Some((&PADDING, zeros)) if zeros.iter().all(|byte| *byte == 0));
+        match method {
+            _ if !is_padding => Err(Damaged),
+            AS_IT_IS if length <= kind.bytes_max() => {
+                out.clear();
+                out.extend_from_slice(payload);
+                Ok(())
+            }
+            DEFLATED => self.expander.expand(payload, kind.bytes_max(), out),
+            _ => Err(Damaged),
+        }
+    }
+}
