@@ -4,13 +4,17 @@ import { post } from "./api.js";
 import { $, announce, h, set, setText, tabs, toast } from "./dom.js";
 import { bytes, number, plural } from "./format.js";
 import { HostBrowser } from "./hosts.js";
+import { on } from "./live.js";
 import { FILES_MAX, fromDrop, fromInput, merge } from "./pick.js";
 import { Rows } from "./rows.js";
 import { begin } from "./upload.js";
+import { exists } from "./vault.js";
 
 let picked = [];
 let where = "tab-browser";
 const marked = new Set();
+/** Whoever has a vault wants it used, until they say otherwise. */
+let wish = true;
 let rows;
 let browser;
 let started = () => {};
@@ -21,6 +25,7 @@ export function setUp(done) {
   tabs($("source-card").querySelector("[role=tablist]"), (id) => {
     where = id;
     if (id === "tab-host" && !browser.path) browser.go();
+    drawVault();
     drawStart();
   });
   for (const [button, input] of [["pick-files", "file-input"], ["pick-folder", "folder-input"]]) {
@@ -34,6 +39,8 @@ export function setUp(done) {
   setUpPicked();
   setUpHost();
   $("start-form").addEventListener("submit", start);
+  $("into-vault").addEventListener("change", () => { wish = $("into-vault").checked; });
+  on("vault_changed", drawVault);
   drawStart();
 }
 
@@ -135,6 +142,15 @@ function drawMarked(summary) {
   drawStart();
 }
 
+/** Where there is a vault: whether the backup goes into it. What is dropped cannot. */
+function drawVault() {
+  const isHost = where === "tab-host";
+  $("vault-choice").hidden = !exists();
+  set($("into-vault"), { disabled: !isHost, checked: isHost && wish });
+  setText($("into-vault-note"), isHost ? "Encrypted here with the vault’s key: the server cannot read it."
+    : "The vault takes folders of this host. What is dropped or chosen is stored plain: the server can read it.");
+}
+
 function drawStart() {
   const count = where === "tab-browser" ? picked.length : marked.size;
   set($("start"), { disabled: count === 0 });
@@ -152,7 +168,7 @@ async function start(event) {
       drawPicked();
       started(job);
     } else {
-      const { job } = await post("/api/jobs", { paths: [...marked], label });
+      const { job } = await post("/api/jobs", { paths: [...marked], label, vault: exists() && wish });
       started(job);
     }
     drawStart();
