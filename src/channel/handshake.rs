@@ -43,6 +43,8 @@ pub struct ServerIdentity {
     pub policy: RegistrationPolicy,
     /// Whether it lets keys be exchanged for new ones.
     pub rotates_keys: bool,
+    /// Whether it keeps vaults.
+    pub keeps_vaults: bool,
 }
 
 /// A client between messages 2 and 3.
@@ -110,6 +112,7 @@ impl ClientHandshake {
             key_bits: server_key.bits(),
             policy: hello.policy,
             rotates_keys: hello.features.contains(&feature::KEY_ROTATION),
+            keeps_vaults: hello.features.contains(&feature::VAULTS),
         };
         let handshake =
             ClientHandshake { transport, transcript, ephemeral, server_key, hello, window, timeout, budget };

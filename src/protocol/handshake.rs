@@ -33,8 +33,10 @@ pub mod feature {
     pub const BASE: u16 = 1;
     /// Keys can be exchanged for new ones.
     pub const KEY_ROTATION: u16 = 2;
+    /// Vaults: what only their clients can read.
+    pub const VAULTS: u16 = 3;
     /// All that this program knows.
-    pub const ALL: [u16; 2] = [BASE, KEY_ROTATION];
+    pub const ALL: [u16; 3] = [BASE, KEY_ROTATION, VAULTS];
 }
 
 /// Message 1.

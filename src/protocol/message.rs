@@ -7,9 +7,11 @@ mod begin;
 mod fields;
 pub(crate) mod message_kind;
 mod pages;
+mod vault;
 
 pub use self::begin::{Begin, HostFolder, begin_flag};
 pub use self::pages::{BlockRun, Page, ReadBlocks};
+pub use self::vault::{Names, SealedHead, StoredHead, VaultAnswer, VaultBegin, VaultRequest, vault_flag};
 
 use self::begin::BOOT_BYTES_MAX;
 use self::fields::{
@@ -25,6 +27,7 @@ use crate::base::limits::{
 };
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
+use crate::base::vault::VaultId;
 
 /// Kind and length before each body.
 pub const MESSAGE_HEADER_BYTES: usize = 5;
@@ -244,6 +247,8 @@ pub enum ToServer<'a> {
     NewKeyProof([u8; 32]),
     /// The client has pinned the server's next key, which has this fingerprint.
     ServerKeyPinned([u8; 32]),
+    /// About a vault, where the server has chosen that feature.
+    Vault(VaultRequest<'a>),
 }
 
 /// One snapshot as a listing shows it.
@@ -263,6 +268,8 @@ pub struct SnapshotRow {
     pub label: String,
     pub tags: Vec<String>,
     pub roots: Vec<EntryPath>,
+    /// Only its client can read it: host, label, tags, roots and what it counts stand in its sealed head.
+    pub vault: Option<VaultId>,
 }
 
 /// One entry of a snapshot as a listing or restore shows it.
@@ -363,6 +370,7 @@ pub enum ToClient<'a> {
     End {
         rows: u64,
     },
+    Vault(VaultAnswer<'a>),
 }
 
 /// The longest answer about a range of so many entries: how much of the server's ring it can take.
@@ -407,7 +415,7 @@ pub fn body_bytes_max(kind: u8) -> Option<usize> {
         PAGE => pages::page_bytes_max(REQUEST_BYTES_MAX),
         READ_BLOCKS => pages::read_blocks_bytes_max(REQUEST_BYTES_MAX),
         BLOCK_HASHES => 8 + READ_BLOCKS_MAX as usize * BLOCK_HASH_BYTES,
-        _ => return None,
+        _ => return vault::body_bytes_max(kind),
     })
 }
 
@@ -494,6 +502,7 @@ impl ToServer<'_> {
             ToServer::ServerKeyPinned(fingerprint) => {
                 put_message(out, message_kind::SERVER_KEY_PINNED, |out| out.put_bytes(fingerprint));
             }
+            ToServer::Vault(request) => put_message(out, request.kind(), |out| request.encode(out)),
         }
     }
 
@@ -558,7 +567,7 @@ impl ToServer<'_> {
             message_kind::NEW_KEY => ToServer::NewKey(reader.rest()),
             message_kind::NEW_KEY_PROOF => ToServer::NewKeyProof(reader.array("proof of the new key")?),
             message_kind::SERVER_KEY_PINNED => ToServer::ServerKeyPinned(reader.array("server key fingerprint")?),
-            _ => return Err(DecodeError::Invalid { what: "message kind" }),
+            _ => ToServer::Vault(VaultRequest::decode(kind, &mut reader)?),
         };
         reader.finish("message")?;
         Ok(message)
@@ -640,6 +649,7 @@ impl ToClient<'_> {
                 put_message(out, message_kind::STATISTICS_ANSWER, |out| out.put_bytes(json.as_bytes()));
             }
             ToClient::End { rows } => put_message(out, message_kind::END, |out| out.put_u64(*rows)),
+            ToClient::Vault(answer) => put_message(out, answer.kind(), |out| answer.encode(out)),
         }
     }
 
@@ -697,7 +707,7 @@ impl ToClient<'_> {
                 ToClient::Statistics(json.map_err(|_| DecodeError::Invalid { what: "statistics" })?)
             }
             message_kind::END => ToClient::End { rows: reader.u64("row count")? },
-            _ => return Err(DecodeError::Invalid { what: "message kind" }),
+            _ => ToClient::Vault(VaultAnswer::decode(kind, &mut reader)?),
         };
         reader.finish("message")?;
         Ok(message)
@@ -801,6 +811,8 @@ impl SnapshotRow {
         put_text(out, &self.label);
         put_tags(out, &self.tags);
         put_paths(out, &self.roots);
+        // Of other snapshots nothing follows: clients that know no vaults read those as ever.
+        out.put_bytes(self.vault.as_ref().map_or(&[][..], |vault| vault.as_bytes()));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<SnapshotRow, DecodeError> {
@@ -818,6 +830,10 @@ impl SnapshotRow {
             label: reader.text16(LABEL_BYTES_MAX, "label")?,
             tags: read_tags(reader)?,
             roots: read_paths(reader, ROOTS_MAX, "roots")?,
+            vault: match reader.is_empty() {
+                true => None,
+                false => Some(VaultId::from_bytes(reader.array("vault id")?)),
+            },
         })
     }
 }

@@ -92,6 +92,7 @@ pub fn snapshot_row(head: &Head) -> SnapshotRow {
         label: head.label.clone(),
         tags,
         roots: head.roots.clone(),
+        vault: None,
     }
 }
 

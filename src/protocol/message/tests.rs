@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::base::ids::UploadId;
-use crate::base::limits::{PAGE_ENTRIES_MAX, READ_RUNS_MAX};
+use crate::base::limits::{PAGE_ENTRIES_MAX, READ_RUNS_MAX, VAULT_FETCH_MAX, VAULT_NAMES_MAX};
+use crate::base::vault::{ChunkName, DataKeyId};
 use proptest::prelude::*;
 
 fn path(text: &str) -> EntryPath {
@@ -32,7 +33,20 @@ fn row() -> SnapshotRow {
         label: "l".into(),
         tags: vec!["t".into()],
         roots: vec![path("a/b")],
+        vault: None,
     }
+}
+
+fn vault() -> VaultId {
+    VaultId::from_bytes([11; 16])
+}
+
+fn name(byte: u8) -> ChunkName {
+    ChunkName::from_bytes([byte; 32])
+}
+
+fn head() -> SealedHead<'static> {
+    SealedHead { name: name(12), key: DataKeyId::from_bytes([13; 16]), sealed: b"sealed head" }
 }
 
 fn selection() -> Selection {
@@ -93,6 +107,33 @@ fn to_server() -> Vec<ToServer<'static>> {
         ToServer::NewKeyProof([3; 32]),
         ToServer::ServerKeyPinned([4; 32]),
     ]
+    .into_iter()
+    .chain(about_vaults().map(ToServer::Vault))
+    .collect()
+}
+
+fn about_vaults() -> impl Iterator<Item = VaultRequest<'static>> {
+    let (vault, read_token, names) = (vault(), [14; 32], Names::of(&[15; 64]));
+    [
+        VaultRequest::Begin(VaultBegin {
+            vault,
+            write_token: [16; 32],
+            read_verifier: [17; 32],
+            upload: UploadId::from_bytes([1; 16]),
+            started: Timestamp { seconds: 2, nanoseconds: 3 },
+            flags: vault_flag::DRY_RUN,
+            wrapped_key: b"wrapped",
+        }),
+        VaultRequest::Ask { number: 5, names },
+        VaultRequest::Chunk { name: name(18), sealed: b"sealed" },
+        VaultRequest::List { names },
+        VaultRequest::Needs { lists: names },
+        VaultRequest::Commit { name: name(12), sealed: b"sealed head" },
+        VaultRequest::Fetch { vault, read_token, names },
+        VaultRequest::Keys { vault, read_token, keys: vec![DataKeyId::from_bytes([13; 16])] },
+        VaultRequest::Snapshots { vault, read_token, selector: "2026".into() },
+    ]
+    .into_iter()
 }
 
 fn to_client() -> Vec<ToClient<'static>> {
@@ -134,7 +175,52 @@ fn to_client() -> Vec<ToClient<'static>> {
         ToClient::NextServerKey(Some([5; 32])),
         ToClient::Statistics("{}".into()),
         ToClient::End { rows: 4 },
+        ToClient::Snapshot(SnapshotRow { vault: Some(vault()), ..row() }),
     ]
+    .into_iter()
+    .chain(from_vaults().map(ToClient::Vault))
+    .collect()
+}
+
+fn from_vaults() -> impl Iterator<Item = VaultAnswer<'static>> {
+    [
+        VaultAnswer::Begun { data: data(), newest: None },
+        VaultAnswer::Begun { data: data(), newest: Some((id(), head())) },
+        VaultAnswer::Lacking { number: 5, bits: &[3] },
+        VaultAnswer::Object { name: name(18), key: DataKeyId::from_bytes([13; 16]), sealed: b"sealed" },
+        VaultAnswer::Missing { name: name(18), text: "gone".into() },
+        VaultAnswer::Key { id: DataKeyId::from_bytes([13; 16]), wrapped: b"wrapped" },
+        VaultAnswer::Snapshot(StoredHead {
+            id: id(),
+            sequence: 1,
+            committed: Timestamp { seconds: 4, nanoseconds: 5 },
+            client: "c".into(),
+            stored_bytes: 6,
+            head: head(),
+        }),
+    ]
+    .into_iter()
+}
+
+#[test]
+fn names_come_whole_and_no_more_than_may() {
+    let is_fine = |kind, body: &[u8]| ToServer::decode(kind, body).is_ok();
+    assert!(is_fine(message_kind::VAULT_LIST, &[1; VAULT_NAMES_MAX * 32]));
+    for bad in [&[][..], &[1; 33], &[1; (VAULT_NAMES_MAX + 1) * 32]] {
+        assert!(!is_fine(message_kind::VAULT_LIST, bad) && !is_fine(message_kind::VAULT_NEEDS, bad));
+    }
+    let fetch = |bytes: usize| is_fine(message_kind::VAULT_FETCH, &vec![1; 48 + bytes]);
+    assert!(fetch(VAULT_FETCH_MAX * 32) && !fetch((VAULT_FETCH_MAX + 1) * 32) && !fetch(0) && !fetch(31));
+    let keys = |bytes: usize| is_fine(message_kind::VAULT_KEYS, &vec![1; 48 + bytes]);
+    assert!(keys(VAULT_FETCH_MAX * 16) && !keys((VAULT_FETCH_MAX + 1) * 16) && !keys(0) && !keys(17));
+    assert!(Names::of(&[1; 70]).iter().eq([name(1), name(1)]));
+}
+
+#[test]
+fn a_message_about_a_vault_shows_no_token() {
+    for request in about_vaults() {
+        assert!(!format!("{request:?}").contains("14, 14"), "{request:?}");
+    }
 }
 
 #[test]
@@ -236,7 +322,8 @@ fn a_page_and_runs_beyond_their_limits_are_refused() {
 fn the_bytes_of_every_message_are_pinned() {
     let mut found = String::new();
     let mut line = |name: &str, bytes: &[u8]| {
-        let name = name.split([' ', '(', '{']).next().unwrap_or_default();
+        let name = name.replace("Vault(", "Vault");
+        let name = name.split([' ', '(', '{', ')']).next().unwrap_or_default();
         found.push_str(&format!("{name} {}\n", crate::base::ids::hex(bytes)));
     };
     for message in to_server() {
