@@ -34,6 +34,8 @@ struct Wish {
     tags: Vec<String>,
     #[serde(default)]
     full: bool,
+    #[serde(default)]
+    vault: bool,
 }
 
 pub fn list(call: &mut Call<'_>) -> Result<Reply, ApiError> {
@@ -65,7 +67,17 @@ pub fn create_from_paths(call: &mut Call<'_>) -> Result<Reply, ApiError> {
 fn create_from(call: &Call<'_>, wish: Wish) -> Result<Reply, ApiError> {
     check_texts(&wish)?;
     let work = match (wish.paths, wish.files) {
-        (Some(paths), None) => Work::Paths { paths: host_paths(&paths)?, tags: wish.tags, full: wish.full },
+        (Some(paths), None) => {
+            if wish.vault {
+                // Said now, not when the job's turn comes.
+                call.app.vault.put_key()?;
+                return Err(ApiError::new(501, "this program does not write to vaults"));
+            }
+            Work::Paths { paths: host_paths(&paths)?, tags: wish.tags, full: wish.full, vault: wish.vault }
+        }
+        (None, Some(_)) if wish.vault => {
+            return Err(ApiError::bad("the vault takes paths of this host: files of a browser are stored plain"));
+        }
         (None, Some(files)) => {
             return create_upload(call, files, wish.label);
         }

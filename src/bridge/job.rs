@@ -24,7 +24,7 @@ const ERRORS_MAX: usize = 100;
 /// What a job does.
 pub enum Work {
     /// Backs paths of this host up.
-    Paths { paths: Vec<PathBuf>, tags: Vec<String>, full: bool },
+    Paths { paths: Vec<PathBuf>, tags: Vec<String>, full: bool, vault: bool },
     /// Stores what the browser sends.
     Files(Arc<BrowserFiles>),
     /// Stores the parts of one request.
@@ -40,6 +40,11 @@ impl Work {
             Work::Files(_) | Work::Parts(_) => "upload",
             Work::Restore { .. } => "restore",
         }
+    }
+
+    /// Whether what is stored goes into the vault.
+    pub fn is_for_vault(&self) -> bool {
+        matches!(self, Work::Paths { vault: true, .. })
     }
 
     pub fn can_pause(&self) -> bool {
@@ -192,6 +197,7 @@ impl Job {
         let mut data = self.status_json();
         let live = self.live();
         data["label"] = json!(self.label);
+        data["vault"] = json!(self.work.is_for_vault());
         data["server"] = self.peer.json();
         data["created"] = json!(self.created.to_string());
         data["snapshot"] = json!(live.snapshots.last());

@@ -76,7 +76,7 @@ fn count_text(count: u64, noun: &str) -> String {
 
 /// Backs paths of this host up, and counts them beside that: a percentage needs to know how much there is.
 fn paths(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<String, ClientError> {
-    let Work::Paths { paths, tags, full } = &job.work else { unreachable!("the caller has looked") };
+    let Work::Paths { paths, tags, full, .. } = &job.work else { unreachable!("the caller has looked") };
     let resolved = resolve_roots(paths, std::path::Path::new("/"))?;
     let mut options = BackupOptions::new(resolved);
     (options.tags, options.full) = (tags.clone(), *full);
