@@ -98,12 +98,12 @@ function choose(id) {
     return;
   }
   const title = h("h2", { tabindex: "-1" }, `Contents of ${time(snapshot.committed)}`);
-  const id = h("p", { class: "muted mono small" }, snapshot.snapshot);
+  const name = h("p", { class: "muted mono small" }, snapshot.snapshot);
   const why = hindrance(snapshot);
   const all = h("button", { type: "button", onclick: () => restore(null) }, "Restore all of it…");
   const head = h("div", { class: "row between" }, title, why !== "no key" && all);
   if (why) {
-    $("snapshot-card").replaceChildren(head, id, lockedNote(snapshot));
+    $("snapshot-card").replaceChildren(head, name, lockedNote(snapshot));
     return;
   }
   const search = h("input", { type: "search", placeholder: "Search by name or path", autocomplete: "off", spellcheck: "false", "aria-label": "Search in this snapshot" });
@@ -114,7 +114,7 @@ function choose(id) {
   });
   parts.body = h("div", { class: "tree-box" });
   parts.detail = h("div", { class: "detail" });
-  $("snapshot-card").replaceChildren(head, id, search, parts.body, parts.detail);
+  $("snapshot-card").replaceChildren(head, name, search, parts.body, parts.detail);
   drawTree();
   drawDetail();
 }

@@ -97,7 +97,9 @@ function form(fields, yes, send, done, ...buttons) {
     button.disabled = false;
     setText(button, yes);
   };
-  return h("form", { onsubmit: submit }, ...fields.map((one) => one.box ?? one), problem,
+  // For managers of passwords: what the passphrase is of.
+  const owner = h("input", { type: "text", autocomplete: "username", value: vault.id ?? "vault", readonly: true, hidden: true });
+  return h("form", { onsubmit: submit }, owner, ...fields.map((one) => one.box ?? one), problem,
     h("div", { class: "row wrap" }, ...buttons, button));
 }
 

@@ -6,7 +6,7 @@ mod front;
 mod jobs;
 mod stalled;
 mod uploads;
-mod vault;
+pub mod vault;
 pub mod viewers;
 mod who_may;
 
