@@ -75,14 +75,20 @@ function draw(shown, damaged = []) {
   const list = h("ul", { class: "plain snapshots" }, snapshots.slice(0, shown).map((one) => h("li", {},
     h("button", { type: "button", "data-snapshot": one.snapshot, "aria-current": one.snapshot === chosen ? "true" : false, onclick: () => choose(one.snapshot) },
       h("span", { class: "row between" }, h("strong", {}, time(one.committed)), one.label && h("span", { class: "chip" }, one.label), one.vault && h("span", { class: "chip" }, "vault")),
-      h("span", { class: "muted path" }, one.roots.map((root) => root.path).join(", ")),
-      h("span", { class: "muted" }, `${plural(one.files, "file")}, ${bytes(one.bytes)} (${bytes(one.new_bytes)} new)`,
-        one.unreadable ? `, ${number(one.unreadable)} unreadable` : "")))));
+      ...factsOf(one)))));
   $("snapshots").replaceChildren(list);
   if (snapshots.length > shown) {
     $("snapshots").append(h("button", { type: "button", class: "quiet", onclick: () => draw(shown + SNAPSHOTS_SHOWN) }, `Show more (and ${number(snapshots.length - shown)} more)`));
   }
   for (const one of damaged) $("snapshots").append(h("p", { class: "note bad" }, `${one.snapshot ?? "A snapshot"} cannot be listed: ${one.reason}`));
+}
+
+/** What a row says of a snapshot; of one that cannot be read, what the server knows of it. */
+function factsOf(one) {
+  if (hindrance(one)) return [h("span", { class: "muted" }, `${bytes(one.new_bytes)} new. What it holds shows when the vault is open.`)];
+  const unreadable = one.unreadable ? `, ${number(one.unreadable)} unreadable` : "";
+  return [h("span", { class: "muted path" }, one.roots.map((root) => root.path).join(", ")),
+    h("span", { class: "muted" }, `${plural(one.files, "file")}, ${bytes(one.bytes)} (${bytes(one.new_bytes)} new)${unreadable}`)];
 }
 
 function choose(id) {
