@@ -25,7 +25,6 @@ export function setUp(done) {
   tabs($("source-card").querySelector("[role=tablist]"), (id) => {
     where = id;
     if (id === "tab-host" && !browser.path) browser.go();
-    drawVault();
     drawStart();
   });
   for (const [button, input] of [["pick-files", "file-input"], ["pick-folder", "folder-input"]]) {
@@ -39,7 +38,10 @@ export function setUp(done) {
   setUpPicked();
   setUpHost();
   $("start-form").addEventListener("submit", start);
-  $("into-vault").addEventListener("change", () => { wish = $("into-vault").checked; });
+  $("into-vault").addEventListener("change", () => {
+    wish = $("into-vault").checked;
+    drawVault();
+  });
   on("vault_changed", drawVault);
   drawStart();
 }
@@ -142,13 +144,13 @@ function drawMarked(summary) {
   drawStart();
 }
 
-/** Where there is a vault: whether the backup goes into it. What is dropped cannot. */
+const intoVault = () => exists() && wish;
+
+/** Where there is a vault: whether the backup goes into it. */
 function drawVault() {
-  const isHost = where === "tab-host";
   $("vault-choice").hidden = !exists();
-  set($("into-vault"), { disabled: !isHost, checked: isHost && wish });
-  setText($("into-vault-note"), isHost ? "Encrypted here with the vault’s key: the server cannot read it."
-    : "The vault takes folders of this host. What is dropped or chosen is stored plain: the server can read it.");
+  set($("into-vault"), { checked: wish });
+  setText($("into-vault-note"), wish ? "Encrypted here with the vault’s key: the server cannot read it." : "Not into the vault: the server can read it.");
 }
 
 function drawStart() {
@@ -163,12 +165,12 @@ async function start(event) {
   set($("start"), { disabled: true });
   try {
     if (where === "tab-browser") {
-      const job = await begin(picked, label);
+      const job = await begin(picked, label, intoVault());
       picked = [];
       drawPicked();
       started(job);
     } else {
-      const { job } = await post("/api/jobs", { paths: [...marked], label, vault: exists() && wish });
+      const { job } = await post("/api/jobs", { paths: [...marked], label, vault: intoVault() });
       started(job);
     }
     drawStart();

@@ -24,7 +24,7 @@ const ERRORS_MAX: usize = 100;
 /// What a job does.
 pub enum Work {
     /// Backs paths of this host up.
-    Paths { paths: Vec<PathBuf>, tags: Vec<String>, full: bool, vault: bool },
+    Paths { paths: Vec<PathBuf>, tags: Vec<String>, full: bool },
     /// Stores what the browser sends.
     Files(Arc<BrowserFiles>),
     /// Stores the parts of one request.
@@ -40,11 +40,6 @@ impl Work {
             Work::Files(_) | Work::Parts(_) => "upload",
             Work::Restore { .. } => "restore",
         }
-    }
-
-    /// Whether what is stored goes into the vault.
-    pub fn is_for_vault(&self) -> bool {
-        matches!(self, Work::Paths { vault: true, .. })
     }
 
     pub fn can_pause(&self) -> bool {
@@ -93,6 +88,8 @@ pub struct Job {
     pub peer: Arc<Peer>,
     pub work: Work,
     pub label: String,
+    /// What is stored goes into the vault.
+    pub vault: bool,
     created: Timestamp,
     live: Mutex<Live>,
     changed: Condvar,
@@ -119,7 +116,7 @@ pub struct Live {
 }
 
 impl Job {
-    pub fn new(peer: Arc<Peer>, work: Work, label: String, weights: [f64; 3]) -> Job {
+    pub fn new(peer: Arc<Peer>, work: Work, label: String, vault: bool, weights: [f64; 3]) -> Job {
         let live = Live {
             state: JobState::Queued,
             phase: Phase::Ready,
@@ -141,6 +138,7 @@ impl Job {
             peer,
             work,
             label,
+            vault,
             created: Timestamp::now(),
             live: Mutex::new(live),
             changed: Condvar::new(),
@@ -197,7 +195,7 @@ impl Job {
         let mut data = self.status_json();
         let live = self.live();
         data["label"] = json!(self.label);
-        data["vault"] = json!(self.work.is_for_vault());
+        data["vault"] = json!(self.vault);
         data["server"] = self.peer.json();
         data["created"] = json!(self.created.to_string());
         data["snapshot"] = json!(live.snapshots.last());

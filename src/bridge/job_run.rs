@@ -76,7 +76,7 @@ fn count_text(count: u64, noun: &str) -> String {
 
 /// Backs paths of this host up, and counts them beside that: a percentage needs to know how much there is.
 fn paths(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<String, ClientError> {
-    let Work::Paths { paths, tags, full, .. } = &job.work else { unreachable!("the caller has looked") };
+    let Work::Paths { paths, tags, full } = &job.work else { unreachable!("the caller has looked") };
     let resolved = resolve_roots(paths, std::path::Path::new("/"))?;
     let mut options = BackupOptions::new(resolved);
     (options.tags, options.full) = (tags.clone(), *full);
@@ -162,6 +162,10 @@ fn store(
     options.host = app.config.host_name.clone();
     options.label = job.label.clone();
     options.upload = job.live().upload;
+    if job.vault {
+        let key = app.vault.put_key().map_err(|error| ClientError::Impossible(error.text))?;
+        options.vault = Some(Arc::new(key));
+    }
     check_backup(options)?;
     let sink = JobSink { app, job };
     sink.event(Event::Phase { phase: Phase::Connect, message: "connecting" });
@@ -262,6 +266,7 @@ impl ProgressSink for JobSink<'_> {
                 });
             }
             Event::FileSkipped { path, reason } => log::info!("job {}: {}: {reason}", job.id, display_bytes(path)),
+            Event::Warning { message } => log::warn!("job {}: {message}", job.id),
             Event::FirstContact { message } | Event::Notice { message } => log::info!("job {}: {message}", job.id),
         }
     }

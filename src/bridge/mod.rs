@@ -41,7 +41,6 @@ mod settings;
 mod socket;
 mod upload;
 mod vault;
-mod vault_files;
 
 use std::fmt;
 use std::io::{self, Read, Write};

@@ -10,12 +10,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
 use super::error::ApiError;
 use super::hub::Hub;
-use super::vault_files::{self as files, KeyFiles};
+use crate::base::shutdown::Shutdown;
 use crate::base::vault::VaultId;
-use crate::crypto::vault::{FullKey, PutKey};
+use crate::client::ClientError;
+use crate::client::vault::key_file::{FULL_KEY_FILE, PUT_KEY_FILE, read_key_file};
+use crate::client::vault::{PassphraseSource, VaultKeys, calibrate, create_vault};
+use crate::crypto::vault::key_file::OpenKeyError;
+use crate::crypto::{CryptoError, FullKey, PutKey};
 
 /// An open vault that nobody uses locks itself after so long.
 pub const IDLE: Duration = Duration::from_secs(15 * 60);
@@ -60,11 +65,9 @@ impl Vault {
     /// The vault as the page knows it.
     pub fn json(&self) -> Result<Value, ApiError> {
         let open = self.state().held.as_ref().map(|held| held.key.put().vault());
-        let (word, id) = match (open, files::look(&self.folder)?) {
-            (Some(id), _) => ("open", Some(id)),
-            (None, KeyFiles::None) => ("none", None),
-            (None, KeyFiles::PutHalf(id)) => ("put_only", Some(id)),
-            (None, KeyFiles::Full(id)) => ("locked", Some(id)),
+        let (word, id) = match open {
+            Some(id) => ("open", Some(id)),
+            None => self.look()?,
         };
         Ok(json!({
             "state": word,
@@ -75,13 +78,38 @@ impl Vault {
     }
 
     pub fn key_file(&self) -> PathBuf {
-        files::full_key_path(&self.folder)
+        self.folder.join(FULL_KEY_FILE)
+    }
+
+    /// What the key files say: which state the vault is in, unless it is open, and its id.
+    fn look(&self) -> Result<(&'static str, Option<VaultId>), ApiError> {
+        if self.key_file().exists() {
+            let id = FullKey::vault_of_file(&read_key_file(&self.key_file())?);
+            return id.map(|id| ("locked", Some(id))).ok_or_else(|| {
+                ApiError::conflict(format!("{} is no key of a vault, or is damaged", self.key_file().display()))
+            });
+        }
+        match self.folder.join(PUT_KEY_FILE).exists() {
+            true => Ok(("put_only", Some(self.keys("").put_key().map_err(refusal)?.vault()))),
+            false => Ok(("none", None)),
+        }
+    }
+
+    fn keys(&self, passphrase: &str) -> VaultKeys {
+        VaultKeys {
+            file: None,
+            state: self.folder.clone(),
+            passphrase: given(passphrase),
+            shutdown: Shutdown::new(),
+        }
     }
 
     /// The key file as it is: sealed.
     pub fn key_file_bytes(&self) -> Result<Vec<u8>, ApiError> {
-        let found = files::read(&self.key_file())?;
-        Ok(found.ok_or_else(|| ApiError::missing("there is no vault.key on this host"))?.to_vec())
+        match self.key_file().exists() {
+            true => Ok(read_key_file(&self.key_file())?.to_vec()),
+            false => Err(ApiError::missing("there is no vault.key on this host")),
+        }
     }
 
     /// The key, if the vault is open; this is a use of it.
@@ -92,30 +120,39 @@ impl Vault {
         Some(held.key.clone())
     }
 
-    /// What a backup into the vault needs: no passphrase.
+    /// What a backup into the vault needs. Where there is no file of it, as on a host that only restored so far, the
+    /// open key has it.
     pub fn put_key(&self) -> Result<PutKey, ApiError> {
-        files::read_put_key(&self.folder)
+        if self.folder.join(PUT_KEY_FILE).exists() {
+            return self.keys("").put_key().map_err(refusal);
+        }
+        match (self.key(), self.key_file().exists()) {
+            (Some(key), _) => PutKey::from_file(&key.put().to_file()).map_err(|error| failed(&error)),
+            (None, true) => Err(ApiError::new(423, "the vault is locked: open it to back up into it")),
+            (None, false) => Err(ApiError::conflict("there is no vault on this host: make one first")),
+        }
     }
 
     /// Makes the vault, and leaves it open.
     pub fn create(self: &Arc<Vault>, passphrase: &str) -> Result<(), ApiError> {
         let _turn = self.turn()?;
-        let key = files::create(&self.folder, passphrase.as_bytes(), self.low_memory)?;
-        log::info!("a vault was made: {}", key.put().vault());
-        self.hold(key)
+        let keys = self.keys(passphrase);
+        let made = create_vault(&keys, self.low_memory).map_err(refusal)?;
+        log::info!("a vault was made: {}", made.vault);
+        self.hold(keys.full_key(None).map_err(refusal)?)
     }
 
     pub fn open(self: &Arc<Vault>, passphrase: &str) -> Result<(), ApiError> {
         let _turn = self.turn()?;
-        self.hold(files::open(&self.folder, passphrase.as_bytes())?)
+        self.hold(self.keys(passphrase).full_key(None).map_err(refusal)?)
     }
 
     /// Seals the key file under another passphrase. The one so far is wanted of an open vault too: who finds the page
     /// open is not its owner yet.
     pub fn change_passphrase(&self, old: &str, new: &str) -> Result<(), ApiError> {
         let _turn = self.turn()?;
-        let key = files::open(&self.folder, old.as_bytes())?;
-        files::replace(&self.folder, &key, new.as_bytes(), self.low_memory)?;
+        let cost = calibrate(self.low_memory).map_err(|error| failed(&error))?;
+        self.keys(old).change_passphrase(&given(new), cost).map_err(refusal)?;
         log::info!("the vault has another passphrase");
         Ok(())
     }
@@ -181,10 +218,26 @@ impl Vault {
     }
 }
 
+fn given(passphrase: &str) -> PassphraseSource {
+    PassphraseSource::Given(Zeroizing::new(passphrase.as_bytes().to_vec()))
+}
+
+/// A wrong passphrase is told apart from keys that are not there, or there already.
+fn refusal(error: ClientError) -> ApiError {
+    match &error {
+        ClientError::VaultKey { source: OpenKeyError::Wrong, .. } => ApiError::new(403, error.to_string()),
+        ClientError::VaultKey { .. } | ClientError::Impossible(_) => ApiError::conflict(error.to_string()),
+        _ => ApiError::of(&error),
+    }
+}
+
+fn failed(error: &CryptoError) -> ApiError {
+    ApiError::new(500, error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::shutdown::Shutdown;
 
     const PASSPHRASE: &str = "correct horse";
 

@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use super::Gui;
 use super::viewers::Watcher;
-use crate::support::{Workplace, closed_address};
+use super::{Gui, named};
+use crate::support::{TestServer, Workplace, closed_address};
 
 pub const PASSPHRASE: &str = "seven green bicycles in the rain";
 
@@ -126,6 +126,65 @@ fn one_passphrase_is_tried_at_a_time() {
     assert!(tries.contains(&403) && tries.contains(&429), "{tries:?}");
     assert!(tries.iter().all(|status| [403, 429].contains(status)), "{tries:?}");
     assert_eq!(state(&gui), "open", "a wrong one takes nothing away");
+}
+
+/// A bridge that has met its server, and an open vault.
+fn with_a_vault(workplace: &Workplace, server: &TestServer) -> Gui {
+    let gui = Gui::start(workplace, server);
+    gui.post("/api/vault/create", json!({ "passphrase": PASSPHRASE })).expect(200);
+    gui
+}
+
+/// Whether any file below a folder holds these bytes.
+fn holds(folder: &std::path::Path, bytes: &[u8]) -> bool {
+    std::fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => holds(&path, bytes),
+            // A socket is read by nobody.
+            false => std::fs::read(path).is_ok_and(|all| all.windows(bytes.len()).any(|window| window == bytes)),
+        }
+    })
+}
+
+#[test]
+fn backups_and_uploads_go_into_the_vault_without_a_passphrase() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = with_a_vault(&workplace, &server);
+    let id = gui.post("/api/vault/lock", json!({})).expect(200)["vault"]["id"].clone();
+    let words = "a line that nobody but its owner reads\n".repeat(500);
+    let folder = workplace.write("source/a_telling_name.txt", &words).parent().unwrap().to_path_buf();
+    let job = gui.job(json!({ "paths": [folder], "label": "a telling label", "vault": true }));
+    assert_eq!(gui.wait_for(&job, "completed")["vault"], true);
+    let mut list = named(&[("b_telling_name.txt", words.len())]);
+    list["vault"] = json!(true);
+    let upload = gui.job(list);
+    let sent = gui.send("PUT", &format!("/api/jobs/{upload}/files/0"), "", words.as_bytes());
+    sent.expect(200);
+    gui.wait_for(&upload, "completed");
+    let plain = gui.job(json!({ "paths": [folder], "label": "in the open" }));
+    assert_eq!(gui.wait_for(&plain, "completed")["vault"], false);
+    let listed = gui.get("/api/snapshots").expect(200);
+    let vaults: Vec<&Value> = listed["snapshots"].as_array().unwrap().iter().map(|row| &row["vault"]).collect();
+    assert_eq!(vaults, [&Value::Null, &id, &id]);
+    assert!(holds(&server.data, b"in the open"));
+    for telling in ["b_telling_name", "a telling label"] {
+        assert!(!holds(&server.data, telling.as_bytes()), "{telling} lies at the server");
+    }
+}
+
+#[test]
+fn where_there_is_no_vault_nothing_goes_into_it() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    let file = workplace.write("source/file", "content");
+    assert_eq!(gui.post("/api/jobs", json!({ "paths": [file], "vault": true })).status, 409);
+    let mut list = named(&[("a", 1)]);
+    list["vault"] = json!(true);
+    assert_eq!(gui.post("/api/jobs", list).status, 409);
+    assert_eq!(gui.get("/api/jobs").expect(200)["jobs"], json!([]));
 }
 
 #[test]
