@@ -10,8 +10,9 @@ import * as settings from "./settings.js";
 import * as source from "./source.js";
 import * as statistics from "./statistics.js";
 import { isUploading } from "./upload.js";
+import * as vault from "./vault.js";
 
-const VIEWS = ["backup", "history", "server", "log", "settings"];
+const VIEWS = ["backup", "history", "vault", "server", "log", "settings"];
 let present = null;
 
 function show(isFirst = false) {
@@ -58,6 +59,7 @@ settings.applyLast();
 job.setUp();
 source.setUp(job.watch);
 history.setUp();
+vault.setUp();
 log.setUp();
 live.on("line", drawLine);
 live.on("connected", () => {

@@ -8,6 +8,7 @@ import { chooseFolder } from "./hosts.js";
 import { on } from "./live.js";
 import { Tree } from "./tree.js";
 import { watch } from "./job.js";
+import { hindrance, lockedNote, unlocked } from "./vault.js";
 
 const SNAPSHOTS_SHOWN = 200;
 const FOUND_SHOWN = 500;
@@ -25,6 +26,19 @@ export function setUp() {
   $("snapshots-again").addEventListener("click", () => load());
   on("status", (status) => { if (status.state === "completed") isStale = true; });
   on("connected", () => { isStale = true; });
+  on("vault_changed", vaultChanged);
+}
+
+/** What a vault's snapshots are called, and what is in them, is known only while it is open. */
+function vaultChanged() {
+  if (!snapshots.some((one) => one.vault)) return;
+  isStale = true;
+  if ($("history").hidden) return;
+  const hadFocus = $("snapshot-card").contains(document.activeElement);
+  const present = snapshots.find((one) => one.snapshot === chosen);
+  if (present?.vault) choose(chosen);
+  if (hadFocus) $("snapshot-card").querySelector("h2").focus();
+  load();
 }
 
 /** The view is shown, with a snapshot to choose or none. */
@@ -60,15 +74,21 @@ function draw(shown, damaged = []) {
   }
   const list = h("ul", { class: "plain snapshots" }, snapshots.slice(0, shown).map((one) => h("li", {},
     h("button", { type: "button", "data-snapshot": one.snapshot, "aria-current": one.snapshot === chosen ? "true" : false, onclick: () => choose(one.snapshot) },
-      h("span", { class: "row between" }, h("strong", {}, time(one.committed)), one.label && h("span", { class: "chip" }, one.label)),
-      h("span", { class: "muted path" }, one.roots.map((root) => root.path).join(", ")),
-      h("span", { class: "muted" }, `${plural(one.files, "file")}, ${bytes(one.bytes)} (${bytes(one.new_bytes)} new)`,
-        one.unreadable ? `, ${number(one.unreadable)} unreadable` : "")))));
+      h("span", { class: "row between" }, h("strong", {}, time(one.committed)), one.label && h("span", { class: "chip" }, one.label), one.vault && h("span", { class: "chip" }, "vault")),
+      ...factsOf(one)))));
   $("snapshots").replaceChildren(list);
   if (snapshots.length > shown) {
     $("snapshots").append(h("button", { type: "button", class: "quiet", onclick: () => draw(shown + SNAPSHOTS_SHOWN) }, `Show more (and ${number(snapshots.length - shown)} more)`));
   }
   for (const one of damaged) $("snapshots").append(h("p", { class: "note bad" }, `${one.snapshot ?? "A snapshot"} cannot be listed: ${one.reason}`));
+}
+
+/** What a row says of a snapshot; of one that cannot be read, what the server knows of it. */
+function factsOf(one) {
+  if (hindrance(one)) return [h("span", { class: "muted" }, `${bytes(one.new_bytes)} new. What it holds shows when the vault is open.`)];
+  const unreadable = one.unreadable ? `, ${number(one.unreadable)} unreadable` : "";
+  return [h("span", { class: "muted path" }, one.roots.map((root) => root.path).join(", ")),
+    h("span", { class: "muted" }, `${plural(one.files, "file")}, ${bytes(one.bytes)} (${bytes(one.new_bytes)} new)${unreadable}`)];
 }
 
 function choose(id) {
@@ -83,6 +103,15 @@ function choose(id) {
     $("snapshot-card").replaceChildren(h("h2", {}, "Contents"), empty("No snapshot is chosen", "What is in a snapshot is shown here: look into folders, search, download one file, or restore."));
     return;
   }
+  const title = h("h2", { tabindex: "-1" }, `Contents of ${time(snapshot.committed)}`);
+  const name = h("p", { class: "muted mono small" }, snapshot.snapshot);
+  const why = hindrance(snapshot);
+  const all = h("button", { type: "button", onclick: () => restore(null) }, "Restore all of it…");
+  const head = h("div", { class: "row between" }, title, why !== "no key" && all);
+  if (why) {
+    $("snapshot-card").replaceChildren(head, name, lockedNote(snapshot));
+    return;
+  }
   const search = h("input", { type: "search", placeholder: "Search by name or path", autocomplete: "off", spellcheck: "false", "aria-label": "Search in this snapshot" });
   let timer = 0;
   search.addEventListener("input", () => {
@@ -91,10 +120,7 @@ function choose(id) {
   });
   parts.body = h("div", { class: "tree-box" });
   parts.detail = h("div", { class: "detail" });
-  $("snapshot-card").replaceChildren(
-    h("div", { class: "row between" }, h("h2", {}, `Contents of ${time(snapshot.committed)}`),
-      h("button", { type: "button", onclick: () => restore(null) }, "Restore all of it…")),
-    h("p", { class: "muted mono small" }, snapshot.snapshot), search, parts.body, parts.detail);
+  $("snapshot-card").replaceChildren(head, name, search, parts.body, parts.detail);
   drawTree();
   drawDetail();
 }
@@ -170,12 +196,14 @@ function drawDetail() {
 }
 
 async function restore(entry) {
+  const snapshot = snapshots.find((one) => one.snapshot === chosen);
+  if (!(await unlocked(snapshot))) return;
   const what = entry ? `“${entry.path}”` : "all of this snapshot";
   const to = await chooseFolder("Restore to a folder", `Puts ${what} below a folder of the host that this program runs on.`, "Restore");
   if (!to) return;
   try {
     const paths = entry ? [entry.path_base64 ? { path_base64: entry.path_base64 } : entry.path] : undefined;
-    const { job } = await post("/api/restore", { snapshot: chosen, paths, to });
+    const { job } = await post("/api/restore", { snapshot: snapshot.snapshot, paths, to });
     toast(`Restoring to ${to}`);
     watch(job);
     location.hash = "#backup";

@@ -135,7 +135,7 @@ function draw() {
   }
   const { progress } = job;
   const word = job.state === "running" ? WORDS[job.phase] ?? job.phase : job.state;
-  setText(parts.title, KINDS[job.kind] ?? "Job");
+  setText(parts.title, titleOf(job));
   setText(parts.state, word);
   parts.state.dataset.state = job.state;
   parts.gauge.show({ percentage: progress.percentage, word, state: job.state });
@@ -149,6 +149,10 @@ function draw() {
   drawActions(job);
   drawNotes(job);
   say(job, word);
+}
+
+function titleOf(job) {
+  return `${KINDS[job.kind] ?? "Job"}${job.vault ? ", into the vault" : ""}`;
 }
 
 function nowOf(job) {

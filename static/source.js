@@ -4,13 +4,17 @@ import { post } from "./api.js";
 import { $, announce, h, set, setText, tabs, toast } from "./dom.js";
 import { bytes, number, plural } from "./format.js";
 import { HostBrowser } from "./hosts.js";
+import { on } from "./live.js";
 import { FILES_MAX, fromDrop, fromInput, merge } from "./pick.js";
 import { Rows } from "./rows.js";
 import { begin } from "./upload.js";
+import { exists } from "./vault.js";
 
 let picked = [];
 let where = "tab-browser";
 const marked = new Set();
+/** Whoever has a vault wants it used, until they say otherwise. */
+let wish = true;
 let rows;
 let browser;
 let started = () => {};
@@ -34,6 +38,11 @@ export function setUp(done) {
   setUpPicked();
   setUpHost();
   $("start-form").addEventListener("submit", start);
+  $("into-vault").addEventListener("change", () => {
+    wish = $("into-vault").checked;
+    drawVault();
+  });
+  on("vault_changed", drawVault);
   drawStart();
 }
 
@@ -135,6 +144,15 @@ function drawMarked(summary) {
   drawStart();
 }
 
+const intoVault = () => exists() && wish;
+
+/** Where there is a vault: whether the backup goes into it. */
+function drawVault() {
+  $("vault-choice").hidden = !exists();
+  set($("into-vault"), { checked: wish });
+  setText($("into-vault-note"), wish ? "Encrypted here with the vault’s key: the server cannot read it." : "Not into the vault: the server can read it.");
+}
+
 function drawStart() {
   const count = where === "tab-browser" ? picked.length : marked.size;
   set($("start"), { disabled: count === 0 });
@@ -147,12 +165,12 @@ async function start(event) {
   set($("start"), { disabled: true });
   try {
     if (where === "tab-browser") {
-      const job = await begin(picked, label);
+      const job = await begin(picked, label, intoVault());
       picked = [];
       drawPicked();
       started(job);
     } else {
-      const { job } = await post("/api/jobs", { paths: [...marked], label });
+      const { job } = await post("/api/jobs", { paths: [...marked], label, vault: intoVault() });
       started(job);
     }
     drawStart();

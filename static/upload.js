@@ -144,9 +144,9 @@ export const uploadOf = (id) => uploads.get(id);
 export const isUploading = () => [...uploads.values()].some((upload) => !upload.ended);
 
 /** Begins an upload of a list that is in the order of paths. */
-export async function begin(files, label) {
+export async function begin(files, label, vault) {
   const list = files.map(({ path, size, mtime }) => ({ path, size, mtime }));
-  const { job_id: id, job } = await post("/api/jobs", { files: list, label });
+  const { job_id: id, job } = await post("/api/jobs", { files: list, label, vault });
   adopt(id, files);
   return job;
 }

@@ -34,6 +34,8 @@ struct Wish {
     tags: Vec<String>,
     #[serde(default)]
     full: bool,
+    #[serde(default)]
+    vault: bool,
 }
 
 pub fn list(call: &mut Call<'_>) -> Result<Reply, ApiError> {
@@ -64,18 +66,22 @@ pub fn create_from_paths(call: &mut Call<'_>) -> Result<Reply, ApiError> {
 
 fn create_from(call: &Call<'_>, wish: Wish) -> Result<Reply, ApiError> {
     check_texts(&wish)?;
+    if wish.vault {
+        // Said now, not when the job's turn comes.
+        call.app.vault.put_key()?;
+    }
     let work = match (wish.paths, wish.files) {
         (Some(paths), None) => Work::Paths { paths: host_paths(&paths)?, tags: wish.tags, full: wish.full },
         (None, Some(files)) => {
-            return create_upload(call, files, wish.label);
+            return create_upload(call, files, wish.label, wish.vault);
         }
         _ => return Err(ApiError::bad("either paths or files is wanted")),
     };
-    let job = new_job(call, work, wish.label)?;
+    let job = new_job(call, work, wish.label, wish.vault)?;
     accepted(call, submit(call.app, job)?, None)
 }
 
-fn create_upload(call: &Call<'_>, files: Vec<NamedFile>, label: String) -> Result<Reply, ApiError> {
+fn create_upload(call: &Call<'_>, files: Vec<NamedFile>, label: String, vault: bool) -> Result<Reply, ApiError> {
     let hub = call.app.hub.clone();
     // The id is known when the job is made, and nothing is wanted before that.
     let id: Arc<std::sync::OnceLock<String>> = Arc::default();
@@ -89,7 +95,7 @@ fn create_upload(call: &Call<'_>, files: Vec<NamedFile>, label: String) -> Resul
     });
     let files = Arc::new(files.map_err(ApiError::bad)?);
     let order = files.order();
-    let job = new_job(call, Work::Files(files), label)?;
+    let job = new_job(call, Work::Files(files), label, vault)?;
     let _ = id.set(job.id.clone());
     accepted(call, submit(call.app, job)?, Some(order))
 }
@@ -103,13 +109,13 @@ fn accepted(call: &Call<'_>, job: Arc<Job>, order: Option<Vec<usize>>) -> Result
 }
 
 /// A job for the server that is in use.
-pub fn new_job(call: &Call<'_>, work: Work, label: String) -> Result<Job, ApiError> {
+pub fn new_job(call: &Call<'_>, work: Work, label: String, vault: bool) -> Result<Job, ApiError> {
     let peer = call.app.peers.current();
     if !peer.is_known() {
         let text = format!("the server at {} has not been met yet: connect first", peer.address());
         return Err(ApiError::conflict(text));
     }
-    Ok(Job::new(peer, work, label, call.app.settings.progress().weights()))
+    Ok(Job::new(peer, work, label, vault, call.app.settings.progress().weights()))
 }
 
 fn check_texts(wish: &Wish) -> Result<(), ApiError> {
@@ -163,7 +169,7 @@ pub fn restore(call: &mut Call<'_>) -> Result<Reply, ApiError> {
         _ => return Err(ApiError::bad("paths must be a list")),
     };
     let work = Work::Restore { selection: selection(snapshot, paths)?, to };
-    let job = new_job(call, work, String::new())?;
+    let job = new_job(call, work, String::new(), false)?;
     accepted(call, submit(call.app, job)?, None)
 }
 

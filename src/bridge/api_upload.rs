@@ -267,7 +267,7 @@ fn read_parts(
                         return Err(ApiError::conflict("the server has not been met yet: connect first"));
                     }
                     let weights = app.settings.progress().weights();
-                    let job = Job::new(peer, Work::Parts(parts.clone()), label.clone(), weights);
+                    let job = Job::new(peer, Work::Parts(parts.clone()), label.clone(), false, weights);
                     if let Some(length) = length {
                         job.change(|live| live.progress.counted(0, length));
                     }

@@ -15,6 +15,7 @@ use super::jobs::Jobs;
 use super::log_book::LogBook;
 use super::peers::Peers;
 use super::settings::Settings;
+use super::vault::{IDLE, Vault};
 use crate::base::ids::hex;
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
@@ -46,6 +47,8 @@ pub struct BridgeConfig {
     /// Folders of this program, which no backup may hold.
     pub own_folders: Vec<PathBuf>,
     pub log: Arc<LogBook>,
+    /// A new passphrase costs little memory.
+    pub low_memory: bool,
 }
 
 /// What all requests share.
@@ -55,6 +58,7 @@ pub struct App {
     pub jobs: Jobs,
     pub hub: Arc<Hub>,
     pub settings: Settings,
+    pub vault: Arc<Vault>,
     pub started: Timestamp,
     pub began: Instant,
     receipts: Mutex<VecDeque<Value>>,
@@ -91,12 +95,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl App {
     pub fn new(config: BridgeConfig, peers: Peers) -> Arc<App> {
+        let hub = Arc::new(Hub::default());
         let app = Arc::new(App {
             settings: Settings::open(&config.settings_folder),
+            vault: Vault::new(peers.state_folder(), config.low_memory, IDLE, hub.clone()),
             config,
             peers,
             jobs: Jobs::default(),
-            hub: Arc::new(Hub::default()),
+            hub,
             started: Timestamp::now(),
             began: Instant::now(),
             receipts: Mutex::default(),

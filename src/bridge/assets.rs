@@ -44,6 +44,7 @@ assets![
     "statistics.js",
     "tree.js",
     "upload.js",
+    "vault.js",
 ];
 
 fn content_type(name: &str) -> &'static str {

@@ -88,6 +88,8 @@ pub struct Job {
     pub peer: Arc<Peer>,
     pub work: Work,
     pub label: String,
+    /// What is stored goes into the vault.
+    pub vault: bool,
     created: Timestamp,
     live: Mutex<Live>,
     changed: Condvar,
@@ -114,7 +116,7 @@ pub struct Live {
 }
 
 impl Job {
-    pub fn new(peer: Arc<Peer>, work: Work, label: String, weights: [f64; 3]) -> Job {
+    pub fn new(peer: Arc<Peer>, work: Work, label: String, vault: bool, weights: [f64; 3]) -> Job {
         let live = Live {
             state: JobState::Queued,
             phase: Phase::Ready,
@@ -136,6 +138,7 @@ impl Job {
             peer,
             work,
             label,
+            vault,
             created: Timestamp::now(),
             live: Mutex::new(live),
             changed: Condvar::new(),
@@ -192,6 +195,7 @@ impl Job {
         let mut data = self.status_json();
         let live = self.live();
         data["label"] = json!(self.label);
+        data["vault"] = json!(self.vault);
         data["server"] = self.peer.json();
         data["created"] = json!(self.created.to_string());
         data["snapshot"] = json!(live.snapshots.last());

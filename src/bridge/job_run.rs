@@ -162,6 +162,10 @@ fn store(
     options.host = app.config.host_name.clone();
     options.label = job.label.clone();
     options.upload = job.live().upload;
+    if job.vault {
+        let key = app.vault.put_key().map_err(|error| ClientError::Impossible(error.text))?;
+        options.vault = Some(Arc::new(key));
+    }
     check_backup(options)?;
     let sink = JobSink { app, job };
     sink.event(Event::Phase { phase: Phase::Connect, message: "connecting" });

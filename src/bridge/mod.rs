@@ -14,6 +14,7 @@ mod api_jobs;
 mod api_settings;
 mod api_snapshots;
 mod api_upload;
+mod api_vault;
 mod app;
 mod assets;
 mod body;
@@ -39,6 +40,7 @@ mod routes;
 mod settings;
 mod socket;
 mod upload;
+mod vault;
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -148,6 +150,7 @@ impl Bridge {
         log::info!("ending: what runs is stopped and can be resumed");
         jobs::close(&self.app);
         self.app.end_questions();
+        self.app.vault.lock();
         self.app.hub.wake_all();
         ran.map_err(|source| BridgeError::Io { doing: "accept connections".into(), source })
     }

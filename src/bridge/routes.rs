@@ -9,7 +9,7 @@ use super::answer::Answer;
 use super::app::App;
 use super::error::ApiError;
 use super::relay::LENGTH_HEADER;
-use super::{api, api_host, api_jobs, api_settings, api_snapshots, api_upload, assets};
+use super::{api, api_host, api_jobs, api_settings, api_snapshots, api_upload, api_vault, assets};
 
 /// JSON in a request, but for a list of files.
 pub const BODY_BYTES_MAX: u64 = 64 * 1024;
@@ -61,6 +61,12 @@ pub const ROUTES: &[Route<App>] = &[
     get("/api/snapshots/{}/entries", api_snapshots::entries),
     get("/api/snapshots/{}/file", api_snapshots::file),
     post("/api/restore", api_jobs::restore),
+    get("/api/vault", api_vault::look),
+    post("/api/vault/create", api_vault::create),
+    post("/api/vault/open", api_vault::open),
+    post("/api/vault/lock", api_vault::lock),
+    post("/api/vault/passphrase", api_vault::change_passphrase),
+    get("/api/vault/key", api_vault::key_file),
     get("/api/settings", api_settings::settings),
     post("/api/settings", api_settings::change_settings),
     get("/api/transfer_info", api_settings::transfer_info),

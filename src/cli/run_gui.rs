@@ -107,5 +107,6 @@ fn config(
         log_file,
         own_folders: std::iter::once(setup.folder.clone()).chain(local_data).collect(),
         log,
+        low_memory: arguments.is_on("low-memory"),
     })
 }

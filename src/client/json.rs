@@ -44,6 +44,7 @@ pub fn snapshot_json(row: &SnapshotRow) -> Value {
         "host": row.host,
         "label": row.label,
         "tags": row.tags,
+        "vault": row.vault,
         "roots": path_list(row.roots.iter().map(EntryPath::as_bytes)),
     })
 }

@@ -99,6 +99,7 @@ fn real_answers_are_as_the_openapi_document_says() {
         "/api/stats",
         "/api/jobs",
         "/api/snapshots",
+        "/api/vault",
         "/api/settings",
         "/api/transfer_info",
         "/api/browse",
@@ -124,6 +125,14 @@ fn real_answers_are_as_the_openapi_document_says() {
     check("post", "/api/settings", "/api/settings", json!({ "settings": { "theme": "auto" } }));
     let info = json!({ "server": "localhost:1", "user": "ada", "paths": ["docs"] });
     check("post", "/api/transfer_info", "/api/transfer_info", info);
+    for (path, body) in [
+        ("/api/vault/open", json!({ "passphrase": "x" })),
+        ("/api/vault/create", json!({ "passphrase": "x" })),
+        ("/api/vault/passphrase", json!({ "passphrase": "x", "new": "y" })),
+        ("/api/vault/lock", json!({})),
+    ] {
+        check("post", path, path, body);
+    }
     let to = workplace.join("restored");
     check("post", "/api/restore", "/api/restore", json!({ "to": to }));
 }

@@ -6,6 +6,7 @@ mod front;
 mod jobs;
 mod stalled;
 mod uploads;
+pub mod vault;
 pub mod viewers;
 mod who_may;
 

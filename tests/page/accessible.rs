@@ -28,6 +28,9 @@ fn check_all(page: &Page, theme: &str) {
     browser.wait_for("document.querySelector('[role=treeitem] [role=treeitem] .tree-row')");
     browser.script("document.querySelector('.tree-row').click()");
     browser.assert_accessible(&format!("the history, {theme}"));
+    page.view("vault");
+    browser.wait_for("document.querySelector('#vault-cards form')");
+    browser.assert_accessible(&format!("no vault yet, {theme}"));
     page.view("server");
     browser.wait_for_text("#statistics", "Running for");
     browser.assert_accessible(&format!("the server, {theme}"));
@@ -58,7 +61,7 @@ fn nothing_is_wider_than_a_phone() {
     let page = with_contents();
     let browser = &page.browser;
     browser.resize(375, 740);
-    for view in ["backup", "history", "server", "log", "settings"] {
+    for view in ["backup", "history", "vault", "server", "log", "settings"] {
         page.view(view);
         browser.wait_for("!document.querySelector('main .loading')?.checkVisibility()");
         let width = browser.script("return document.documentElement.scrollWidth");

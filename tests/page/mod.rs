@@ -7,6 +7,7 @@ mod history;
 mod lost;
 mod panels;
 mod pictures;
+mod vault;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -178,7 +178,11 @@ fn write_key(path: &Path, bytes: &[u8]) -> Result<(), ClientError> {
     durable::replace_file(path, bytes, KEY_MODE).map_err(failed)
 }
 
-fn read_key_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, ClientError> {
+/// Reads a key file, of either kind.
+///
+/// # Errors
+/// [`ClientError::VaultKey`] where it is no file or too long for one, [`ClientError::Io`] where it cannot be read.
+pub fn read_key_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, ClientError> {
     let failed = |source: io::Error| ClientError::Io { doing: format!("read {}", path.display()), source };
     // What is no file could keep the opening waiting, or never end.
     let mut options = File::options();

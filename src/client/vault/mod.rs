@@ -5,14 +5,13 @@
 //! changed is read and cut ([`cutting`]), the server is asked ([`uploading`]), and what it lacks is sealed
 //! ([`sealing`]). [`chain`] finds a server that was set back.
 
+mod access;
 pub(super) mod backing_up;
 pub(super) mod cache;
 pub mod chain;
 pub mod chunker;
-pub(super) mod cutting;
-mod access;
-pub mod chunker;
 mod contents;
+pub(super) mod cutting;
 mod fetching;
 pub mod format;
 pub mod key_file;
@@ -20,10 +19,10 @@ pub(super) mod known;
 pub(super) mod lists;
 pub(super) mod parcel;
 pub mod passphrase;
+mod reader;
 pub(super) mod sealing;
 pub(super) mod spool;
 pub(super) mod uploading;
-mod reader;
 mod walk;
 
 pub use access::VaultAccess;

@@ -1,0 +1,202 @@
+//! The vault of the bridge's host: its key is made, opened and locked here, and told to nobody.
+
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use super::viewers::Watcher;
+use super::{Gui, named};
+use crate::support::{TestServer, Workplace, closed_address};
+
+pub const PASSPHRASE: &str = "seven green bicycles in the rain";
+
+fn gui(workplace: &Workplace) -> Gui {
+    Gui::start_with(workplace, &closed_address(), &["--low-memory"])
+}
+
+fn state(gui: &Gui) -> Value {
+    gui.get("/api/vault").expect(200)["vault"]["state"].clone()
+}
+
+#[test]
+fn a_vault_is_made_locked_and_opened_without_a_server() {
+    let workplace = Workplace::new();
+    let gui = gui(&workplace);
+    let none = gui.get("/api/vault").expect(200)["vault"].clone();
+    assert_eq!((&none["state"], &none["id"]), (&json!("none"), &Value::Null));
+    assert_eq!(gui.post("/api/vault/open", json!({ "passphrase": PASSPHRASE })).status, 409);
+    assert_eq!(gui.get("/api/vault/key").status, 404);
+    let made = gui.post("/api/vault/create", json!({ "passphrase": PASSPHRASE })).expect(200)["vault"].clone();
+    assert_eq!((&made["state"], &made["idle_seconds"]), (&json!("open"), &json!(900)));
+    for name in ["vault.key", "vault-put.key"] {
+        let mode = workplace.join("state").join(name).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    assert_eq!(gui.post("/api/vault/create", json!({ "passphrase": "another" })).status, 409);
+    assert_eq!(gui.post("/api/vault/lock", json!({})).expect(200)["vault"]["state"], "locked");
+    assert_eq!(gui.post("/api/vault/lock", json!({})).expect(200)["vault"]["state"], "locked");
+    let wrong = gui.post("/api/vault/open", json!({ "passphrase": "seven red bicycles" })).expect(403);
+    assert!(wrong["error"].as_str().unwrap().contains("the passphrase is wrong"), "{wrong}");
+    assert_eq!(state(&gui), "locked");
+    let opened = gui.post("/api/vault/open", json!({ "passphrase": PASSPHRASE })).expect(200)["vault"].clone();
+    assert_eq!(opened, made);
+}
+
+#[test]
+fn the_passphrase_is_changed_by_who_knows_it_and_the_key_file_is_given_for_a_copy() {
+    let workplace = Workplace::new();
+    let gui = gui(&workplace);
+    gui.post("/api/vault/create", json!({ "passphrase": PASSPHRASE })).expect(200);
+    let copy = || {
+        let answer = gui.get("/api/vault/key");
+        assert!(answer.head.contains("attachment; filename=\"vault.key\""), "{}", answer.head);
+        assert!(answer.head.contains("Cache-Control: no-store"), "{}", answer.head);
+        assert_eq!(answer.body, std::fs::read(workplace.join("state/vault.key")).unwrap());
+        answer.body
+    };
+    let before = copy();
+    let change =
+        |old: &str, new: &str| gui.post("/api/vault/passphrase", json!({ "passphrase": old, "new": new })).status;
+    assert_eq!(change("not it", "whatever"), 403, "though the vault is open");
+    assert_eq!(copy(), before);
+    assert_eq!(change(PASSPHRASE, "new words"), 200);
+    assert_ne!(copy(), before);
+    gui.post("/api/vault/lock", json!({})).expect(200);
+    assert_eq!(gui.post("/api/vault/open", json!({ "passphrase": PASSPHRASE })).status, 403);
+    gui.post("/api/vault/open", json!({ "passphrase": "new words" })).expect(200);
+}
+
+#[test]
+fn what_is_no_passphrase_is_refused_and_not_repeated() {
+    let workplace = Workplace::new();
+    let gui = gui(&workplace);
+    let long = "x".repeat(4_097);
+    for wrong in [json!({}), json!({ "passphrase": "" }), json!({ "passphrase": 5 }), json!({ "passphrase": long })]
+    {
+        assert_eq!(gui.post("/api/vault/create", wrong.clone()).status, 400, "{wrong}");
+    }
+    assert_eq!(state(&gui), "none");
+    assert_eq!(gui.post("/api/vault/create", json!({ "passphrase": "x".repeat(70_000) })).status, 413);
+    gui.post("/api/vault/create", json!({ "passphrase": PASSPHRASE })).expect(200);
+    for new in [json!(null), json!(""), json!([PASSPHRASE]), json!(long)] {
+        let answer = gui.post("/api/vault/passphrase", json!({ "passphrase": PASSPHRASE, "new": new }));
+        assert_eq!(answer.status, 400, "{new}");
+        assert!(!String::from_utf8_lossy(&answer.body).contains(PASSPHRASE));
+    }
+    // Of other pages nothing is taken, as everywhere.
+    let body = json!({ "passphrase": PASSPHRASE }).to_string();
+    let answer = gui.send("POST", "/api/vault/open", "Origin: http://evil.example\r\n", body.as_bytes());
+    assert_eq!(answer.status, 403);
+}
+
+#[test]
+fn viewers_are_told_and_a_passphrase_is_written_nowhere() {
+    let workplace = Workplace::new();
+    let gui = gui(&workplace);
+    let mut watcher = Watcher::open(&gui);
+    gui.post("/api/vault/create", json!({ "passphrase": PASSPHRASE })).expect(200);
+    let is_state = |state: &'static str| {
+        move |message: &Value| message["event"] == "vault" && message["data"]["state"] == state
+    };
+    let mut told = watcher.take_until(is_state("open"));
+    gui.post("/api/vault/lock", json!({})).expect(200);
+    told.extend(watcher.take_until(is_state("locked")));
+    gui.post("/api/vault/open", json!({ "passphrase": PASSPHRASE })).expect(200);
+    told.extend(watcher.take_until(is_state("open")));
+    assert!(told.iter().all(|message| !message.to_string().contains(PASSPHRASE)), "{told:?}");
+    let (code, _) = gui.stop("TERM");
+    assert_eq!(code, Some(0));
+    for file in std::fs::read_dir(workplace.join("state")).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap_or_default();
+        let found = bytes.windows(PASSPHRASE.len()).any(|window| window == PASSPHRASE.as_bytes());
+        assert!(!found, "the passphrase lies in the state folder");
+    }
+}
+
+#[test]
+fn one_passphrase_is_tried_at_a_time() {
+    let workplace = Workplace::new();
+    let gui = gui(&workplace);
+    gui.post("/api/vault/create", json!({ "passphrase": PASSPHRASE })).expect(200);
+    let tries = std::thread::scope(|scope| {
+        let one = || gui.post("/api/vault/open", json!({ "passphrase": "wrong" })).status;
+        let all: Vec<_> = (0..8).map(|_| scope.spawn(one)).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect::<Vec<u16>>()
+    });
+    assert!(tries.contains(&403) && tries.contains(&429), "{tries:?}");
+    assert!(tries.iter().all(|status| [403, 429].contains(status)), "{tries:?}");
+    assert_eq!(state(&gui), "open", "a wrong one takes nothing away");
+}
+
+/// A bridge that has met its server, and an open vault.
+fn with_a_vault(workplace: &Workplace, server: &TestServer) -> Gui {
+    let gui = Gui::start(workplace, server);
+    gui.post("/api/vault/create", json!({ "passphrase": PASSPHRASE })).expect(200);
+    gui
+}
+
+/// Whether any file below a folder holds these bytes.
+fn holds(folder: &std::path::Path, bytes: &[u8]) -> bool {
+    std::fs::read_dir(folder).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => holds(&path, bytes),
+            // A socket is read by nobody.
+            false => std::fs::read(path).is_ok_and(|all| all.windows(bytes.len()).any(|window| window == bytes)),
+        }
+    })
+}
+
+#[test]
+fn backups_and_uploads_go_into_the_vault_without_a_passphrase() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = with_a_vault(&workplace, &server);
+    let id = gui.post("/api/vault/lock", json!({})).expect(200)["vault"]["id"].clone();
+    let words = "a line that nobody but its owner reads\n".repeat(500);
+    let folder = workplace.write("source/a_telling_name.txt", &words).parent().unwrap().to_path_buf();
+    let job = gui.job(json!({ "paths": [folder], "label": "a telling label", "vault": true }));
+    assert_eq!(gui.wait_for(&job, "completed")["vault"], true);
+    let mut list = named(&[("b_telling_name.txt", words.len())]);
+    list["vault"] = json!(true);
+    let upload = gui.job(list);
+    let sent = gui.send("PUT", &format!("/api/jobs/{upload}/files/0"), "", words.as_bytes());
+    sent.expect(200);
+    gui.wait_for(&upload, "completed");
+    let plain = gui.job(json!({ "paths": [folder], "label": "in the open" }));
+    assert_eq!(gui.wait_for(&plain, "completed")["vault"], false);
+    let listed = gui.get("/api/snapshots").expect(200);
+    let vaults: Vec<&Value> = listed["snapshots"].as_array().unwrap().iter().map(|row| &row["vault"]).collect();
+    assert_eq!(vaults, [&Value::Null, &id, &id]);
+    assert!(holds(&server.data, b"in the open"));
+    for telling in ["b_telling_name", "a telling label"] {
+        assert!(!holds(&server.data, telling.as_bytes()), "{telling} lies at the server");
+    }
+}
+
+#[test]
+fn where_there_is_no_vault_nothing_goes_into_it() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = Gui::start(&workplace, &server);
+    let file = workplace.write("source/file", "content");
+    assert_eq!(gui.post("/api/jobs", json!({ "paths": [file], "vault": true })).status, 409);
+    let mut list = named(&[("a", 1)]);
+    list["vault"] = json!(true);
+    assert_eq!(gui.post("/api/jobs", list).status, 409);
+    assert_eq!(gui.get("/api/jobs").expect(200)["jobs"], json!([]));
+}
+
+#[test]
+fn a_host_with_the_put_half_alone_opens_nothing() {
+    let workplace = Workplace::new();
+    let gui = gui(&workplace);
+    let made = gui.post("/api/vault/create", json!({ "passphrase": PASSPHRASE })).expect(200);
+    gui.post("/api/vault/lock", json!({})).expect(200);
+    std::fs::remove_file(workplace.join("state/vault.key")).unwrap();
+    let shown = gui.get("/api/vault").expect(200)["vault"].clone();
+    assert_eq!((&shown["state"], &shown["id"]), (&json!("put_only"), &made["vault"]["id"]));
+    assert_eq!(gui.post("/api/vault/open", json!({ "passphrase": PASSPHRASE })).status, 409);
+    assert_eq!(gui.post("/api/vault/create", json!({ "passphrase": PASSPHRASE })).status, 409);
+    assert_eq!(gui.get("/api/vault/key").status, 404);
+}
