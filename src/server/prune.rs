@@ -1,7 +1,7 @@
 //! Retention, for the operator and by the clock: rules applied to the clients' snapshots, and the reasons told. What
 //! is dropped and how is the store's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
