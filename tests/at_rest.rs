@@ -325,6 +325,14 @@ fn deltas_and_an_odd_tree_are_the_same_on_a_sealed_store() {
     run_sealed(&some, false);
 }
 
+/// Two kinds of tests pass over themselves then, and say why: those of this module that give the keys themselves, and
+/// one that looks into an index.
+#[test]
+#[ignore = "takes many minutes: all quick tests once more"]
+fn all_quick_tests_are_the_same_on_sealed_stores() {
+    run_sealed(&[], false);
+}
+
 #[test]
 #[ignore = "takes many minutes: whole suites once more"]
 fn the_suites_are_the_same_on_sealed_stores() {
