@@ -279,6 +279,7 @@ fn start_local(arguments: &Arguments) -> Result<LocalServer, CliError> {
     let data = arguments.path("data").unwrap_or_else(|| PathBuf::from(DATA_FOLDER));
     let mut config = ServerConfig::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0, data.clone());
     config.legacy = false;
+    config.low_memory = arguments.is_on("low-memory");
     config.rsa_bits = rsa_bits(arguments, config.rsa_bits)?;
     let shutdown = Shutdown::new();
     let server = Server::start(config, shutdown.clone())?;
