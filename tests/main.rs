@@ -15,6 +15,7 @@ mod encryption;
 mod hooks;
 mod instructions;
 mod legacy;
+mod memory;
 mod page;
 mod progress_reporting;
 mod prune;

@@ -1,5 +1,10 @@
-//! Received plaintext on its way to being messages: a byte queue that gives out whole messages as slices
-//! and never holds more than the longest message and one batch beside it.
+//! Received plaintext on its way to being messages: a byte queue that gives out whole messages as slices.
+//!
+//! Opened segments stay in the receiving buffer until a message needs them, so that while messages are taken it holds
+//! no more than the longest of them and one segment beside it.
+
+use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::error::ChannelError;
 use crate::base::codec::DecodeError;
@@ -15,6 +20,8 @@ pub(super) struct Inbox {
     bytes: Vec<u8>,
     /// Everything before this has been given out.
     read: usize,
+    /// What comes after `bytes`: where it lies in the receiving buffer.
+    noted: VecDeque<Range<usize>>,
 }
 
 /// Where a whole message lies in the inbox.
@@ -27,7 +34,7 @@ pub(super) struct Located {
 
 impl Inbox {
     pub fn is_empty(&self) -> bool {
-        self.read == self.bytes.len()
+        self.read == self.bytes.len() && self.noted.is_empty()
     }
 
     /// Whether more waits than a well-behaved peer can cause.
@@ -35,9 +42,21 @@ impl Inbox {
         self.bytes.len() - self.read > WAITING_BYTES_MAX
     }
 
-    pub fn append(&mut self, plaintext: &[u8]) {
+    /// A segment was opened in the receiving buffer, which keeps it there until [`Inbox::fetch`].
+    pub fn note(&mut self, plaintext: Range<usize>) {
+        self.noted.push_back(plaintext);
+    }
+
+    /// Takes in what still lies in the receiving buffer, which is about to be used again.
+    pub fn fetch(&mut self, received: &[u8]) {
+        while let Some(plaintext) = self.noted.pop_front() {
+            self.append(&received[plaintext]);
+        }
+    }
+
+    fn append(&mut self, plaintext: &[u8]) {
         if self.read > 0 {
-            // What is left is part of one message: less than is appended, most of the time.
+            // What is left is the beginning of one message: less than a segment, most of the time.
             self.bytes.drain(..self.read);
             self.read = 0;
         }
@@ -50,12 +69,22 @@ impl Inbox {
         self.read = 0;
     }
 
-    /// Finds the next message, if it is here whole.
+    /// Finds the next message, if it is here whole, in the bytes or in what was noted of `received`.
     ///
     /// # Errors
     /// `Malformed` for an unknown kind or a length above the kind's limit, before any of the body is waited
     /// for.
-    pub fn locate(&self) -> Result<Option<Located>, ChannelError> {
+    pub fn locate(&mut self, received: &[u8]) -> Result<Option<Located>, ChannelError> {
+        loop {
+            if let Some(located) = self.locate_in_bytes()? {
+                return Ok(Some(located));
+            }
+            let Some(plaintext) = self.noted.pop_front() else { return Ok(None) };
+            self.append(&received[plaintext]);
+        }
+    }
+
+    fn locate_in_bytes(&self) -> Result<Option<Located>, ChannelError> {
         let rest = &self.bytes[self.read..];
         let Some((header, body)) = rest.split_at_checked(MESSAGE_HEADER_BYTES) else { return Ok(None) };
         let kind = header[0];

@@ -35,11 +35,10 @@ use crate::protocol::message::{ToClient, ToServer};
 /// Most data segments that are sealed and written at a time, where the ring has room for two such batches: the widest
 /// cipher takes 64 blocks at once, and half of them costs as much.
 const BATCH_SEGMENTS_MAX: usize = 32;
-/// Most data segments that are opened at a time: as many as are authenticated side by side.
+/// Most data segments that are opened at a time: as many as are authenticated side by side. A small ring has fewer.
 const OPENED_SEGMENTS_MAX: usize = 16;
-/// The receiving buffer: as much as is opened at a time.
-const RECEIVE_BYTES: usize =
-    OPENED_SEGMENTS_MAX * (REQUEST_HEADER_BYTES + sealed_payload_bytes(SEGMENT_PLAINTEXT_MAX));
+/// Room for one segment, whichever side sent it.
+const RECEIVED_SEGMENT_BYTES: usize = REQUEST_HEADER_BYTES + sealed_payload_bytes(SEGMENT_PLAINTEXT_MAX);
 /// How often one segment may fail before the channel ends.
 const FAILURES_MAX: u32 = 3;
 /// How long a silent line is given before a repeat is asked for again, and a close sent again.
@@ -180,7 +179,7 @@ impl Channel {
         let DirectionChains { data: in_data, control: in_control } = in_chains;
         let window = agreement.window as usize;
         let full_frame = sending.header_bytes + sealed_payload_bytes(SEGMENT_PLAINTEXT_MAX);
-        // Two batches fit the ring, so that one is acknowledged while the next goes out.
+        // Two batches fit the ring, so that one is acknowledged while the next goes out. No more is received at a time.
         let batch_segments = (window / 2 / full_frame).clamp(1, BATCH_SEGMENTS_MAX);
         Channel {
             transport,
@@ -198,7 +197,7 @@ impl Channel {
             control: Vec::new(),
             control_written: 0,
             rewind_to: None,
-            received: vec![0; RECEIVE_BYTES],
+            received: vec![0; batch_segments.min(OPENED_SEGMENTS_MAX) * RECEIVED_SEGMENT_BYTES],
             unread: 0..0,
             frames: Vec::new(),
             opened: Vec::new(),
@@ -232,6 +231,11 @@ impl Channel {
     /// Lets this side keep so many bytes on their way, more or fewer than it announced.
     pub fn set_window(&mut self, bytes: u32) {
         self.window = bytes as usize;
+    }
+
+    /// This side's resend ring in bytes.
+    pub(super) fn window(&self) -> usize {
+        self.window
     }
 
     /// The resend ring that the peer announced, in bytes.
@@ -300,7 +304,7 @@ impl Channel {
     pub fn receive(&mut self) -> Result<Option<Message<'_>>, ChannelError> {
         let began = Instant::now();
         let located = loop {
-            if let Some(located) = self.inbox.locate()? {
+            if let Some(located) = self.inbox.locate(&self.received)? {
                 break located;
             }
             if self.peer_closed {
@@ -318,7 +322,7 @@ impl Channel {
     pub fn poll(&mut self) -> Result<Activity<'_>, ChannelError> {
         self.write_some()?;
         let located = loop {
-            if let Some(located) = self.inbox.locate()? {
+            if let Some(located) = self.inbox.locate(&self.received)? {
                 break located;
             }
             if self.peer_closed {
@@ -682,6 +686,7 @@ impl Channel {
 
     /// Opens a batch of frames that are here, or else reads from the socket. False: neither had anything.
     fn read_some(&mut self) -> Result<bool, ChannelError> {
+        self.inbox.fetch(&self.received);
         if self.open_frames()? {
             return Ok(true);
         }
@@ -708,7 +713,7 @@ impl Channel {
         self.frames.clear();
         let mut position = self.unread.start;
         let mut control = None;
-        while self.frames.len() < OPENED_SEGMENTS_MAX {
+        while self.frames.len() < self.batch_segments.min(OPENED_SEGMENTS_MAX) {
             match self.frame_at(position)? {
                 Some((Kind::Data, end)) => {
                     self.frames.push(position..end);
@@ -782,13 +787,13 @@ impl Channel {
         }
     }
 
-    /// Moves what was just opened to the inbox.
+    /// Tells the inbox what was just opened.
     fn deliver(&mut self) -> Result<(), ChannelError> {
         let Some(last) = self.opened.last() else { return Ok(()) };
         let acknowledged = last.acknowledged;
         for opened in &self.opened {
             if !self.discarding {
-                self.inbox.append(&self.received[opened.plaintext.clone()]);
+                self.inbox.note(opened.plaintext.clone());
             }
             self.unacknowledged_bytes += opened.plaintext.len();
         }

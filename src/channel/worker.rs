@@ -28,14 +28,14 @@ use crate::base::limits::CONTENT_CHUNK_BYTES;
 use crate::base::waker::{WakeSource, Waker, waker};
 use crate::protocol::message::{MESSAGE_HEADER_BYTES, ToClient, ToServer, message_kind};
 
-/// Batches of messages, each about [`BATCH_BYTES`], that wait for the worker or for the channel.
-const QUEUE_BATCHES: usize = 3;
+/// Most batches of messages, each about [`BATCH_BYTES`], that wait for the worker or for the channel.
+const QUEUE_BATCHES_MAX: usize = 3;
 /// How much is gathered before it is handed over.
 const BATCH_BYTES: usize = CONTENT_CHUNK_BYTES;
 /// Room for a batch: the message that fills it may be a whole piece of a content.
 const BATCH_CAPACITY: usize = BATCH_BYTES + CONTENT_CHUNK_BYTES + 2 * MESSAGE_HEADER_BYTES;
 /// What waits for the worker is lost with this process, like what is on its way: it is at most this part of what the
-/// peer may have on its way, and the message that passes it.
+/// peer may have on its way, and the message that passes it. It is memory, so it is as small a part of this side's ring.
 const QUEUED_PART: usize = 4;
 
 /// The connection is gone: the worker has nobody to work for.
@@ -151,7 +151,7 @@ pub fn converse<R: Send>(
     work: impl FnOnce(&Intake, &mut Outbox) -> R + Send,
 ) -> Result<Conversation<R>, ChannelError> {
     let (waker, wakes) = waker().map_err(ChannelError::Io)?;
-    let (batches, intake) = bounded(QUEUE_BATCHES);
+    let (batches, intake) = bounded(QUEUE_BATCHES_MAX);
     let (used, returned) = unbounded();
     let untaken = intake.clone();
     let intake = Intake { batches: intake, used, waker: waker.clone() };
@@ -165,10 +165,9 @@ pub fn converse<R: Send>(
         },
         |channel, outgoing| {
             let batches = Some(batches);
-            let queued_bytes_max = channel.peer_window() / QUEUED_PART;
-            let (in_hand, gathering, spare) = (VecDeque::new(), Vec::with_capacity(BATCH_CAPACITY), Vec::new());
-            Exchange { channel, wakes, batches, untaken, returned, in_hand, queued_bytes_max, gathering, spare }
-                .run(outgoing)
+            let queued_bytes_max = channel.peer_window().min(channel.window()) / QUEUED_PART;
+            let (in_hand, spare) = (VecDeque::new(), Vec::new());
+            Exchange { channel, wakes, batches, untaken, returned, in_hand, queued_bytes_max, spare }.run(outgoing)
         },
     )
 }
@@ -193,8 +192,9 @@ fn with_worker<R: Send>(
     work: impl FnOnce(&mut Outbox) -> R + Send,
     carry: impl FnOnce(&mut Channel, Outgoing) -> Result<(), ChannelError>,
 ) -> Result<Conversation<R>, ChannelError> {
-    let (batches, outgoing) = bounded(QUEUE_BATCHES);
-    let (used, returned) = bounded(QUEUE_BATCHES);
+    let queue_batches = (channel.window() / BATCH_BYTES).clamp(1, QUEUE_BATCHES_MAX);
+    let (batches, outgoing) = bounded(queue_batches);
+    let (used, returned) = bounded(queue_batches);
     let outgoing = Outgoing { batches: outgoing, used };
     let is_left = Arc::new(AtomicBool::new(false));
     let mut outbox = Outbox {
@@ -232,7 +232,7 @@ struct Outgoing {
 /// Sends what the worker has given out, one queue full at most, so that the peer is looked at in between.
 /// Says whether the worker goes on.
 fn send_out(channel: &mut Channel, outgoing: &Outgoing) -> Result<bool, ChannelError> {
-    for number in 0..QUEUE_BATCHES {
+    for number in 0..QUEUE_BATCHES_MAX {
         match outgoing.batches.try_recv() {
             Ok(batch) => {
                 channel.send_encoded(&batch)?;
@@ -265,7 +265,6 @@ struct Exchange<'a> {
     /// Batches that the worker has and has not given back, by their bytes.
     in_hand: VecDeque<usize>,
     queued_bytes_max: usize,
-    gathering: Vec<u8>,
     /// Empty batches; with those in hand, no more than the queue takes.
     spare: Vec<Vec<u8>>,
 }
@@ -294,7 +293,7 @@ impl Exchange<'_> {
     }
 
     fn is_queue_full(&self) -> bool {
-        self.in_hand.len() >= QUEUE_BATCHES || self.in_hand.iter().sum::<usize>() > self.queued_bytes_max
+        self.in_hand.len() >= QUEUE_BATCHES_MAX || self.in_hand.iter().sum::<usize>() > self.queued_bytes_max
     }
 
     fn take_back(&mut self) {
@@ -306,26 +305,26 @@ impl Exchange<'_> {
 
     /// Hands a batch of what has come to the worker; false if nothing has.
     fn gather(&mut self) -> Result<bool, ChannelError> {
+        let mut batch = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BATCH_CAPACITY));
         let batch_bytes = BATCH_BYTES.min(self.queued_bytes_max);
-        while self.gathering.len() < batch_bytes {
+        while batch.len() < batch_bytes {
             match self.channel.poll() {
                 // What came whole before the end is still worked on; the end is met at the next look.
-                Err(_) if !self.gathering.is_empty() => break,
+                Err(_) if !batch.is_empty() => break,
                 Err(error) => return Err(error),
-                Ok(Activity::Message(message)) => put_message(&mut self.gathering, &message),
+                Ok(Activity::Message(message)) => put_message(&mut batch, &message),
                 // A worker that still waits for more finds its queue at an end.
-                Ok(Activity::Closed) if self.gathering.is_empty() => {
+                Ok(Activity::Closed) if batch.is_empty() => {
                     self.batches = None;
                     return Ok(true);
                 }
                 Ok(Activity::Closed | Activity::Nothing) => break,
             }
         }
-        if self.gathering.is_empty() {
+        if batch.is_empty() {
+            self.spare.push(batch);
             return Ok(false);
         }
-        let next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BATCH_CAPACITY));
-        let batch = std::mem::replace(&mut self.gathering, next);
         let bytes = batch.len();
         // A worker that has ended takes nothing more; the loop will see that it has.
         if self.batches.as_ref().is_some_and(|batches| batches.send(batch).is_ok()) {

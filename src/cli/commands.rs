@@ -117,6 +117,7 @@ pub const COMMANDS: &[Command] = &[
                     "what their keys are wrapped with: sha256, or sha1 for older ones (sha256)",
                 ),
                 valued("timeout", "SECONDS", "how long a message may take (60); also CLIENT_SOCKET_TIMEOUT"),
+                switch("low-memory", "use little memory for each session: a window of 131072 bytes"),
                 valued("grace", "SECONDS", "how long running work may go on at the end (30)"),
                 valued("prune-daily", "HH:MM", "prune every day at that time, UTC, as --policy says"),
                 valued("policy", "FILE", "with --prune-daily: what each client keeps, in JSON"),

@@ -132,6 +132,7 @@ fn config(arguments: &Arguments) -> Result<ServerConfig, CliError> {
         config.max_clients = most as usize;
     }
     config.registration = registration(arguments)?;
+    config.low_memory = arguments.is_on("low-memory");
     (config.legacy, config.legacy_oaep) = (legacy(arguments)?, legacy_oaep(arguments)?);
     config.timeout = arguments.number("timeout", 1, 65_535)?.map_or(DEFAULT_SOCKET_TIMEOUT, Duration::from_secs);
     config.grace = seconds(arguments, "grace", DEFAULT_GRACE)?;

@@ -295,6 +295,7 @@ fn start_local(arguments: &Arguments) -> Result<LocalServer, CliError> {
     let mut config = ServerConfig::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0, data.clone());
     config.storage_keys = storage_keys;
     config.legacy = false;
+    config.low_memory = arguments.is_on("low-memory");
     config.rsa_bits = rsa_bits(arguments, config.rsa_bits)?;
     let shutdown = Shutdown::new();
     let server = Server::start(config, shutdown.clone())?;

@@ -2,6 +2,7 @@
 //! and what they mean.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -19,6 +20,9 @@ use crate::storage::StorageKeys;
 pub const WINDOW_BYTES: u32 = 528 * 1024;
 /// How far it grows where round trips are long.
 pub const LONG_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// What it is with `--low-memory`, wherever the client is. What is received and opened at a time, and what waits for the
+/// disk, becomes smaller with it.
+pub const LOW_MEMORY_WINDOW_BYTES: u32 = 128 * 1024;
 
 /// Everything a server needs to know.
 #[derive(Debug, Clone)]
@@ -32,6 +36,8 @@ pub struct ServerConfig {
     /// Authenticated sessions at a time, at least 1.
     pub max_clients: usize,
     pub registration: RegistrationPolicy,
+    /// Whether a session keeps little in memory, and is slower for it.
+    pub low_memory: bool,
     /// How long a whole message may take.
     pub timeout: Duration,
     /// How long running work may go on after the wish to stop.
@@ -112,6 +118,7 @@ impl ServerConfig {
             storage_keys: StorageKeys::default(),
             max_clients: crate::base::limits::DEFAULT_MAX_CLIENTS,
             registration: RegistrationPolicy::Local,
+            low_memory: false,
             timeout: DEFAULT_SOCKET_TIMEOUT,
             grace: DEFAULT_GRACE,
             rsa_bits: DEFAULT_RSA_BITS,
@@ -120,6 +127,14 @@ impl ServerConfig {
             legacy: true,
             legacy_oaep: LegacyOaep::Sha256,
             daily_prune: None,
+        }
+    }
+
+    /// A session's resend ring in bytes: what it is at first, and at most.
+    pub(super) fn window_bytes(&self) -> RangeInclusive<u32> {
+        match self.low_memory {
+            true => LOW_MEMORY_WINDOW_BYTES..=LOW_MEMORY_WINDOW_BYTES,
+            false => WINDOW_BYTES..=LONG_WINDOW_BYTES,
         }
     }
 }

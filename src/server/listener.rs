@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::admission::{self, Admitted};
-use super::config::{LONG_WINDOW_BYTES, ServerConfig, WINDOW_BYTES};
+use super::config::ServerConfig;
 use super::connections::{Connection, Connections};
 use super::error::ServerError;
 use super::events::{self, EventKind, Events};
@@ -341,7 +341,7 @@ fn admit(
     let key = shared.keys.present();
     let terms = Terms {
         key: &key,
-        window: WINDOW_BYTES,
+        window: *shared.config.window_bytes().start(),
         segments_per_epoch: shared.config.segments_per_epoch,
         timeout: shared.config.timeout,
         policy: shared.config.registration,
@@ -366,7 +366,7 @@ fn admit(
     // The client's answer takes a round trip, and its work with its key.
     let began = Instant::now();
     let mut channel = agreed.confirm()?;
-    channel.set_window(Channel::fitting_window(began.elapsed(), WINDOW_BYTES..=LONG_WINDOW_BYTES));
+    channel.set_window(Channel::fitting_window(began.elapsed(), shared.config.window_bytes()));
     Ok(Some((channel, admitted, server_key)))
 }
 
