@@ -27,6 +27,7 @@ mod scale;
 mod server;
 mod support;
 mod tidy;
+mod vault;
 mod verifying;
 // What is timed by `cargo bench` is what is counted here.
 #[path = "../benches/kernels/workload.rs"]

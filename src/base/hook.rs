@@ -15,14 +15,16 @@ use super::limits::{HOOK_END_MAX, HOOK_TIME_MAX};
 
 /// What stands before the name of every variable.
 const PREFIX: &str = "CYBERBACKUP_HOOK_";
-/// Variables of this program that a hook does not get: a secret, and those that would call hooks from the hook.
-const WITHHELD: [&str; 6] = [
+/// Variables of this program that a hook does not get: secrets, and those that would call hooks from the hook.
+const WITHHELD: [&str; 8] = [
     "CYBERBACKUP_ENROLL_TOKEN",
     "CYBERBACKUP_ON_SUCCESS",
     "CYBERBACKUP_ON_FAILURE",
     "CYBERBACKUP_ON_EVENT",
     "CYBERBACKUP_STORAGE_KEY_FILE",
     "CYBERBACKUP_STORAGE_KEY_COMMAND",
+    "CYBERBACKUP_PASSPHRASE",
+    "CYBERBACKUP_NEW_PASSPHRASE",
 ];
 /// How often a running hook is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);

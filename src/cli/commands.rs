@@ -47,6 +47,17 @@ const SELECT: &[Flag] = &[
     valued("root", "PATH", "with latest: the newest snapshot of this root"),
 ];
 
+/// Flags of the commands that open what is in a vault.
+pub const VAULT_KEY: &[Flag] = &[
+    valued("vault-key", "FILE", "the full key of a vault (vault.key in the state folder)"),
+    valued(
+        "passphrase-file",
+        "FILE",
+        "the passphrase of that key; else CYBERBACKUP_PASSPHRASE, else it is asked for",
+    ),
+    valued("passphrase-command", "CMD", "the same, as CMD prints it (no shell)"),
+];
+
 /// Flags of operator's commands that read what is sealed, where no server runs.
 const STORAGE_KEY: &[Flag] = &[
     valued("storage-key-file", "FILE", "the key of a store that is sealed at rest, where no server has it"),
@@ -142,6 +153,10 @@ pub const COMMANDS: &[Command] = &[
                 valued("tag", "TEXT", "a tag kept with the snapshot; may be given several times"),
                 valued("on-success", "CMD", "run CMD when all is stored (no shell)"),
                 valued("on-failure", "CMD", "run CMD when not, or not all, is stored (no shell)"),
+                switch("vault", "back up into a vault, which the server cannot read: see \"cyberbackup vault\""),
+                valued("vault-key", "FILE", "with --vault: either key of it (vault-put.key in the state folder)"),
+                valued("passphrase-file", "FILE", "with --vault, where only the full key is there: its passphrase"),
+                valued("passphrase-command", "CMD", "the same, as CMD prints it (no shell)"),
                 switch("legacy", "send to an installed server of the older kind: contents only, less safe"),
                 valued("legacy-packet", "BYTES", "with --legacy: bytes in one packet, 16 to 16777216 (1048576)"),
                 valued("legacy-exponent", "N", "with --legacy: public exponent of a new key, 17 or 65537 (17)"),
@@ -235,6 +250,33 @@ pub const COMMANDS: &[Command] = &[
         about: "Makes a new key (--rsa-bits), proves it to the server, and logs in with it. From then on the old one\n\
                 opens nothing. Cut off anywhere, the next command finishes it, or this can be run again.",
         flags: &[CLIENT, COMMON],
+    },
+    Command {
+        name: "vault",
+        usage: "create | passphrase | export-put-key FILE [FLAGS]",
+        summary: "make the keys of a vault, which the server cannot read, or change their passphrase",
+        about: "create          makes a vault's keys, for \"backup --vault\": the full key, under a passphrase, in\n\
+                \x20               vault.key, and the half that writes, in clear, in vault-put.key of the state folder\n\
+                passphrase      seals the full key under another passphrase; what is stored stays as it is\n\
+                export-put-key  writes the half that writes to FILE: all that a host needs that only backs up. It\n\
+                \x20               can test guesses and plant chunks, and cannot read\n\
+                Keep a copy of vault.key in a safe place: without it and its passphrase, what is in the vault is\n\
+                gone for good. Nothing is sent to any server.",
+        flags: &[
+            VAULT_KEY,
+            &[
+                valued("new-passphrase-file", "FILE", "with passphrase: the new one; else it is asked for"),
+                valued("new-passphrase-command", "CMD", "the same, as CMD prints it (no shell)"),
+                valued(
+                    "state",
+                    "DIR",
+                    "the state folder (else client/ beside transfer.info, else the per-user one)",
+                ),
+                valued("config", "FILE", "a transfer.info elsewhere"),
+                switch("low-memory", "have the passphrase take 16 MiB of memory whenever the key is opened"),
+            ],
+            COMMON,
+        ],
     },
     Command {
         name: "gui",

@@ -23,6 +23,7 @@ mod run_server;
 mod server_key;
 mod setup;
 mod storage_key;
+mod vault;
 mod verify_data;
 
 use std::ffi::{OsStr, OsString};
@@ -144,6 +145,7 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "release" => prune::hold(arguments, output, false),
         "export" => export::run(arguments, output, &shutdown),
         "server-key" => server_key::run(arguments, output),
+        "vault" => vault::run(arguments, output, &shutdown),
         "clients" => clients::run(arguments, output),
         name => unreachable!("{name} is in the table of commands and has no function"),
     }

@@ -222,6 +222,7 @@ impl<'a> Client<'a> {
             server: server.fingerprint,
             client,
             rotates_keys: server.rotates_keys,
+            keeps_vaults: server.keeps_vaults,
         })
     }
 
@@ -358,6 +359,8 @@ pub struct Session {
     pub(super) client: ClientId,
     /// Whether the server lets keys be exchanged.
     pub(super) rotates_keys: bool,
+    /// Whether the server keeps vaults.
+    pub(super) keeps_vaults: bool,
 }
 
 impl Session {

@@ -11,6 +11,7 @@ use super::state::StateError;
 use super::target::TargetError;
 use crate::channel::ChannelError;
 use crate::channel::worker::Gone;
+use crate::crypto::vault::OpenKeyError;
 use crate::crypto::{CryptoError, Fingerprint};
 use crate::protocol::handshake::Refusal;
 use crate::protocol::message::FailureCode;
@@ -42,6 +43,11 @@ pub enum ClientError {
     Key {
         file: String,
         source: CryptoError,
+    },
+    /// A key file of a vault that does not open.
+    VaultKey {
+        file: String,
+        source: OpenKeyError,
     },
     /// The host has no address.
     UnknownHost {
@@ -95,6 +101,8 @@ impl ClientError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             ClientError::Config(_) | ClientError::Roots(_) | ClientError::Key { .. } => ExitCode::Usage,
+            ClientError::VaultKey { source: OpenKeyError::Wrong, .. } => ExitCode::Refused,
+            ClientError::VaultKey { .. } => ExitCode::Usage,
             ClientError::State(error) => state_exit_code(error),
             ClientError::UnknownHost { .. } | ClientError::NoServer { .. } | ClientError::StillBusy { .. } => {
                 ExitCode::NoConnection
@@ -157,6 +165,7 @@ impl fmt::Display for ClientError {
                 "{file} cannot be used: {source}; put a saved copy back, or use another folder with --state and \
                  another name to register anew"
             ),
+            ClientError::VaultKey { file, source } => write!(formatter, "{file} does not open: {source}"),
             ClientError::UnknownHost { address, source } => {
                 write!(
                     formatter,
@@ -238,6 +247,7 @@ impl std::error::Error for ClientError {
             ClientError::Config(error) => Some(error),
             ClientError::State(error) => Some(error),
             ClientError::Key { source, .. } => Some(source),
+            ClientError::VaultKey { source, .. } => Some(source),
             ClientError::Channel { source, .. } => Some(source),
             ClientError::Legacy { source, .. } => Some(source),
             ClientError::UnknownHost { source, .. }

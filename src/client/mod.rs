@@ -42,6 +42,7 @@ pub mod target;
 mod target_error;
 mod unfinished;
 mod uploading;
+pub mod vault;
 
 #[cfg(test)]
 mod test_tree;

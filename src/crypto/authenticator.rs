@@ -73,6 +73,38 @@ impl Authenticator {
         codes
     }
 
+    /// The same, of frames of rising lengths, none of which is so short that it leaves the first block unfilled. They go
+    /// side by side as far as the shortest of them reaches, then those that are longer, and so on.
+    pub fn codes_of_rising<const PREFIX: usize>(
+        &self,
+        prefixes: &[[u8; PREFIX]],
+        frames: &[&[u8]],
+    ) -> [Code; FRAMES_MAX] {
+        let head_bytes = BLOCK_BYTES - PREFIX;
+        debug_assert!(
+            frames.is_sorted_by_key(|frame| frame.len()) && frames.iter().all(|frame| frame.len() >= head_bytes)
+        );
+        let mut states = [self.inner; FRAMES_MAX];
+        let states = &mut states[..frames.len()];
+        let mut heads = [[0; BLOCK_BYTES]; FRAMES_MAX];
+        for ((head, frame), prefix) in heads.iter_mut().zip(frames).zip(prefixes) {
+            head[..PREFIX].copy_from_slice(prefix);
+            head[PREFIX..].copy_from_slice(&frame[..head_bytes]);
+        }
+        compress_each(states, |index| &heads[index]);
+        let mut done = head_bytes;
+        for (shortest, frame) in frames.iter().enumerate() {
+            let end = head_bytes + (frame.len() - head_bytes) / BLOCK_BYTES * BLOCK_BYTES;
+            if end > done {
+                compress_each(&mut states[shortest..], |index| &frames[shortest + index][done..end]);
+                done = end;
+            }
+            let covered_bytes = BLOCK_BYTES + PREFIX + frame.len();
+            finish(&mut states[shortest..=shortest], |_| &[], covered_bytes, |_| &frame[done..]);
+        }
+        self.outer_codes(states)
+    }
+
     fn codes_of_equally_long<const PREFIX: usize>(
         &self,
         prefixes: &[[u8; PREFIX]],
@@ -100,13 +132,20 @@ impl Authenticator {
         let prefix = |index: usize| if tail_start == 0 { &prefixes[index][..] } else { &[] };
         let covered_bytes = BLOCK_BYTES + PREFIX + frames[0].len();
         finish(states, prefix, covered_bytes, |index| &frames[index][tail_start..]);
+        codes.iter_mut().zip(self.outer_codes(states)).for_each(|(code, found)| *code = found);
+    }
+
+    /// The second hash, over each of the first ones.
+    fn outer_codes(&self, states: &mut [State]) -> [Code; FRAMES_MAX] {
         let mut hashes = [[0; MAC_BYTES]; FRAMES_MAX];
         for (hash, state) in hashes.iter_mut().zip(states.iter_mut()) {
             *hash = to_bytes(state);
             *state = self.outer;
         }
         finish(states, |_| &[], BLOCK_BYTES + MAC_BYTES, |index| &hashes[index]);
+        let mut codes = [[0; MAC_BYTES]; FRAMES_MAX];
         codes.iter_mut().zip(states).for_each(|(code, state)| *code = to_bytes(state));
+        codes
     }
 }
 
@@ -195,6 +234,23 @@ mod tests {
             let frames: Vec<&[u8]> =
                 (0..FRAMES_MAX).map(|number| &room[alignment + number * (full + 3)..][..full]).collect();
             check(&KEY, &frames);
+        }
+    }
+
+    #[test]
+    fn rising_lengths_give_the_codes_of_each_alone() {
+        let room = bytes(80_000);
+        let prefixes: [[u8; 48]; FRAMES_MAX] = std::array::from_fn(|index| [index as u8; 48]);
+        let authenticator = Authenticator::without_prefix(&KEY);
+        for (least, step) in [(16, 0), (16, 1), (33, 16), (79, 64), (200, 999), (5_000, 4_321)] {
+            for count in [1, 2, 7, 9, 16] {
+                let lengths = (0..count).map(|index| least + index / 2 * step);
+                let frames: Vec<&[u8]> = lengths.map(|length| &room[length % 61..][..length]).collect();
+                let codes = authenticator.codes_of_rising(&prefixes[..count], &frames);
+                for (index, frame) in frames.iter().enumerate() {
+                    assert_eq!(codes[index], authenticator.prefixed_codes(&[prefixes[index]], &[frame])[0]);
+                }
+            }
         }
     }
 

@@ -31,7 +31,7 @@ use crate::base::limits::VAULT_RSA_BITS;
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
 
 pub use chunk::{ChunkOpener, ChunkSealer, PlainChunk, sealed_crc_is_right};
-pub use key_file::{PassphraseCost, is_put_key_file};
+pub use key_file::{OpenKeyError, PassphraseCost, is_put_key_file};
 
 /// Entries of the table that cuts contents.
 pub const GEAR_ENTRIES: usize = 256;
@@ -169,6 +169,11 @@ impl FullKey {
     /// The half that writes.
     pub fn put(&self) -> &PutKey {
         &self.put
+    }
+
+    /// The half that writes, alone.
+    pub fn into_put(self) -> PutKey {
+        self.put
     }
 
     /// What the server wants to see before it gives anything out.

@@ -129,8 +129,8 @@ impl ChunkSealer {
     }
 }
 
-/// Writes HMAC and CRC32 of chunks that are encrypted already. Those of one length go side by side, so they are taken in
-/// the order of their lengths.
+/// Writes HMAC and CRC32 of chunks that are encrypted already, in the order of their lengths, so that those that are
+/// hashed side by side are about as long as each other.
 fn authenticate(
     vault: &PutKey,
     key: DataKeyId,
@@ -146,7 +146,7 @@ fn authenticate(
             prefixes[slot] = prefix(chunks[index].name, key);
             frames[slot] = &out[places[index].start..places[index].end - MAC_BYTES - CRC_BYTES];
         }
-        let codes = vault.authenticator.prefixed_codes(&prefixes[..group.len()], &frames[..group.len()]);
+        let codes = vault.authenticator.codes_of_rising(&prefixes[..group.len()], &frames[..group.len()]);
         for (&index, code) in group.iter().zip(codes) {
             write_end(&mut out[places[index].clone()], chunks[index].name, key, &code);
         }

@@ -1,0 +1,3 @@
+//! The vault: what the server stores and cannot read.
+
+mod keys;
