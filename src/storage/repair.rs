@@ -397,7 +397,7 @@ fn ids<'a>(names: &'a [String], end: &'static str) -> impl Iterator<Item = Snaps
 }
 
 /// The index of a snapshot by its own checksum; none where it is damaged or gone.
-fn read_headless_index(
+pub(super) fn read_headless_index(
     folder: &Path,
     id: SnapshotId,
     keyring: &ClientKeyring,
@@ -412,7 +412,7 @@ fn read_headless_index(
 }
 
 /// The head that an index has a copy of, and what its client was called.
-fn head_copy(index: &Index) -> Option<(Head, Option<UserName>)> {
+pub(super) fn head_copy(index: &Index) -> Option<(Head, Option<UserName>)> {
     let copy = index.copy.as_ref()?;
     let stored_bytes = copy.stored_bytes.saturating_add(index.bytes);
     Head::decode_copy(&copy.json, index.hash, stored_bytes).ok()

@@ -4,7 +4,7 @@
 //!
 //! What is kept in memory is bounded: so many objects at most wait for their flush, and the snapshot's lists.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use redb::{ReadableTable, ReadableTableMetadata};
@@ -15,11 +15,11 @@ use super::pack::PackWriter;
 use super::read::SealedObject;
 use super::record::{Kind, NewRecord, names_in, snapshot_object_name};
 use super::rows::{self, NAME_BYTES, ObjectRow, Place, UPLOAD_KEY_BYTES, UploadRow};
-use super::{Vault, VaultHandle, create, folder_of};
+use super::{Opening, Vault, VaultHandle, create, folder_of};
 use crate::base::ids::{ClientId, SnapshotId, UploadId};
 use crate::base::limits::{
     VAULT_LISTED_AT_ONCE, VAULT_LISTS_MAX, VAULT_NAMES_MAX, VAULT_OBJECTS_AT_ONCE, VAULT_PACK_BYTES,
-    VAULT_WRAPPED_BYTES_MAX,
+    VAULT_TOLD_MAX, VAULT_WRAPPED_BYTES_MAX,
 };
 use crate::base::time::Timestamp;
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
@@ -85,6 +85,8 @@ struct VaultSession {
     /// References that the lists among them add.
     refs: BTreeMap<[u8; NAME_BYTES], u32>,
     listed: usize,
+    /// Chunks that the client was told are lacking and that have not come: their coming is looked up no more.
+    told_lacking: HashSet<[u8; NAME_BYTES]>,
     /// The lists that the snapshot needs.
     lists: Vec<[u8; NAME_BYTES]>,
     /// What counts for the quota besides what this session brings.
@@ -118,7 +120,10 @@ impl Store {
         }
         let vault = self.open_vault_to_write(client, &request)?;
         let plain = match self.begin_upload(client, plain_request(&request), end)? {
-            Begun::AlreadyStored(head) => return Ok(VaultBegun::AlreadyStored(head)),
+            Begun::AlreadyStored(head) => {
+                vault.map_or(Ok(()), |vault| vault.forget_upload(&row_key(client, request.upload)))?;
+                return Ok(VaultBegun::AlreadyStored(head));
+            }
             Begun::Open(plain) => plain,
         };
         let newest = vault.as_deref().map(|vault| self.newest_in_vault(client, vault)).transpose()?.flatten();
@@ -143,7 +148,7 @@ impl Store {
                 None => create(shared, request.vault, &access)?,
             }
         }
-        self.open_vault(request.vault, Some(client)).map(Some)
+        self.open_vault(request.vault, Some(client), Opening::Quick).map(Some)
     }
 
     /// The client's newest snapshot in a vault, and its sealed head; none where there is none, or it is damaged.
@@ -193,7 +198,7 @@ impl VaultUpload {
         let count = count_names(names)?;
         let mut bits = vec![0; count.div_ceil(8)];
         let lacking = match &mut self.session {
-            Some(session) => session.lacking(names, None)?,
+            Some(session) => session.tell_lacking(names)?,
             None => (0..count).collect(),
         };
         lacking.into_iter().for_each(|place| bits[place / 8] |= 1 << (place % 8));
@@ -315,9 +320,7 @@ impl VaultSession {
         plain: &Upload,
         request: &VaultUploadRequest,
     ) -> Result<VaultSession, StoreError> {
-        let mut row_key = [0; UPLOAD_KEY_BYTES];
-        row_key[..16].copy_from_slice(client.as_bytes());
-        row_key[16..].copy_from_slice(request.upload.as_bytes());
+        let row_key = row_key(client, request.upload);
         let now = Timestamp::now().seconds.max(0) as u64;
         // Under the lock: nobody counts this upload as left behind from now on.
         let mut live = locked(&vault.live);
@@ -335,6 +338,7 @@ impl VaultSession {
             objects: BTreeMap::new(),
             refs: BTreeMap::new(),
             listed: 0,
+            told_lacking: HashSet::new(),
             lists: Vec::new(),
             taken_before: in_vault.max(stored.saturating_add(row.stored_bytes)),
             arrived_bytes: 0,
@@ -370,6 +374,15 @@ impl VaultSession {
         Ok(lacking)
     }
 
+    /// As [`VaultSession::lacking`], of any kind; the names are remembered, within bounds.
+    fn tell_lacking(&mut self, names: &[u8]) -> Result<Vec<usize>, StoreError> {
+        let lacking = self.lacking(names, None)?;
+        let room = VAULT_TOLD_MAX.saturating_sub(self.told_lacking.len());
+        let names = names.as_chunks::<NAME_BYTES>().0;
+        self.told_lacking.extend(lacking.iter().take(room).map(|place| names[*place]));
+        Ok(lacking)
+    }
+
     fn store_list(&mut self, names: &[u8]) -> Result<(), StoreError> {
         let name = list_id(&names_in(names).collect::<Vec<_>>());
         let was_there = self.objects.contains_key(name.as_bytes())
@@ -390,12 +403,14 @@ impl VaultSession {
             return check_kind(*held, kind);
         }
         let vault = &*self.vault;
-        let held = vault.index.read(|index| {
-            let any_damage = index.damaged.len()? > 0;
-            let Some(row) = index.object(&name)? else { return Ok(false) };
-            check_kind(row.kind, kind)?;
-            vault.is_held(index, &name, &row, any_damage)
-        })?;
+        let is_new = kind == Kind::Chunk && self.told_lacking.remove(name.as_bytes());
+        let held = !is_new
+            && vault.index.read(|index| {
+                let any_damage = index.damaged.len()? > 0;
+                let Some(row) = index.object(&name)? else { return Ok(false) };
+                check_kind(row.kind, kind)?;
+                vault.is_held(index, &name, &row, any_damage)
+            })?;
         // Held, and perhaps about to go: it is asked for first where it matters.
         if held && self.lacking(name.as_bytes(), Some(kind))?.is_empty() {
             return Ok(());
@@ -511,8 +526,7 @@ impl Drop for VaultSession {
         }
         self.release_pack();
         if self.ending != Ending::LeftBehind {
-            let forget = |index: &mut Writing<'_>| Ok(index.uploads.remove(&self.row_key).map(drop)?);
-            if let Err(error) = self.vault.index.write(Flush::Later, forget) {
+            if let Err(error) = self.vault.forget_upload(&self.row_key) {
                 log::warn!("an upload that is over counts as left behind for a day: {error}");
             }
         }
@@ -650,7 +664,20 @@ impl NewSnapshot<'_> {
     }
 }
 
+fn row_key(client: ClientId, upload: UploadId) -> [u8; UPLOAD_KEY_BYTES] {
+    let mut key = [0; UPLOAD_KEY_BYTES];
+    key[..16].copy_from_slice(client.as_bytes());
+    key[16..].copy_from_slice(upload.as_bytes());
+    key
+}
+
 impl Vault {
+    /// Nothing is kept any longer for an upload that is over.
+    fn forget_upload(&self, row_key: &[u8; UPLOAD_KEY_BYTES]) -> Result<(), StoreError> {
+        let forget = |index: &mut Writing<'_>| Ok(index.uploads.remove(row_key).map(drop)?);
+        self.index.write(Flush::Later, forget)
+    }
+
     /// Whether an object can be given out, as far as is known; a list only where all its chunks can.
     pub fn is_held(
         &self,
