@@ -227,6 +227,12 @@ impl Disk {
         file.write_all_at(bytes, offset)
     }
 
+    /// Cuts the file `name` off, or has it end in zeros, so that it has `bytes` bytes.
+    pub fn set_length(&self, file: &File, name: &[u8], bytes: u64) -> io::Result<()> {
+        self.begin(OperationKind::Write, name)?;
+        file.set_len(bytes)
+    }
+
     /// Replaces a small file whole. After a crash at any point the name holds either the old bytes or the
     /// new ones, never a mixture and never nothing that was there; when this returns, it holds the new
     /// ones. A leftover bears [`TEMPORARY_PREFIX`]. The content is flushed before the rename because a

@@ -130,6 +130,15 @@ pub const VAULT_SEALED_HEAD_BYTES_MAX: usize = VAULT_HEAD_BYTES_MAX + 64 * 1024;
 pub const VAULT_NAMES_MAX: usize = 4_096;
 /// Most chunks, or keys, that are fetched at once.
 pub const VAULT_FETCH_MAX: usize = 1_024;
+/// So many lists a vault's snapshot may need.
+pub const VAULT_LISTS_MAX: usize = 256 * 1024;
+/// A pack of this length is not added to any more.
+pub const VAULT_PACK_BYTES: u64 = 64 * 1024 * 1024;
+/// What came into a vault is flushed and indexed after so many objects, or names in lists of them, at the latest.
+pub const VAULT_OBJECTS_AT_ONCE: usize = 8_192;
+pub const VAULT_LISTED_AT_ONCE: usize = 64 * 1024;
+/// Memory for the pages of one vault's index.
+pub const VAULT_INDEX_CACHE_BYTES: usize = 2 * 1024 * 1024;
 /// Bits of a vault's RSA modulus.
 pub const VAULT_RSA_BITS: usize = 3_072;
 /// Longest data key as it is wrapped.

@@ -77,6 +77,10 @@ pub enum Event<'a> {
     FirstContact {
         message: &'a str,
     },
+    /// Something that a person must know: shown whatever else is not.
+    Warning {
+        message: &'a str,
+    },
     /// Something a person may want to know; nothing was lost.
     Notice {
         message: &'a str,

@@ -262,6 +262,7 @@ impl ProgressSink for JobSink<'_> {
                 });
             }
             Event::FileSkipped { path, reason } => log::info!("job {}: {}: {reason}", job.id, display_bytes(path)),
+            Event::Warning { message } => log::warn!("job {}: {message}", job.id),
             Event::FirstContact { message } | Event::Notice { message } => log::info!("job {}: {message}", job.id),
         }
     }

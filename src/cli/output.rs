@@ -283,6 +283,10 @@ impl ProgressSink for Output {
                 Output::event(self, "log", json!({ "level": "info", "message": message }));
             }
             Event::FirstContact { message } => self.complain(message),
+            Event::Warning { message } if self.has_events() => {
+                Output::event(self, "log", json!({ "level": "warning", "message": message }));
+            }
+            Event::Warning { message } => self.complain(&format!("warning: {message}")),
             Event::FileReceipt { path, bytes, crc32, blake3 } if self.has_events() && !self.quiet => {
                 let sums = format!("{crc32:08x}");
                 let mut data = json!({ "bytes": bytes, "crc32": sums, "blake3": hex(&blake3) });

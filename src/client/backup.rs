@@ -22,6 +22,7 @@ use super::sender::ContentSender;
 use super::source::SourceReader;
 use super::unfinished::{self, ChosenUpload};
 use super::uploading::{Holdings, Progress, Queues, Sent, Stopped, Uploaded, Uploading, Walked};
+use super::vault::backing_up::{self, VaultTarget, VaultUploaded};
 use crate::base::host::boot_name;
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::limits::CONTENT_CHUNK_BYTES;
@@ -29,6 +30,7 @@ use crate::base::progress::{Event, Phase, ProgressSink};
 use crate::base::time::Timestamp;
 use crate::base::waker::{Waker, waker};
 use crate::channel::ChannelError;
+use crate::crypto::vault::PutKey;
 use crate::protocol::message::{Begin, HostFolder, SnapshotRow, ToClient, ToServer, begin_flag};
 
 /// Ranges that the walk may have ready before the server is asked about them.
@@ -57,6 +59,8 @@ pub struct BackupOptions {
     pub ignore_ctime: bool,
     pub parent: Option<SnapshotId>,
     pub dry_run: bool,
+    /// Back up into the vault that this is the key of.
+    pub vault: Option<Arc<PutKey>>,
 }
 
 impl BackupOptions {
@@ -90,6 +94,7 @@ pub struct BackupSummary {
 /// was cut off.
 pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<BackupSummary, ClientError> {
     let began = Instant::now();
+    let target = options.vault.as_deref().map(vault_target).transpose()?;
     let mut upload = unfinished::choose(&client.state, options)?;
     if upload.is_resumed {
         client.notice(match options.dry_run {
@@ -107,7 +112,11 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
         client.careful = upload.is_begun;
         let mut session = client.connect()?;
         let mut progress = Progress { reached: None, sent };
-        let result = attempt(client, &mut session, options, upload, &mut progress);
+        let result = match &target {
+            None => attempt(client, &mut session, options, upload, &mut progress),
+            Some(target) => backing_up::attempt(client, &mut session, options, target, upload, &mut progress)
+                .map(BackupSummary::of_vault),
+        };
         upload.is_begun = true;
         sent = progress.sent;
         // Tries are counted while nothing gets on: a line that drops again and again is one to be patient with.
@@ -151,6 +160,14 @@ pub fn backup(client: &mut Client<'_>, options: &BackupOptions) -> Result<Backup
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The vault to back up into, with a fresh key for the upload.
+fn vault_target(key: &PutKey) -> Result<VaultTarget<'_>, ClientError> {
+    let data_key = key.create_data_key();
+    let data_key =
+        data_key.map_err(|error| ClientError::Impossible(format!("the vault's key is of no use: {error}")))?;
+    Ok(VaultTarget { key, data_key })
 }
 
 fn attempt(
@@ -204,14 +221,8 @@ fn attempt(
     let upload = Uploading::new(&mut session.channel, client.sink, queues, holdings, options.dry_run);
     let result = thread::scope(|scope| {
         let missing = options.missing.len() as u64;
-        let mut walk = WalkSink { walked: walk_sender, waker, sink: client.sink, missing };
-        let walker = move || {
-            let end = match &options.given {
-                Some(given) => given::walk(given.as_ref(), &mut walk),
-                None => scan(&options.roots, &scan_options, &mut walk),
-            };
-            walk.finish(end);
-        };
+        let walk = WalkSink { waker: Some(waker), ..WalkSink::new(walk_sender, client.sink, missing) };
+        let walker = move || walk_to(options, &scan_options, walk);
         let started = thread::Builder::new()
             .name("walk".into())
             .spawn_scoped(scope, walker)
@@ -290,6 +301,11 @@ impl BackupSummary {
         }
     }
 
+    fn of_vault(uploaded: VaultUploaded) -> BackupSummary {
+        let VaultUploaded { uploaded, was_stored_before } = uploaded;
+        BackupSummary { was_stored_before, ..BackupSummary::of(uploaded) }
+    }
+
     /// What is left to say about an upload whose answer came late: the snapshot itself.
     fn of_stored(row: SnapshotRow, sent: Sent) -> BackupSummary {
         let scanned = ScanTotals { files: row.files, bytes: row.bytes, ..ScanTotals::default() };
@@ -298,16 +314,36 @@ impl BackupSummary {
     }
 }
 
+/// Walks what is to be backed up.
+pub(super) fn walk_to(options: &BackupOptions, scan_options: &ScanOptions, mut walk: WalkSink<'_>) {
+    let end = match &options.given {
+        Some(given) => given::walk(given.as_ref(), &mut walk),
+        None => scan(&options.roots, scan_options, &mut walk),
+    };
+    walk.finish(end);
+}
+
 /// What the walk gives its ranges to.
-struct WalkSink<'a> {
+pub(super) struct WalkSink<'a> {
     walked: Sender<Walked>,
-    waker: Waker,
+    /// Wakes whoever waits for more than the ranges.
+    waker: Option<Waker>,
     sink: &'a dyn ProgressSink,
     /// Roots that are not there: nothing walks them, and they count as unreadable all the same.
     missing: u64,
 }
 
-impl WalkSink<'_> {
+impl<'a> WalkSink<'a> {
+    pub(super) fn new(walked: Sender<Walked>, sink: &'a dyn ProgressSink, missing: u64) -> WalkSink<'a> {
+        WalkSink { walked, waker: None, sink, missing }
+    }
+
+    fn wake(waker: Option<&Waker>) {
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
     /// Says that no more ranges come. A walk that was cut short says nothing: its queue just closes, and
     /// nobody takes what it found for everything.
     fn finish(self, end: ScanEnd) {
@@ -317,7 +353,7 @@ impl WalkSink<'_> {
             let _ = walked.send(Walked::End(ScanTotals { unreadable, ..end.totals }));
         }
         drop(walked);
-        waker.wake();
+        WalkSink::wake(waker.as_ref());
     }
 }
 
@@ -326,7 +362,7 @@ impl ScanSink for WalkSink<'_> {
         if self.walked.send(Walked::Range(range)).is_err() {
             return ControlFlow::Break(());
         }
-        self.waker.wake();
+        WalkSink::wake(self.waker.as_ref());
         ControlFlow::Continue(())
     }
 
@@ -362,7 +398,7 @@ mod tests {
     fn a_skipped_kind_is_no_error_and_missing_roots_count_as_unreadable() {
         let (words, (sender, walked)) = (Words::default(), bounded(1));
         let (waker, _wakes) = waker().unwrap();
-        let mut walk = WalkSink { walked: sender, waker, sink: &words, missing: 2 };
+        let mut walk = WalkSink { waker: Some(waker), ..WalkSink::new(sender, &words, 2) };
         walk.report(ScanReport::Skipped { path: b"fifo", what: "a FIFO" });
         walk.report(ScanReport::Unreadable { path: b"x", reason: "permission denied".into() });
         assert_eq!(*words.0.lock().unwrap(), ["skipped: skipped: it is a FIFO", "error: permission denied"]);

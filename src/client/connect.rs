@@ -227,6 +227,7 @@ impl<'a> Client<'a> {
             client,
             rotates_keys: server.rotates_keys,
             vault: self.vault.clone(),
+            keeps_vaults: server.keeps_vaults,
         })
     }
 
@@ -364,6 +365,8 @@ pub struct Session {
     /// Whether the server lets keys be exchanged.
     pub(super) rotates_keys: bool,
     pub(super) vault: Option<Arc<VaultAccess>>,
+    /// Whether the server keeps vaults.
+    pub(super) keeps_vaults: bool,
 }
 
 impl Session {

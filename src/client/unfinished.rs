@@ -82,6 +82,9 @@ fn description(options: &BackupOptions) -> String {
     for flag in [options.full, options.ignore_inode, options.ignore_ctime] {
         bytes.put_flag(flag);
     }
+    if let Some(vault) = &options.vault {
+        bytes.put_bytes(vault.vault().as_bytes());
+    }
     bytes.put_bytes8(options.parent.as_ref().map_or("", |parent| parent.as_str()).as_bytes());
     hex(&blake3_hash(&bytes))
 }

@@ -54,7 +54,7 @@ pub mod token;
 pub mod vault;
 
 pub use blocks::{BLOCK_BYTES, BlockHasher, BlockSum, SumsCombiner, block_sum, blocks_in};
-pub use checksum::{ContentHasher, ContentSums, blake3_hash, crc32};
+pub use checksum::{ContentHasher, ContentSums, blake3_derived, blake3_hash, crc32};
 pub use error::{CryptoError, Damaged};
 pub use key_exchange::{
     Chain, DirectionChains, Ephemeral, SEGMENTS_PER_EPOCH, SessionKeys, Transcript, enrol_proof, rotation_proof,
@@ -72,6 +72,6 @@ pub use segment::{
 };
 pub use token::EnrolToken;
 pub use vault::{
-    ChunkKind, ChunkOpener, ChunkSealer, DataKey, FullKey, PassphraseCost, PlainChunk, PutKey, head_hash, list_id,
-    sealed_crc_is_right, token_hash,
+    ChunkKind, ChunkOpener, ChunkSealer, DataKey, FullKey, PassphraseCost, PlainChunk, PutKey, data_key_id,
+    head_hash, is_token, list_id, sealed_crc_is_right, token_hash,
 };

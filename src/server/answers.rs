@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use super::blocks;
 use super::session::{Ended, Failure};
 use super::sessions::Doing;
+use super::vault;
 use crate::base::ids::{ClientId, SnapshotId};
 use crate::base::limits::{CONTENT_CHUNK_BYTES, HOLE_BYTES_MAX, LARGE_FILE_BYTES};
 use crate::base::path::EntryPath;
 use crate::channel::worker::{Gone, Outbox};
 use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, ReadBlocks, Selection, SnapshotRow, ToClient};
-use crate::storage::{ContentReader, Entries, Head, Segment, Store, StoreError, StoredEntry};
+use crate::storage::{
+    ContentReader, Entries, Head, InVault, Segment, Store, StoreError, StoredEntry, VaultRun, VaultWatch,
+};
 
 /// How often a verification says how far it is.
 const VERIFY_REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -30,6 +33,7 @@ pub enum Request {
     Blocks(ReadBlocks),
     File { selection: Selection, offset: u64, length: u64 },
     Verify(Selection),
+    Vault(vault::Reading),
 }
 
 impl Request {
@@ -37,6 +41,7 @@ impl Request {
     pub fn doing(&self) -> Doing {
         match self {
             Request::Snapshots | Request::Entries { contents: false, .. } => Doing::Listing,
+            Request::Vault(_) => Doing::Sending,
             Request::Page { page: Page { wanted: None, .. }, .. } => Doing::Listing,
             Request::Entries { .. } | Request::Page { .. } => Doing::Sending,
             Request::Blocks(_) | Request::File { .. } => Doing::Sending,
@@ -64,12 +69,27 @@ impl Page {
 pub fn stream(store: &Store, client: ClientId, request: Request, outbox: &mut Outbox) -> Result<u64, Ended> {
     match request {
         Request::Snapshots => snapshots(store, client, outbox),
+        Request::Blocks(ReadBlocks { selection, .. }) | Request::File { selection, .. }
+            if is_in_vault(store, client, &selection, outbox)? =>
+        {
+            Ok(0)
+        }
         Request::Entries { selection, contents } => entries(store, client, &selection, contents, outbox),
         Request::Page { selection, page } => self::page(store, client, &selection, page, outbox),
         Request::Blocks(read) => blocks::stream(store, client, &read, outbox),
         Request::File { selection, offset, length } => file(store, client, &selection, offset, length, outbox),
         Request::Verify(selection) => verify(store, client, &selection, outbox),
+        Request::Vault(reading) => vault::stream(store, &reading, outbox),
     }
+}
+
+/// Whether only the client can read the snapshot that a selection means: it is told which one that is.
+fn is_in_vault(store: &Store, client: ClientId, selection: &Selection, outbox: &mut Outbox) -> Result<bool, Ended> {
+    let head = store.find_snapshot(client, &selection.snapshot, selection.root.as_ref())?;
+    if head.vault.is_some() {
+        outbox.send_to_client(&ToClient::Snapshot(snapshot_row(&head)))?;
+    }
+    Ok(head.vault.is_some())
 }
 
 /// A head as the client sees it.
@@ -92,7 +112,7 @@ pub fn snapshot_row(head: &Head) -> SnapshotRow {
         label: head.label.clone(),
         tags,
         roots: head.roots.clone(),
-        vault: None,
+        vault: head.vault.map(|place| place.vault),
     }
 }
 
@@ -147,6 +167,9 @@ fn entries(
 ) -> Result<u64, Ended> {
     let head = store.find_snapshot(client, &selection.snapshot, selection.root.as_ref())?;
     outbox.send_to_client(&ToClient::Snapshot(snapshot_row(&head)))?;
+    if head.vault.is_some() {
+        return Ok(0);
+    }
     let mut walk = Walk { store, entries: store.entries(&head, &selection.paths)?, head: &head, outbox, rows: 0 };
     while let Some(stored) = walk.next()? {
         walk.send(&stored, contents)?;
@@ -167,6 +190,9 @@ fn page(
 ) -> Result<u64, Ended> {
     let head = store.find_snapshot(client, &selection.snapshot, selection.root.as_ref())?;
     outbox.send_to_client(&ToClient::Snapshot(snapshot_row(&head)))?;
+    if head.vault.is_some() {
+        return Ok(0);
+    }
     let mut entries = store.entries(&head, &selection.paths)?;
     if let Some(after) = &page.after {
         entries = entries.after(after.clone());
@@ -441,6 +467,7 @@ fn verify(store: &Store, client: ClientId, selection: &Selection, outbox: &mut O
         bytes: 0,
         damaged,
         reported: Instant::now(),
+        in_vaults: VaultRun::default(),
     };
     for head in &heads {
         verification.snapshot(head, selection)?;
@@ -468,6 +495,32 @@ struct Verification<'a> {
     bytes: u64,
     damaged: u64,
     reported: Instant,
+    /// What was read of vaults.
+    in_vaults: VaultRun,
+}
+
+/// Tells the client how a verification of what is sealed goes on.
+struct SealedWatch<'a, 'b> {
+    verification: &'a mut Verification<'b>,
+    snapshot: SnapshotId,
+    is_gone: bool,
+}
+
+impl VaultWatch for SealedWatch<'_, '_> {
+    fn read(&mut self, bytes: u64) -> bool {
+        self.verification.files += 1;
+        self.verification.bytes += bytes;
+        self.is_gone = self.verification.report().is_err();
+        !self.is_gone
+    }
+
+    fn damaged(&mut self, text: String) -> bool {
+        self.verification.damaged += 1;
+        log::error!("damage: snapshot {}: {text}", self.snapshot);
+        let damage = ToClient::Damage { snapshot: self.snapshot, path: None, text };
+        self.is_gone = self.verification.outbox.send_to_client(&damage).is_err();
+        !self.is_gone
+    }
 }
 
 impl Verification<'_> {
@@ -478,6 +531,10 @@ impl Verification<'_> {
             Err(StoreError::Dropped { .. }) if self.read_once.is_some() => return Ok(()),
             Err(error) => return self.damaged_index(head, error),
         };
+        if let Some(place) = head.vault {
+            self.unmatched.clear();
+            return self.in_vault(head, place);
+        }
         while let Some(stored) = entries.next() {
             match stored {
                 Ok(stored) if self.is_due(head, &stored) => self.content(head, &stored)?,
@@ -515,6 +572,17 @@ impl Verification<'_> {
             })?;
         }
         Ok(())
+    }
+
+    /// What the server can see of a snapshot that is sealed: that its chunks are what was stored.
+    fn in_vault(&mut self, head: &Head, place: InVault) -> Result<(), Ended> {
+        let mut run = std::mem::take(&mut self.in_vaults);
+        let mut watch = SealedWatch { verification: self, snapshot: head.id, is_gone: false };
+        let verified = watch.verification.store.verify_in_vault(place, &mut run, &|_| true, &mut watch);
+        let is_gone = watch.is_gone;
+        self.in_vaults = run;
+        verified?;
+        if is_gone { Err(Ended::Gone) } else { Ok(()) }
     }
 
     /// The snapshot's index cannot be read: what it names is unknown, whether it has the paths too.

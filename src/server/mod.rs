@@ -24,6 +24,7 @@ mod session;
 mod sessions;
 mod statistics;
 mod upload;
+mod vault;
 mod waiting_room;
 
 pub use config::{DEFAULT_GRACE, DEFAULT_RSA_BITS, DEFAULT_SEGMENTS_PER_EPOCH, LowSpace, ServerConfig, Watch};

@@ -17,6 +17,7 @@ use super::operator::{Desk, VerifyRequest};
 use crate::base::ids::{SnapshotId, UserName};
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
+use crate::base::vault::VaultId;
 use crate::storage::{ClientRecord, Head, InUse, Reason, Rules, Store, StoreError, Swept, decide};
 
 const POLICY_VERSION: u64 = 1;
@@ -144,7 +145,23 @@ fn prune_client(
         "clock_is_behind": clock_is_behind, "dry_run": request.dry_run,
     });
     add_swept(&mut row, swept)?;
+    if !request.dry_run {
+        tidy_vaults(store, &heads, &mut row)?;
+    }
     rows.push(row);
+    Ok(())
+}
+
+/// Wins back what the client's dropped snapshots alone needed of vaults.
+fn tidy_vaults(store: &Store, heads: &[Arc<Head>], row: &mut Value) -> Result<(), StoreError> {
+    let vaults: BTreeSet<VaultId> = heads.iter().filter_map(|head| Some(head.vault?.vault)).collect();
+    for vault in vaults {
+        match store.tidy_vault(vault) {
+            Ok(tidied) => row["freed_bytes"] = (row["freed_bytes"].as_u64().unwrap_or(0) + tidied.bytes).into(),
+            Err(error) if error.is_damage() => row["damage"] = error.to_string().into(),
+            Err(error) => return Err(error),
+        }
+    }
     Ok(())
 }
 
@@ -359,6 +376,20 @@ fn prune_all(store: &Store, policy: &Path, shutdown: &Shutdown) -> bool {
             Ok(rows) => rows.iter().filter(|row| row["row"] == "client").for_each(log_client),
             Err(_) if shutdown.is_requested() => return false,
             Err(error) => log::error!("{}: the prune failed: {error}", client.name),
+        }
+    }
+    tidy_all_vaults(store, shutdown)
+}
+
+/// Those too of which no client has a snapshot any more. False where it was cut short.
+fn tidy_all_vaults(store: &Store, shutdown: &Shutdown) -> bool {
+    for vault in store.vaults().unwrap_or_default() {
+        if shutdown.is_requested() {
+            return false;
+        }
+        match store.tidy_vault(vault) {
+            Ok(tidied) => log::info!("vault {vault}: {} bytes free again", tidied.bytes),
+            Err(error) => log::error!("vault {vault}: its space is not won back: {error}"),
         }
     }
     true

@@ -7,12 +7,13 @@ use super::events::EventKind;
 use super::key_rotation::OfferedKey;
 use super::listener::Shared;
 use super::sessions::{Doing, Live, Visit};
-use super::{answers, upload};
+use super::vault::What;
+use super::{answers, upload, vault};
 use crate::base::codec::DecodeError;
 use crate::channel::worker::{self, Gone, Outbox};
 use crate::channel::{Channel, ChannelError, SegmentCounts};
 use crate::crypto::Fingerprint;
-use crate::protocol::message::{FailureCode, ToClient, ToServer};
+use crate::protocol::message::{FailureCode, ToClient, ToServer, VaultRequest};
 use crate::storage::{ClientRecord, StoreError};
 
 /// A command that did not end well: told to the client, then the session is over.
@@ -192,6 +193,9 @@ impl Session<'_> {
         let command = command.map_err(|error| Failure::out_of_place(format!("a malformed request: {error}")))?;
         match command {
             Command::Begin(begin) => upload::run(self.shared, &self.client, &self.live, &mut self.channel, *begin),
+            Command::BeginInVault(begin) => {
+                vault::run(self.shared, &self.client, &self.live, &mut self.channel, *begin)
+            }
             Command::Stream(request) => self.stream(request),
             Command::Statistics => {
                 let report = self.shared.report();
@@ -269,6 +273,7 @@ impl From<ChannelError> for End {
 /// A request that may begin, owned.
 enum Command {
     Begin(Box<crate::protocol::message::Begin>),
+    BeginInVault(Box<vault::Begin>),
     Stream(answers::Request),
     Statistics,
     NewKey(Vec<u8>),
@@ -304,6 +309,26 @@ impl Command {
             ToServer::NewKey(key) => Command::NewKey(key.to_vec()),
             ToServer::NewKeyProof(proof) => Command::NewKeyProof(proof),
             ToServer::ServerKeyPinned(bytes) => Command::ServerKeyPinned(Fingerprint::from_bytes(bytes)),
+            ToServer::Vault(VaultRequest::Begin(begin)) => Command::BeginInVault(Box::new(begin.into())),
+            ToServer::Vault(VaultRequest::Fetch { vault, read_token, names }) => {
+                let names = names.iter().collect();
+                Command::Stream(answers::Request::Vault(vault::Reading {
+                    vault,
+                    read_token,
+                    what: What::Chunks(names),
+                }))
+            }
+            ToServer::Vault(VaultRequest::Keys { vault, read_token, keys }) => {
+                Command::Stream(answers::Request::Vault(vault::Reading {
+                    vault,
+                    read_token,
+                    what: What::Keys(keys),
+                }))
+            }
+            ToServer::Vault(VaultRequest::Snapshots { vault, read_token, selector }) => {
+                let what = What::Snapshots(selector);
+                Command::Stream(answers::Request::Vault(vault::Reading { vault, read_token, what }))
+            }
             ToServer::Cancel => Command::Cancel,
             _ => Command::OutOfPlace,
         }

@@ -364,7 +364,8 @@ impl Catalog {
     pub fn bases_for<'a>(&'a self, roots: &'a [EntryPath]) -> impl Iterator<Item = SnapshotId> + 'a {
         let (same, others) = (true, false);
         let newest = move |of_same| {
-            self.heads.iter().rev().filter(move |head| (head.roots == roots) == of_same).map(|head| head.id)
+            let readable = self.heads.iter().rev().filter(|head| head.vault.is_none());
+            readable.filter(move |head| (head.roots == roots) == of_same).map(|head| head.id)
         };
         newest(same).chain(newest(others))
     }

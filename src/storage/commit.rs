@@ -82,7 +82,7 @@ impl Upload {
     }
 
     /// Whether the snapshot fits the client's quota beside those that are there now.
-    fn check_commit_quota(&self) -> Result<(), StoreError> {
+    pub(super) fn check_commit_quota(&self) -> Result<(), StoreError> {
         let stored = self.state.with_catalog(&self.shared.layout, |catalog| catalog.stored_bytes())?;
         let index_bytes: u64 = self.records().map(IndexRecord::encoded_bytes).sum();
         self.state.quota.check(stored.saturating_add(self.stored_bytes(index_bytes)))
@@ -91,7 +91,8 @@ impl Upload {
     /// What the snapshot adds to the disk.
     fn stored_bytes(&self, index_bytes: u64) -> u64 {
         let large = self.large.delta_bytes() + self.large.blocks_bytes();
-        self.new_bytes + large + self.range_bytes + index_bytes
+        let in_vault = self.in_vault.map_or(0, |share| share.stored_bytes);
+        self.new_bytes + large + self.range_bytes + index_bytes + in_vault
     }
 
     fn check_complete(&self, counts: CommitCounts) -> Result<(), StoreError> {
@@ -194,6 +195,7 @@ impl Upload {
             unauthenticated: self.unauthenticated,
             totals,
             index_blake3: [0; HASH_BYTES],
+            vault: self.in_vault.map(|share| share.place),
         }
     }
 

@@ -224,6 +224,7 @@ pub fn placeholder(id: SnapshotId, client: ClientId) -> Head {
         unauthenticated: false,
         totals: SnapshotTotals::default(),
         index_blake3: [0; HASH_BYTES],
+        vault: None,
     }
 }
 

@@ -13,6 +13,7 @@ use super::sealed_json::{encode_sealed, is_sealed};
 use crate::base::ids::{ClientId, SnapshotId, UploadId, UserName, hex, unhex};
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
+use crate::base::vault::{ChunkName, VaultId};
 
 pub const HEAD_VERSION: u64 = 1;
 /// Most bytes of a head: its roots have 1 MiB at most, which JSON can make six times as long.
@@ -42,6 +43,23 @@ pub struct Head {
     pub totals: SnapshotTotals,
     /// The hash at the end of the index.
     pub index_blake3: [u8; HASH_BYTES],
+    /// Where what the snapshot holds lies sealed: nothing else is known of it, and its index names no ranges.
+    pub vault: Option<InVault>,
+}
+
+/// Where a vault's snapshot lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InVault {
+    pub vault: VaultId,
+    /// The name of its record in the vault's index.
+    pub object: ChunkName,
+}
+
+/// The same as JSON has it.
+#[derive(Serialize, Deserialize)]
+struct InVaultFile {
+    id: VaultId,
+    object: String,
 }
 
 /// How much a snapshot holds, and how much of it was new.
@@ -88,6 +106,8 @@ struct HeadFile {
     /// In that copy only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client_name: Option<UserName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    vault: Option<InVaultFile>,
 }
 
 /// A time twice: for people, and exactly. Only the exact one is read.
@@ -185,6 +205,7 @@ impl Head {
             totals: self.totals,
             index_blake3: String::new(),
             client_name: None,
+            vault: self.vault.map(|place| InVaultFile { id: place.vault, object: place.object.to_string() }),
         }
     }
 
@@ -226,7 +247,15 @@ impl Head {
             unauthenticated: file.unauthenticated,
             totals: file.totals,
             index_blake3,
+            vault: file.vault.map(InVaultFile::parse).transpose()?,
         })
+    }
+}
+
+impl InVaultFile {
+    fn parse(self) -> Result<InVault, HeadError> {
+        let object = unhex(&self.object).ok_or_else(|| invalid("the object in the vault is no name".into()))?;
+        Ok(InVault { vault: self.id, object: ChunkName::from_bytes(object) })
     }
 }
 
@@ -265,6 +294,8 @@ mod tests {
             unauthenticated: label.len() % 2 == 1,
             totals: SnapshotTotals { entries: 1, bytes: u64::MAX, ..SnapshotTotals::default() },
             index_blake3: [3; 32],
+            vault: (label.len() % 3 == 1)
+                .then(|| InVault { vault: VaultId::from_bytes([4; 16]), object: ChunkName::from_bytes([5; 32]) }),
         }
     }
 

@@ -14,8 +14,18 @@ use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId, UserName};
 
 /// The folders that are made at the first start.
-const FOLDERS: [&str; 9] =
-    ["received_files", "deltas", "ranges", "snapshots", "incoming", "clients", "tokens", "keys", "damage"];
+const FOLDERS: [&str; 10] = [
+    "received_files",
+    "deltas",
+    "ranges",
+    "snapshots",
+    "incoming",
+    "clients",
+    "tokens",
+    "keys",
+    "damage",
+    "vaults",
+];
 /// Those with secrets in them: made private again where they are not.
 const PRIVATE_FOLDERS: [&str; 3] = ["keys", "clients", "tokens"];
 /// Most bytes of a user name in the name of a client's folders.
@@ -102,6 +112,10 @@ impl Layout {
     }
     pub fn damage(&self) -> PathBuf {
         self.data.join("damage")
+    }
+    /// The folder that has one for each vault.
+    pub fn vaults(&self) -> PathBuf {
+        self.data.join("vaults")
     }
     /// The list of a client's damaged contents.
     pub fn damage_list(&self, client: &ClientFolder) -> PathBuf {

@@ -54,6 +54,7 @@ mod tokens;
 mod tree;
 mod unexplained;
 mod upload;
+mod vault;
 mod verify;
 
 #[cfg(test)]
@@ -71,7 +72,7 @@ pub use content::{ContentProblem, ContentReader, Segment};
 pub use dropped::{Drops, InUse};
 pub use entries::Entries;
 pub use error::StoreError;
-pub use head::{Head, SnapshotTotals};
+pub use head::{Head, InVault, SnapshotTotals};
 pub use pending::{HeldContent, Needed, PartialKind};
 pub use put_file::PutFile;
 pub use range::{CHANGED_WHILE_READ, Location, RECHECK, StoredContent, StoredEntry, UNREADABLE};
@@ -86,4 +87,8 @@ pub use summary::{ClientSummary, GROWTH_DAYS};
 pub use sweep::Swept;
 pub use tokens::TOKEN_BYTES;
 pub use upload::{Begun, CommitCounts, ContentVerdict, RangeAnswer, Upload, UploadRequest};
+pub use vault::{
+    SealedObject, Tidied, VaultBegun, VaultReader, VaultRun, VaultSnapshot, VaultUpload, VaultUploadRequest,
+    VaultWatch,
+};
 pub use verify::{ClientVerified, DamagedFile};

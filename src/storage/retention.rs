@@ -246,6 +246,7 @@ mod tests {
             unauthenticated: false,
             totals: SnapshotTotals::default(),
             index_blake3: [0; 32],
+            vault: None,
         })
     }
 

@@ -26,6 +26,7 @@ use super::resume;
 use super::summary::{self, ClientSummary};
 use super::tokens::{self, TOKEN_BYTES};
 use super::upload::{Begun, Upload, UploadRequest};
+use super::vault::Vaults;
 use crate::base::durable::{Disk, FILE_MODE};
 use crate::base::entry::merge_roots;
 use crate::base::folder::open_folder;
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     pub run: [u8; 16],
     pub clock: Clock,
     pub sweeps_stopped: AtomicBool,
+    /// Those that somebody uses.
+    pub vaults: Vaults,
     /// The storage key that is wanted and was not given.
     locked: Option<KeyId>,
     _lock: StoreLock,
@@ -132,6 +135,7 @@ impl Store {
                 run: random_array(),
                 clock: Clock::default(),
                 sweeps_stopped: AtomicBool::new(false),
+                vaults: Vaults::default(),
                 locked,
                 _lock: lock,
             }),

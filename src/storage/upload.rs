@@ -18,7 +18,7 @@ use super::damage::DamageList;
 use super::delta::OpenHeld;
 use super::error::{At, StoreError};
 use super::head::HEAD_BYTES_MAX;
-use super::head::Head;
+use super::head::{Head, InVault};
 use super::index::{INDEX_BYTES_MAX, IndexRecord};
 use super::left_behind::{LeftBehind, path_hash, staged_path};
 use super::partial::OpenPartial;
@@ -130,6 +130,16 @@ pub struct Upload {
     pub(super) abandoned: bool,
     /// Nobody has proved to be the client: the head says so.
     pub(super) unauthenticated: bool,
+    /// What it stores lies in a vault.
+    pub(super) in_vault: Option<VaultShare>,
+}
+
+/// What an upload has in a vault.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct VaultShare {
+    pub place: InVault,
+    /// What it brought.
+    pub stored_bytes: u64,
 }
 
 /// One range by its number.
@@ -240,6 +250,7 @@ impl Upload {
             committing: false,
             abandoned: false,
             unauthenticated: false,
+            in_vault: None,
         })
     }
 

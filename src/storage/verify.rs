@@ -26,7 +26,7 @@ use super::daily::is_daily_record;
 use super::damage::{DamageKind, DamageList, DamagedContent, RUNS_MAX};
 use super::dropped::{TOTALS_NAME, read_record};
 use super::error::{At, StoreError};
-use super::head::Head;
+use super::head::{Head, InVault};
 use super::heal::{each_bad_block, forget_unneeded};
 use super::journal;
 use super::layout::{dropped_name, head_name, names_in, read_small_file};
@@ -34,11 +34,13 @@ use super::left_behind::path_hash;
 use super::range::{HASH_BYTES, Location, StoredContent, StoredEntry};
 use super::sealed_json::{decode_sealed, encode_sealed};
 use super::store::{Damage, Shared, Store};
+use super::vault::{VaultRun, VaultWatch};
 use super::{tokens, unexplained};
 use crate::base::durable::FILE_MODE;
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId};
 use crate::base::path::EntryPath;
+use crate::base::vault::ChunkName;
 
 /// Parts of a client's contents that are sampled by themselves.
 pub const BUCKETS: usize = 256;
@@ -159,6 +161,7 @@ impl Store {
             contents_met: Vec::new(),
             ranges: Vec::new(),
             found: ClientVerified::default(),
+            in_vaults: VaultRun::default(),
         };
         run.all(watch)?;
         let Run { due, found, .. } = run;
@@ -307,6 +310,31 @@ struct Run<'a> {
     contents_met: Vec<(EntryPath, SnapshotId, Vec<PathBuf>, String)>,
     ranges: Vec<([u8; HASH_BYTES], DamagedFile)>,
     found: ClientVerified,
+    in_vaults: VaultRun,
+}
+
+/// Takes what a run over a vault finds.
+struct Watching<'a, 'b, 'c> {
+    run: &'a mut Run<'b>,
+    head: SnapshotId,
+    file: PathBuf,
+    watch: Watch<'c>,
+}
+
+impl VaultWatch for Watching<'_, '_, '_> {
+    fn read(&mut self, bytes: u64) -> bool {
+        self.run.found.files += 1;
+        self.run.found.bytes += bytes;
+        (self.watch)(bytes)
+    }
+
+    fn damaged(&mut self, problem: String) -> bool {
+        if self.run.has_room() {
+            let (file, snapshots) = (self.file.clone(), BTreeSet::from([self.head]));
+            self.run.found.damaged.push(DamagedFile { file, path: None, problem, snapshots });
+        }
+        true
+    }
 }
 
 impl Run<'_> {
@@ -423,6 +451,9 @@ impl Run<'_> {
             Ok(records) => records,
             Err(error) => return self.note(Some(error), Some(head.id)),
         };
+        if let Some(place) = head.vault {
+            return self.in_vault(head, place, watch);
+        }
         for record in records {
             if self.ranges_seen.contains(&record.file) {
                 continue;
@@ -450,6 +481,19 @@ impl Run<'_> {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Of a snapshot that is sealed, the lists of chunks that are due.
+    fn in_vault(&mut self, head: &Head, place: InVault, watch: Watch<'_>) -> Result<(), StoreError> {
+        let due = self.due.clone();
+        let is_due = |list: &ChunkName| due[usize::from(list.as_bytes()[0])];
+        let mut run = std::mem::take(&mut self.in_vaults);
+        let file = self.store.shared.layout.vaults().join(place.vault.to_string());
+        let mut watching = Watching { run: self, head: head.id, file, watch };
+        let goes_on = watching.run.store.verify_in_vault(place, &mut run, &is_due, &mut watching)?;
+        self.in_vaults = run;
+        self.found.is_cut_short |= !goes_on;
         Ok(())
     }
 

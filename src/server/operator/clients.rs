@@ -1,5 +1,6 @@
 //! The operator's commands about clients: the list, and what is changed about one of them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -8,6 +9,7 @@ use super::Desk;
 use crate::base::amount::Size;
 use crate::base::ids::UserName;
 use crate::base::time::Timestamp;
+use crate::base::vault::VaultId;
 use crate::crypto::PublicKey;
 use crate::storage::{ClientRecord, ClientSummary, GROWTH_DAYS, Store, StoreError};
 
@@ -83,10 +85,17 @@ pub fn reset(desk: &Desk, name: &UserName) -> Result<Vec<Value>, StoreError> {
 pub fn remove(desk: &Desk, name: &UserName) -> Result<Vec<Value>, StoreError> {
     let client = find(&desk.store, name)?;
     let stored = desk.store.summary(client.id).map(|summary| summary.stored_bytes).unwrap_or_default();
+    let heads = desk.store.snapshots(client.id)?;
+    let vaults: BTreeSet<VaultId> = heads.iter().filter_map(|head| Some(head.vault?.vault)).collect();
     let remove = || desk.sessions.while_absent(client.id, || desk.store.remove_client(client.id));
     let removed = desk.store.between_prunes(client.id, remove)?;
     let record = removed.map_err(|sessions| StoreError::InUse { name: name.to_string(), sessions })??;
     desk.store.remove_data(&record)?;
+    for vault in vaults {
+        if let Err(error) = desk.store.tidy_vault(vault) {
+            log::error!("vault {vault}: its space is not won back: {error}");
+        }
+    }
     Ok(vec![json!({ "name": name, "done": "removed", "stored_bytes": stored })])
 }
 

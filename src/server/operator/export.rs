@@ -194,6 +194,14 @@ impl Exporter<'_> {
         let client = whose(self.desk, request)?;
         let _visit = self.desk.sessions.enter(client.id, None);
         let head = store.find_snapshot(client.id, &request.snapshot, None)?;
+        if let Some(place) = head.vault {
+            let what = format!(
+                "snapshot {} lies sealed in vault {}, which the server cannot read: \"cyberbackup restore\" with the \
+                 vault's key does, on a client",
+                head.id, place.vault
+            );
+            return Err(StoreError::NotFound { what }.into());
+        }
         log::info!("operator: exporting snapshot {} of {}", head.id, client.name);
         self.tell(&ToClient::Snapshot(snapshot_row(&head)))?;
         let mut entries = store.entries(&head, &[])?;

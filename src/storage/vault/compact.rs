@@ -1,0 +1,155 @@
+//! Packs that hold nothing any more are removed. What lives in one that is less than half alive is copied to another
+//! pack; that is flushed, one change of the index leads to the new places, and then the old pack goes. Who reads from
+//! it meanwhile has it open, or finds it gone and looks the place up again.
+
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+
+use super::Vault;
+use super::index::Flush;
+use super::pack::{PackWriter, Scanned, Scanner, pack_name};
+use super::record::{Kind, NewRecord, Record};
+use super::rows::{KeyRow, ObjectRow, PackRow, Place};
+use crate::base::limits::{VAULT_OBJECTS_AT_ONCE, VAULT_PACK_BYTES};
+use crate::base::vault::ChunkName;
+use crate::storage::catalog::locked;
+use crate::storage::error::{At, StoreError};
+
+/// An object that was copied.
+struct Move {
+    name: ChunkName,
+    from: Place,
+    to: Place,
+}
+
+/// Copies under way: the pack that is added to, and what is not in the index yet.
+#[derive(Default)]
+struct Copies {
+    pack: Option<PackWriter>,
+    moves: Vec<Move>,
+    bytes: u64,
+}
+
+impl Vault {
+    /// Empties packs; gives the bytes that the disk has back.
+    pub fn compact(&self, is_stopped: &dyn Fn() -> bool) -> Result<u64, StoreError> {
+        let mut numbers: Vec<u32> = self.pack_rows()?.into_keys().collect();
+        numbers.sort_unstable();
+        let mut freed = 0u64;
+        let mut copies = Copies::default();
+        let mut result = Ok(());
+        for number in numbers {
+            let row =
+                self.index.read(|index| Ok(index.packs.get(number)?.map(|row| PackRow::decode(row.value()))))?;
+            let Some(row) = row.filter(|row| row.objects == 0 || row.live_bytes * 2 < row.indexed_bytes) else {
+                continue;
+            };
+            if is_stopped() || !locked(&self.claims).insert(number) {
+                continue;
+            }
+            let emptied = self.empty(number, row, &mut copies);
+            self.release_pack(number);
+            match emptied {
+                Ok(bytes) => freed += bytes,
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        if let Some(pack) = copies.pack.take() {
+            self.release_pack(pack.number);
+        }
+        result.map(|()| freed.saturating_sub(copies.bytes))
+    }
+
+    /// Copies what lives in the pack, then removes it.
+    fn empty(&self, number: u32, row: PackRow, copies: &mut Copies) -> Result<u64, StoreError> {
+        let path = self.pack_path(number);
+        if row.objects > 0 {
+            let mut scanner = Scanner::open(&path, 0, true).at("open", &path)?;
+            while scanner.offset() < row.indexed_bytes
+                && let Some(Scanned { offset, record }) = scanner.next().at("read", &path)?
+            {
+                let from = Place { pack: number, offset: offset as u32, length: record.payload().len() as u32 };
+                self.copy(record, from, copies)?;
+            }
+            self.settle_copies(copies)?;
+        }
+        let left = self.index.read(|index| Ok(index.packs.get(number)?.map(|row| PackRow::decode(row.value()))))?;
+        if left.is_some_and(|left| left.objects > 0) {
+            log::error!("vault {}: pack {number:08x} stays: something in it is damaged", self.id);
+            return Ok(0);
+        }
+        self.remove_pack(number)
+    }
+
+    fn copy(&self, record: Record, from: Place, copies: &mut Copies) -> Result<(), StoreError> {
+        let name = record.indexed_name();
+        if record.kind == Kind::Key {
+            return Ok(());
+        }
+        let wrapped = self.index.read(|index| {
+            let is_here = index.object(&name)?.is_some_and(|row| row.place == from);
+            let key = record.key().map(|key| index.keys.get(key.as_bytes())).transpose()?.flatten();
+            Ok(is_here.then(|| key.and_then(|row| KeyRow::decode(row.value())).map(|row| row.wrapped)))
+        })?;
+        // Dead, or it has another place by now.
+        let Some(wrapped) = wrapped else { return Ok(()) };
+        if copies.pack.is_none() {
+            copies.pack = Some(self.claim_pack()?);
+        }
+        let pack = copies.pack.as_mut().expect("claimed just now");
+        let (before, path) = (pack.length(), self.pack_path(pack.number));
+        if let (Some(key), Some(wrapped)) = (record.key(), wrapped) {
+            pack.put_key(key, &wrapped).at("write", &path)?;
+        }
+        let copy =
+            NewRecord { kind: record.kind, name: record.name, key: record.key(), payload: &[record.payload()] };
+        let to = pack.append(&copy).at("write", &path)?;
+        copies.bytes += pack.length() - before;
+        let is_full = pack.length() >= VAULT_PACK_BYTES;
+        copies.moves.push(Move { name, from, to });
+        if is_full || copies.moves.len() >= VAULT_OBJECTS_AT_ONCE { self.settle_copies(copies) } else { Ok(()) }
+    }
+
+    /// Has the index lead to the copies, once they are on the disk.
+    fn settle_copies(&self, copies: &mut Copies) -> Result<(), StoreError> {
+        let Some(pack) = &mut copies.pack else { return Ok(()) };
+        if copies.moves.is_empty() {
+            return Ok(());
+        }
+        self.flush_pack(pack)?;
+        let (number, length, key_bytes) = (pack.number, pack.length(), pack.take_key_bytes());
+        let moves = std::mem::take(&mut copies.moves);
+        self.index.write(Flush::Now, |index| {
+            for Move { name, from, to } in &moves {
+                // What was swept, or healed, meanwhile stays as it is.
+                if let Some(old) = index.object(name.as_bytes())?.filter(|old| old.place == *from) {
+                    let new = ObjectRow { place: *to, is_damaged: false, ..old };
+                    index.put_object(name.as_bytes(), Some(old), Some(new))?;
+                }
+            }
+            index.note_pack(number, length, key_bytes);
+            Ok(())
+        })?;
+        if length >= VAULT_PACK_BYTES {
+            self.release_pack(number);
+            copies.pack = None;
+        }
+        Ok(())
+    }
+
+    /// Removes a pack that nothing leads to, then its row: a row without a pack is removed by the next run.
+    fn remove_pack(&self, number: u32) -> Result<u64, StoreError> {
+        let path = self.pack_path(number);
+        let bytes = path.metadata().map_or(0, |metadata| metadata.len());
+        match self.disk.remove_file(self.packs.as_fd(), pack_name(number).as_bytes()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            removed => removed.at("remove", &path)?,
+        }
+        self.disk.flush_folder(self.packs.as_fd(), b"packs").at("flush", &self.packs_path())?;
+        self.index.write(Flush::Now, |index| Ok(index.packs.remove(number).map(drop)?))?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,402 @@
+//! The index of a vault: one database beside its packs. All of it can be put together again from packs and heads, so
+//! that whatever is wrong with it (an unreadable page, a row that was changed, a panic of the database over either)
+//! is one answer: it is damaged, and whoever opens the vault next makes a new one.
+//!
+//! Everything the database writes goes through [`Disk`], so that tests can stop it at every step.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use redb::{
+    Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
+    Table, WriteTransaction,
+};
+
+use super::record::Kind;
+use super::rows::*;
+use crate::base::durable::Disk;
+use crate::base::limits::VAULT_INDEX_CACHE_BYTES;
+use crate::base::vault::ChunkName;
+use crate::storage::error::{At, StoreError};
+
+/// What goes wrong while the index is looked at or changed.
+#[derive(Debug)]
+pub enum IndexError {
+    Database(Box<redb::Error>),
+    /// What it says cannot be.
+    Wrong(&'static str),
+    Store(StoreError),
+}
+
+impl From<StoreError> for IndexError {
+    fn from(error: StoreError) -> IndexError {
+        IndexError::Store(error)
+    }
+}
+
+macro_rules! from_database {
+    ($($error:ident),*) => {
+        $(impl From<redb::$error> for IndexError {
+            fn from(error: redb::$error) -> IndexError {
+                IndexError::Database(Box::new(error.into()))
+            }
+        })*
+    };
+}
+
+from_database!(StorageError, TableError, TransactionError, CommitError, DatabaseError, SetDurabilityError);
+
+/// Whether a change of the index has to be on the disk when it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    Now,
+    /// With the next one that is.
+    Later,
+}
+
+/// An open index.
+#[derive(Debug)]
+pub struct Index {
+    path: PathBuf,
+    database: Database,
+    is_wrong: AtomicBool,
+}
+
+impl Index {
+    /// Opens the index file, which is there; an empty file becomes an index without rows.
+    ///
+    /// # Errors
+    /// `Damaged` where it is to be made anew.
+    pub fn open(disk: &Disk, path: &Path) -> Result<Index, StoreError> {
+        let file = File::options().read(true).write(true).open(path).at("open", path)?;
+        let backend = IndexFile { disk: disk.clone(), file };
+        let open = || -> Result<Database, IndexError> {
+            let database = Builder::new().set_cache_size(VAULT_INDEX_CACHE_BYTES).create_with_backend(backend)?;
+            Ok(database)
+        };
+        let database = settle(path, catch_unwind(AssertUnwindSafe(open)))?;
+        let index = Index { path: path.to_path_buf(), database, is_wrong: AtomicBool::new(false) };
+        index.make_tables()?;
+        Ok(index)
+    }
+
+    fn make_tables(&self) -> Result<(), StoreError> {
+        let is_ready = |transaction: ReadTransaction| match transaction.open_table(META) {
+            Ok(meta) => Ok(meta.get(FORMAT)?.map(|version| version.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        let found = self.guarded(|| is_ready(self.database.begin_read()?))?;
+        match found {
+            Some(FORMAT_VERSION) => Ok(()),
+            Some(version) => Err(StoreError::NewerFormat { path: self.path.clone(), version }),
+            None => self.write(Flush::Now, |tables| Ok(tables.meta.insert(FORMAT, FORMAT_VERSION).map(drop)?)),
+        }
+    }
+
+    /// Whether something was found wrong with it, so that it is to be made anew.
+    pub fn is_wrong(&self) -> bool {
+        self.is_wrong.load(Ordering::Relaxed)
+    }
+
+    /// Has it made anew when it is opened next.
+    pub fn mark_wrong(&self) {
+        self.is_wrong.store(true, Ordering::Relaxed);
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Looks at one state of the index, whatever is changed meanwhile.
+    pub fn read<T>(&self, look: impl FnOnce(&Reading) -> Result<T, IndexError>) -> Result<T, StoreError> {
+        self.guarded(|| look(&Reading::begin(&self.database)?))
+    }
+
+    /// Changes the index: all that `change` does, or nothing.
+    pub fn write<T>(
+        &self,
+        flush: Flush,
+        change: impl FnOnce(&mut Writing<'_>) -> Result<T, IndexError>,
+    ) -> Result<T, StoreError> {
+        self.guarded(|| {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_quick_repair(true);
+            transaction.set_durability(match flush {
+                Flush::Now => Durability::Immediate,
+                Flush::Later => Durability::None,
+            })?;
+            let mut writing = Writing::begin(&transaction)?;
+            let changed = change(&mut writing)?;
+            writing.finish()?;
+            drop(writing);
+            transaction.commit()?;
+            Ok(changed)
+        })
+    }
+
+    fn guarded<T>(&self, work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, StoreError> {
+        let settled = settle(&self.path, catch_unwind(AssertUnwindSafe(work)));
+        if let Err(StoreError::Damaged { path, .. }) = &settled
+            && *path == self.path
+        {
+            self.mark_wrong();
+        }
+        settled
+    }
+
+    /// The file has got another name.
+    pub fn has_moved(&mut self, path: PathBuf) {
+        self.path = path;
+    }
+
+    /// Closes the database. What it could not write is written when it is opened next.
+    pub fn close(self) {
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(self.database)));
+    }
+}
+
+/// One answer for all that can be wrong.
+fn settle<T>(path: &Path, done: std::thread::Result<Result<T, IndexError>>) -> Result<T, StoreError> {
+    let error = match done {
+        Err(_) => return Err(StoreError::damaged(path, "the database cannot read it: it is made anew")),
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error,
+    };
+    match error {
+        IndexError::Store(error) => Err(error),
+        IndexError::Wrong(problem) => Err(StoreError::damaged(path, format!("{problem}: it is made anew"))),
+        IndexError::Database(error) => match *error {
+            redb::Error::Io(error) => Err(error).at("use", path),
+            error @ redb::Error::PreviousIo => Err(io::Error::other(error.to_string())).at("use", path),
+            error => Err(StoreError::damaged(path, format!("{error}: it is made anew"))),
+        },
+    }
+}
+
+/// The database's file, by way of the disk.
+#[derive(Debug)]
+struct IndexFile {
+    disk: Disk,
+    file: File,
+}
+
+const FILE_NAME: &[u8] = b"index.redb";
+
+impl StorageBackend for IndexFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.disk.set_length(&self.file, FILE_NAME, length)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.disk.flush_file(self.file.as_fd(), FILE_NAME)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.overwrite(&self.file, FILE_NAME, offset, bytes)
+    }
+}
+
+/// One state of the index.
+pub struct Reading {
+    pub objects: ReadOnlyTable<Name, &'static [u8; OBJECT_BYTES]>,
+    pub keys: ReadOnlyTable<&'static [u8; 16], &'static [u8]>,
+    pub packs: ReadOnlyTable<u32, &'static [u8; PACK_BYTES]>,
+    pub snapshots:
+        ReadOnlyTable<&'static [u8; crate::base::ids::SnapshotId::LENGTH], &'static [u8; SNAPSHOT_BYTES]>,
+    pub damaged: ReadOnlyTable<Name, ()>,
+}
+
+impl Reading {
+    fn begin(database: &Database) -> Result<Reading, IndexError> {
+        let transaction = database.begin_read()?;
+        Ok(Reading {
+            objects: transaction.open_table(OBJECTS)?,
+            keys: transaction.open_table(KEYS)?,
+            packs: transaction.open_table(PACKS)?,
+            snapshots: transaction.open_table(SNAPSHOTS)?,
+            damaged: transaction.open_table(DAMAGED)?,
+        })
+    }
+
+    pub fn object(&self, name: &ChunkName) -> Result<Option<ObjectRow>, IndexError> {
+        find_object(&self.objects, name.as_bytes())
+    }
+}
+
+/// A change of the index under way.
+pub struct Writing<'a> {
+    pub objects: Table<'a, Name, &'static [u8; OBJECT_BYTES]>,
+    pub keys: Table<'a, &'static [u8; 16], &'static [u8]>,
+    pub key_numbers: Table<'a, u32, &'static [u8; 16]>,
+    pub packs: Table<'a, u32, &'static [u8; PACK_BYTES]>,
+    pub snapshots: Table<'a, &'static [u8; crate::base::ids::SnapshotId::LENGTH], &'static [u8; SNAPSHOT_BYTES]>,
+    pub unreferenced: Table<'a, &'static [u8; UNREFERENCED_BYTES], ()>,
+    pub damaged: Table<'a, Name, ()>,
+    pub uploads: Table<'a, &'static [u8; UPLOAD_KEY_BYTES], &'static [u8; UPLOAD_BYTES]>,
+    pub meta: Table<'a, &'static str, u64>,
+    /// What becomes of packs and of keys' counts: written once, at the end.
+    pack_changes: BTreeMap<u32, PackChange>,
+    key_changes: BTreeMap<u32, i64>,
+}
+
+/// What a change of the index does to the row of a pack.
+#[derive(Debug, Clone, Copy, Default)]
+struct PackChange {
+    indexed_bytes: Option<u64>,
+    live_bytes: i64,
+    objects: i64,
+}
+
+impl<'a> Writing<'a> {
+    fn begin(transaction: &'a WriteTransaction) -> Result<Writing<'a>, IndexError> {
+        Ok(Writing {
+            objects: transaction.open_table(OBJECTS)?,
+            keys: transaction.open_table(KEYS)?,
+            key_numbers: transaction.open_table(KEY_NUMBERS)?,
+            packs: transaction.open_table(PACKS)?,
+            snapshots: transaction.open_table(SNAPSHOTS)?,
+            unreferenced: transaction.open_table(UNREFERENCED)?,
+            damaged: transaction.open_table(DAMAGED)?,
+            uploads: transaction.open_table(UPLOADS)?,
+            meta: transaction.open_table(META)?,
+            pack_changes: BTreeMap::new(),
+            key_changes: BTreeMap::new(),
+        })
+    }
+
+    pub fn object(&self, name: &[u8; NAME_BYTES]) -> Result<Option<ObjectRow>, IndexError> {
+        find_object(&self.objects, name)
+    }
+
+    /// The turn that is now.
+    pub fn turn(&self) -> Result<u64, IndexError> {
+        Ok(self.meta.get(TURN)?.map_or(0, |turn| turn.value()))
+    }
+
+    /// Notes up to where a pack is indexed, and how many bytes of keys came with that.
+    pub fn note_pack(&mut self, number: u32, indexed_bytes: u64, key_bytes: u64) {
+        let change = self.pack_changes.entry(number).or_default();
+        change.indexed_bytes = Some(indexed_bytes);
+        change.live_bytes += key_bytes as i64;
+    }
+
+    /// Puts the new state of an object in the place of the `old` one, and keeps in step with it what else the index
+    /// says: who is without references, what is damaged, what is live in each pack and under each key.
+    pub fn put_object(
+        &mut self,
+        name: &[u8; NAME_BYTES],
+        old: Option<ObjectRow>,
+        new: Option<ObjectRow>,
+    ) -> Result<(), IndexError> {
+        let waits = |row: &Option<ObjectRow>| row.filter(|row| row.refs == 0 && row.kind != Kind::Snapshot);
+        let (old_wait, new_wait) = (waits(&old).map(|row| row.since), waits(&new).map(|row| row.since));
+        if old_wait != new_wait {
+            if let Some(since) = old_wait {
+                self.unreferenced.remove(&unreferenced_key(since, name))?;
+            }
+            if let Some(since) = new_wait {
+                self.unreferenced.insert(&unreferenced_key(since, name), ())?;
+            }
+        }
+        match (old.is_some_and(|row| !row.is_whole()), new.is_some_and(|row| !row.is_whole())) {
+            (true, false) => drop(self.damaged.remove(name)?),
+            (false, true) => drop(self.damaged.insert(name, ())?),
+            _ => {}
+        }
+        let states = [(old, -1), (new, 1)];
+        if old.map(|row| row.place) != new.map(|row| row.place) {
+            for (row, count) in states.iter().filter_map(|(row, count)| Some((row.as_ref()?, count))) {
+                self.count_in_pack(row, *count);
+            }
+        }
+        if old.map(|row| row.key) != new.map(|row| row.key) {
+            for (row, count) in states.iter().filter_map(|(row, count)| Some((row.as_ref()?, count))) {
+                *self.key_changes.entry(row.key).or_default() += count;
+            }
+        }
+        match new {
+            Some(row) => drop(self.objects.insert(name, &row.encode(name))?),
+            None => drop(self.objects.remove(name)?),
+        }
+        Ok(())
+    }
+
+    fn count_in_pack(&mut self, row: &ObjectRow, count: i64) {
+        if !row.is_lost() {
+            let change = self.pack_changes.entry(row.place.pack).or_default();
+            change.objects += count;
+            change.live_bytes += count * row.record_bytes() as i64;
+        }
+    }
+
+    /// Writes what was noted of packs and keys. A key that nothing is sealed under any more goes.
+    fn finish(&mut self) -> Result<(), IndexError> {
+        for (number, change) in std::mem::take(&mut self.pack_changes) {
+            let mut row = self.packs.get(number)?.map_or_else(PackRow::default, |row| PackRow::decode(row.value()));
+            let objects = i64::from(row.objects) + change.objects;
+            let wrong = |_| IndexError::Wrong("a pack holds less than nothing");
+            row.objects = u32::try_from(objects).map_err(wrong)?;
+            row.live_bytes = u64::try_from(row.live_bytes as i64 + change.live_bytes).map_err(wrong)?;
+            row.indexed_bytes = change.indexed_bytes.unwrap_or(row.indexed_bytes);
+            self.packs.insert(number, &row.encode())?;
+        }
+        for (number, change) in std::mem::take(&mut self.key_changes) {
+            if number == 0 || change == 0 {
+                continue;
+            }
+            let wrong = || IndexError::Wrong("an object is sealed under a key that is not there");
+            let id = self.key_numbers.get(number)?.map(|id| *id.value()).ok_or_else(wrong)?;
+            let mut row = self.key(&id)?.ok_or_else(wrong)?;
+            row.objects = u32::try_from(i64::from(row.objects) + change).map_err(|_| wrong())?;
+            if row.objects == 0 {
+                self.keys.remove(&id)?;
+                self.key_numbers.remove(number)?;
+            } else {
+                self.keys.insert(&id, &row.encode()[..])?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn key(&self, id: &[u8; 16]) -> Result<Option<KeyRow>, IndexError> {
+        let Some(bytes) = self.keys.get(id)? else { return Ok(None) };
+        KeyRow::decode(bytes.value()).map(Some).ok_or(IndexError::Wrong("the row of a key is too short"))
+    }
+
+    /// The number of a key, which gets one where it has none.
+    pub fn number_of_key(&mut self, id: &[u8; 16], wrapped: &[u8]) -> Result<u32, IndexError> {
+        if let Some(row) = self.key(id)? {
+            return Ok(row.number);
+        }
+        let number = self.meta.get(NEXT_KEY)?.map_or(1, |next| next.value());
+        self.meta.insert(NEXT_KEY, number + 1)?;
+        let number = u32::try_from(number).map_err(|_| IndexError::Wrong("the numbers of keys are used up"))?;
+        let row = KeyRow { number, objects: 0, wrapped: wrapped.to_vec() };
+        self.keys.insert(id, &row.encode()[..])?;
+        self.key_numbers.insert(number, id)?;
+        Ok(number)
+    }
+}
+
+pub fn find_object(
+    objects: &impl ReadableTable<Name, &'static [u8; OBJECT_BYTES]>,
+    name: &[u8; NAME_BYTES],
+) -> Result<Option<ObjectRow>, IndexError> {
+    let Some(bytes) = objects.get(name)? else { return Ok(None) };
+    ObjectRow::decode(name, bytes.value()).map(Some).ok_or(IndexError::Wrong("the row of an object was changed"))
+}

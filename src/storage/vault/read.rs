@@ -1,0 +1,159 @@
+//! What is given back of a vault: sealed chunks by name, wrapped keys, heads of snapshots. Each record is looked at
+//! whole before any of it is given out.
+
+use redb::ReadableTable;
+
+use super::access;
+use super::record::{Kind, SnapshotPayload};
+use super::rows::{self, of_snapshot_row};
+use super::{KeptSnapshot, Vault, VaultHandle, folder_of};
+use crate::base::ids::SnapshotId;
+use crate::base::time::Timestamp;
+use crate::base::vault::{ChunkName, DataKeyId, VaultId};
+use crate::storage::error::StoreError;
+use crate::storage::store::Store;
+
+/// A pack may be emptied between the look into the index and the look into the pack, and the next one too.
+const LOOKS_MAX: usize = 8;
+
+/// Something sealed, and the key that it is sealed under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedObject {
+    pub name: ChunkName,
+    pub key: DataKeyId,
+    pub sealed: Vec<u8>,
+}
+
+/// A vault's snapshot, and what the server knows of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultSnapshot {
+    pub id: SnapshotId,
+    pub sequence: u64,
+    pub committed: Timestamp,
+    /// What the client is called that stored it.
+    pub client: String,
+    pub stored_bytes: u64,
+    /// None where it is damaged.
+    pub head: Option<SealedObject>,
+}
+
+/// A vault for somebody who may read it.
+#[derive(Debug)]
+pub struct VaultReader {
+    pub(super) vault: VaultHandle,
+}
+
+impl Store {
+    /// # Errors
+    /// `NotFound` where there is no such vault, or the token is not its.
+    pub fn read_vault(&self, id: VaultId, read_token: &[u8; 32]) -> Result<VaultReader, StoreError> {
+        access::check_read(&folder_of(&self.shared, id), id, read_token)?;
+        Ok(VaultReader { vault: self.open_vault(id, None)? })
+    }
+
+    /// The snapshots in a vault whose ids begin so, whichever client stored them, one by one; false from `take` ends it.
+    pub fn vault_snapshots(
+        &self,
+        reader: &VaultReader,
+        beginning: &str,
+        take: &mut dyn FnMut(VaultSnapshot) -> bool,
+    ) -> Result<(), StoreError> {
+        for kept in reader.vault.snapshot_rows()? {
+            if !kept.snapshot.as_str().starts_with(beginning) {
+                continue;
+            }
+            let Some(record) = self.client(kept.client) else { continue };
+            let state = self.state(kept.client)?;
+            let head = state.with_catalog(&self.shared.layout, |catalog| catalog.get(kept.snapshot))?;
+            let Some(head) = head else { continue };
+            let snapshot = VaultSnapshot {
+                id: head.id,
+                sequence: head.sequence,
+                committed: head.committed,
+                client: record.name.to_string(),
+                stored_bytes: head.totals.stored_bytes,
+                head: reader.vault.snapshot_head(&kept.object)?,
+            };
+            if !take(snapshot) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl VaultReader {
+    /// The chunk of this name; none where there is none, or it is damaged.
+    pub fn chunk(&self, name: &ChunkName) -> Result<Option<SealedObject>, StoreError> {
+        self.vault.sealed(name, Kind::Chunk)
+    }
+
+    /// A key as the client that made it has wrapped it.
+    pub fn wrapped_key(&self, id: &DataKeyId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.vault.index.read(|index| {
+            let row = index.keys.get(id.as_bytes())?;
+            Ok(row.and_then(|row| rows::KeyRow::decode(row.value())).map(|row| row.wrapped))
+        })
+    }
+}
+
+impl Vault {
+    /// The sealed head of a snapshot; none where it is damaged.
+    pub fn snapshot_head(&self, object: &ChunkName) -> Result<Option<SealedObject>, StoreError> {
+        self.sealed(object, Kind::Snapshot)
+    }
+
+    fn sealed(&self, name: &ChunkName, kind: Kind) -> Result<Option<SealedObject>, StoreError> {
+        let Some(record) = self.record(name, kind)? else { return Ok(None) };
+        let sealed = match kind {
+            Kind::Snapshot => record.snapshot().map(|SnapshotPayload { sealed, .. }| sealed),
+            _ => Some(record.payload()),
+        };
+        let Some((key, sealed)) = record.key().zip(sealed) else { return Ok(None) };
+        Ok(Some(SealedObject { name: record.name, key, sealed: sealed.to_vec() }))
+    }
+
+    /// Reads an object; none where there is none of this name and kind, or it is damaged, which is noted.
+    pub fn record(&self, name: &ChunkName, kind: Kind) -> Result<Option<super::Record>, StoreError> {
+        for look in 1.. {
+            let row = self.index.read(|index| index.object(name))?;
+            let Some(row) = row.filter(|row| row.kind == kind && !row.is_lost()) else { return Ok(None) };
+            let read = self.read_record(name, &row).map_err(StoreError::of_named_file);
+            match read {
+                Ok(Some(record)) => {
+                    if row.is_damaged {
+                        self.mark(name, &row, false)?;
+                    }
+                    return Ok(Some(record));
+                }
+                Ok(None) | Err(StoreError::Damaged { .. }) => {
+                    // It may have got another place.
+                    let now = self.index.read(|index| index.object(name))?;
+                    if now.is_some_and(|now| now.place != row.place) && look < LOOKS_MAX {
+                        continue;
+                    }
+                    log::error!("damage: vault {}, pack {:08x}: {name} cannot be read", self.id, row.place.pack);
+                    self.mark(name, &row, true)?;
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// All snapshots that the index knows of, by id.
+    pub fn snapshot_rows(&self) -> Result<Vec<KeptSnapshot>, StoreError> {
+        self.index.read(|index| {
+            let mut found = Vec::new();
+            for row in index.snapshots.iter()? {
+                let (snapshot, row) = row?;
+                let (client, object) = of_snapshot_row(row.value());
+                let id = std::str::from_utf8(snapshot.value()).ok().and_then(|text| text.parse().ok());
+                let snapshot = id.ok_or(super::index::IndexError::Wrong("the row of a snapshot was changed"))?;
+                found.push(KeptSnapshot { snapshot, client, object });
+            }
+            Ok(found)
+        })
+    }
+}

@@ -1,0 +1,87 @@
+//! Dropped snapshots: what they alone needed goes, and nothing else.
+
+use super::*;
+
+fn drop_snapshot(store: &Store, head: &Head) {
+    let drops = store.drop_snapshots(head.client, &[head.id]).unwrap();
+    assert_eq!(drops.dropped.len(), 1);
+    store.sweep(head.client).unwrap();
+}
+
+#[test]
+fn the_space_of_dropped_snapshots_comes_back_and_kept_ones_stay_whole() {
+    let fixture = fixture();
+    let (store, client) = (&fixture.store, fixture.client);
+    let first = back_up(store, client, &tree(0..20));
+    // One list in ten stays.
+    let kept: Tree = tree(0..20).into_iter().step_by(10).chain(tree(30..31)).collect();
+    let second = back_up(store, client, &kept);
+    let before = fixture.pack_bytes();
+    drop_snapshot(store, &first);
+    let tidied = store.tidy_vault(vault()).unwrap();
+    assert_eq!((tidied.snapshots, tidied.objects), (1, 18 * 7));
+    let after = fixture.pack_bytes();
+    assert_eq!(tidied.bytes, before - after);
+    assert!(after < before / 4, "{after} of {before} bytes");
+    check_snapshot(store, &second, &kept);
+    assert_eq!(store.tidy_vault(vault()).unwrap(), Tidied::default());
+    let fixture = fixture.reopen();
+    check_snapshot(&fixture.store, &second, &kept);
+    drop_snapshot(&fixture.store, &second);
+    fixture.store.tidy_vault(vault()).unwrap();
+    assert_eq!(packs_of(&fixture.path()).len(), 0);
+    let third = back_up(&fixture.store, fixture.client, &tree(0..2));
+    check_snapshot(&fixture.store, &third, &tree(0..2));
+}
+
+#[test]
+fn what_an_open_upload_was_told_is_held_stays_for_it() {
+    let fixture = fixture();
+    let (store, client) = (&fixture.store, fixture.client);
+    let first = back_up(store, client, &tree(0..5));
+    let mut upload = Client::begin(store, client, request(UploadId::random())).unwrap();
+    assert_eq!(upload.send(&tree(0..3)).unwrap(), (0, 0));
+    drop_snapshot(store, &first);
+    let tidied = store.tidy_vault(vault()).unwrap();
+    assert_eq!((tidied.snapshots, tidied.objects), (1, 0), "it began before");
+    // One that begins after: what was dropped before goes, but for what it asked about.
+    let mut later = Client::begin(store, client, request(UploadId::random())).unwrap();
+    let second = upload.commit().unwrap();
+    assert_eq!(later.send_chunks(&[30]).unwrap(), 0);
+    let tidied = store.tidy_vault(vault()).unwrap();
+    // Two lists go, and what they alone had waits: it lost its last reference just now.
+    assert_eq!(tidied.objects, 2);
+    assert_eq!(later.send_chunks(&[30, 31]).unwrap(), 0);
+    later.upload.abandon();
+    assert_eq!(store.tidy_vault(vault()).unwrap().objects, 12);
+    check_snapshot(store, &second, &tree(0..3));
+}
+
+#[test]
+fn a_removed_client_leaves_nothing_that_others_do_not_need() {
+    let fixture = fixture();
+    let store = &fixture.store;
+    let other = store.register(ClientId::random(), &"bob".parse().unwrap(), b"other", false).unwrap().id;
+    let mine = back_up(store, fixture.client, &tree(0..10));
+    back_up(store, other, &tree(0..20));
+    let before = fixture.pack_bytes();
+    let record = store.between_prunes(other, || store.remove_client(other)).unwrap().unwrap();
+    store.remove_data(&record).unwrap();
+    let tidied = store.tidy_vault(vault()).unwrap();
+    assert_eq!((tidied.snapshots, tidied.objects), (1, 70));
+    assert!(fixture.pack_bytes() < before * 6 / 10);
+    check_snapshot(store, &mine, &tree(0..10));
+}
+
+#[test]
+fn a_commit_without_its_head_is_released_when_the_vault_is_opened() {
+    let fixture = fixture();
+    let head = back_up(&fixture.store, fixture.client, &tree(0..2));
+    let folder = fixture.store.client(fixture.client).unwrap().folder.clone();
+    let snapshots = fixture.folder.path().join("snapshots").join(folder.as_str());
+    std::fs::remove_file(snapshots.join(format!("{}.json", head.id))).unwrap();
+    std::fs::remove_file(snapshots.join(format!("{}.index", head.id))).unwrap();
+    let fixture = fixture.reopen();
+    fixture.store.tidy_vault(vault()).unwrap();
+    assert_eq!(packs_of(&fixture.path()).len(), 0);
+}

@@ -1,0 +1,214 @@
+//! Winning back space, without any key: rows of snapshots whose heads are gone are released, what has no references
+//! and no upload may count on is swept from the index, and packs that are empty or half dead go. All of it in short
+//! steps, each of them one change of the index, beside uploads and readers; one that is cut short is simply done again.
+
+use std::collections::BTreeSet;
+
+use redb::ReadableTable;
+
+use super::index::{Flush, IndexError, Writing};
+use super::record::{Kind, names_in};
+use super::rows::{NAME_BYTES, ObjectRow, of_unreferenced, unreferenced_key};
+use super::upload::first_turn;
+use super::{KeptSnapshot, Vault, VaultHandle};
+use crate::base::ids::{ClientId, SnapshotId};
+use crate::base::limits::VAULT_OBJECTS_AT_ONCE;
+use crate::base::vault::{ChunkName, VaultId};
+use crate::storage::catalog::locked;
+use crate::storage::error::StoreError;
+use crate::storage::layout::names_in as file_names_in;
+use crate::storage::store::Store;
+
+/// So often an index is made anew before it is given up.
+const OPENINGS_MAX: usize = 2;
+
+/// What tidying a vault removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tidied {
+    pub snapshots: u64,
+    /// Chunks and lists.
+    pub objects: u64,
+    /// What the packs take less than before.
+    pub bytes: u64,
+}
+
+impl Store {
+    /// All vaults that have a folder here.
+    pub fn vaults(&self) -> Result<Vec<VaultId>, StoreError> {
+        let names = file_names_in(&self.shared.layout.vaults())?;
+        let is_made = |id: &VaultId| super::folder_of(&self.shared, *id).join(super::access::VAULT_FILE).is_file();
+        Ok(names.iter().filter_map(|name| name.parse().ok()).filter(is_made).collect())
+    }
+
+    /// Wins back what dropped snapshots of a vault alone needed.
+    pub fn tidy_vault(&self, id: VaultId) -> Result<Tidied, StoreError> {
+        let vault = self.open_vault(id, None)?;
+        let _turn = locked(&vault.tidying);
+        let mut tidied = Tidied { snapshots: self.release_dropped(&vault)?, ..Tidied::default() };
+        let is_stopped = || self.shared.sweeps_stopped.load(std::sync::atomic::Ordering::Relaxed);
+        while !is_stopped() {
+            match vault.sweep_step()? {
+                0 => break,
+                swept => tidied.objects += swept,
+            }
+        }
+        tidied.bytes = vault.compact(&is_stopped)?;
+        Ok(tidied)
+    }
+
+    /// Opens a vault that is there. Whoever is the first to use it sees to it that index and heads agree.
+    pub(super) fn open_vault(&self, id: VaultId, client: Option<ClientId>) -> Result<VaultHandle, StoreError> {
+        let kept = || self.kept_in_vault(id);
+        for opening in 1.. {
+            let (vault, is_first) = self.shared.vaults.open(&self.shared, id, &kept)?;
+            if !is_first || self.agrees_with_heads(&vault, client)? || opening == OPENINGS_MAX {
+                return Ok(vault);
+            }
+            log::error!("vault {id}: its index lacks a snapshot whose head is there: it is made anew");
+            vault.index.mark_wrong();
+        }
+        unreachable!("the loop ends by itself")
+    }
+
+    /// Releases what was dropped. False where a head is there and its row is not.
+    fn agrees_with_heads(&self, vault: &Vault, client: Option<ClientId>) -> Result<bool, StoreError> {
+        let rows = vault.snapshot_rows()?;
+        let clients: BTreeSet<ClientId> = rows.iter().map(|row| row.client).chain(client).collect();
+        let known: BTreeSet<SnapshotId> = rows.iter().map(|row| row.snapshot).collect();
+        for client in clients {
+            if self.kept_of_client(client, vault.id)?.iter().any(|kept| !known.contains(&kept.snapshot)) {
+                return Ok(false);
+            }
+        }
+        self.release_dropped(vault)?;
+        Ok(true)
+    }
+
+    /// Releases the rows of snapshots whose heads are gone and are not about to come. Whether one is about to come is
+    /// looked at first: a commit puts its head into the catalog before it says that it is over.
+    fn release_dropped(&self, vault: &Vault) -> Result<u64, StoreError> {
+        let mut released = 0;
+        for row in vault.snapshot_rows()? {
+            let is_coming = locked(&vault.committing).contains(&row.snapshot);
+            if !is_coming && !self.has_head(&row)? {
+                vault.release(&row)?;
+                released += 1;
+            }
+        }
+        Ok(released)
+    }
+
+    fn has_head(&self, row: &KeptSnapshot) -> Result<bool, StoreError> {
+        if self.client(row.client).is_none() {
+            return Ok(false);
+        }
+        self.state(row.client)?.with_catalog(&self.shared.layout, |catalog| catalog.has(row.snapshot))
+    }
+
+    /// A vault's snapshots, of all clients.
+    fn kept_in_vault(&self, id: VaultId) -> Result<Vec<KeptSnapshot>, StoreError> {
+        let mut kept = Vec::new();
+        for client in self.clients() {
+            kept.extend(self.kept_of_client(client.id, id)?);
+        }
+        Ok(kept)
+    }
+
+    fn kept_of_client(&self, client: ClientId, id: VaultId) -> Result<Vec<KeptSnapshot>, StoreError> {
+        if self.client(client).is_none() {
+            return Ok(Vec::new());
+        }
+        self.state(client)?.with_catalog(&self.shared.layout, |catalog| {
+            let kept = catalog.heads().iter().filter_map(|head| {
+                let place = head.vault.filter(|place| place.vault == id)?;
+                Some(KeptSnapshot { snapshot: head.id, client, object: place.object })
+            });
+            kept.collect()
+        })
+    }
+}
+
+impl Vault {
+    /// Takes a snapshot out of the index, and with it its references to lists.
+    fn release(&self, row: &KeptSnapshot) -> Result<(), StoreError> {
+        let record = self.record(&row.object, Kind::Snapshot)?;
+        let lists = record.as_ref().and_then(|record| record.snapshot()).map_or(&[][..], |snapshot| snapshot.lists);
+        let key = row.snapshot.as_str().as_bytes().first_chunk().expect("an id has this length");
+        let is_lost = self.index.write(Flush::Now, |index| {
+            index.snapshots.remove(key)?;
+            let Some(old) = index.object(row.object.as_bytes())? else { return Ok(false) };
+            let refs = old.refs.saturating_sub(1);
+            let new = (refs > 0).then_some(ObjectRow { refs, ..old });
+            index.put_object(row.object.as_bytes(), Some(old), new)?;
+            for list in names_in(lists) {
+                drop_reference(index, list.as_bytes())?;
+            }
+            Ok(old.is_lost())
+        })?;
+        if record.is_none() && !is_lost {
+            // What it needed is not known: all references are counted anew, without it.
+            self.index.mark_wrong();
+        }
+        Ok(())
+    }
+
+    /// Removes some objects that nobody needs from the index; gives how many.
+    fn sweep_step(&self) -> Result<u64, StoreError> {
+        let live = locked(&self.live);
+        let mut has_unreadable = false;
+        let swept = self.index.write(Flush::Now, |index| {
+            let first = first_turn(index, &live)?;
+            let going = unreferenced_before(index, first)?;
+            let (mut swept, mut touched) = (0, 0);
+            for name in going {
+                if touched >= VAULT_OBJECTS_AT_ONCE {
+                    break;
+                }
+                touched += 1;
+                let Some(row) = index.object(&name)? else {
+                    return Err(IndexError::Wrong("a swept object is gone"));
+                };
+                if row.kind == Kind::List && !row.is_lost() {
+                    match self.read_record(&ChunkName::from_bytes(name), &row) {
+                        Ok(Some(record)) => {
+                            for name in record.names() {
+                                drop_reference(index, name.as_bytes())?;
+                                touched += 1;
+                            }
+                        }
+                        _ => has_unreadable = true,
+                    }
+                }
+                index.put_object(&name, Some(row), None)?;
+                swept += 1;
+            }
+            Ok(swept)
+        })?;
+        if has_unreadable {
+            // What it referred to is not known: all references are counted anew, without it.
+            self.index.mark_wrong();
+        }
+        Ok(swept)
+    }
+}
+
+/// What lost its last reference before this turn, the first of it first.
+fn unreferenced_before(index: &Writing<'_>, turn: u64) -> Result<Vec<[u8; NAME_BYTES]>, IndexError> {
+    let end = unreferenced_key(turn, &[0; NAME_BYTES]);
+    let mut names = Vec::new();
+    for item in index.unreferenced.range::<&[u8; super::rows::UNREFERENCED_BYTES]>(..&end)? {
+        names.push(of_unreferenced(item?.0.value()).1);
+        if names.len() == VAULT_OBJECTS_AT_ONCE {
+            break;
+        }
+    }
+    Ok(names)
+}
+
+fn drop_reference(index: &mut Writing<'_>, name: &[u8; NAME_BYTES]) -> Result<(), IndexError> {
+    let wrong = || IndexError::Wrong("references are counted wrongly");
+    let old = index.object(name)?.ok_or_else(wrong)?;
+    let refs = old.refs.checked_sub(1).ok_or_else(wrong)?;
+    let since = if refs == 0 { index.turn()? } else { old.since };
+    index.put_object(name, Some(old), Some(ObjectRow { refs, since, ..old }))
+}
