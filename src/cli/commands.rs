@@ -172,7 +172,7 @@ pub const COMMANDS: &[Command] = &[
         about: "Recreates the whole paths under DIR (DIR/home/a/x). PATH is as \"cyberbackup ls\" prints it; without\n\
                 one, all of the snapshot is restored. Every file is checked against its CRC32 and BLAKE3 before it\n\
                 takes its name.",
-        flags: &[&[valued("to", "DIR", "where to restore to; made if missing")], SELECT, CLIENT, COMMON],
+        flags: &[&[valued("to", "DIR", "where to restore to; made if missing")], SELECT, VAULT_KEY, CLIENT, COMMON],
     },
     Command {
         name: "snapshots",
@@ -193,6 +193,7 @@ pub const COMMANDS: &[Command] = &[
                 Flag { name: "null", short: Some('0'), value: None, help: "end each path with a NUL byte" },
             ],
             SELECT,
+            VAULT_KEY,
             CLIENT,
             COMMON,
         ],
@@ -208,6 +209,7 @@ pub const COMMANDS: &[Command] = &[
                 valued("length", "BYTES", "print at most so many bytes (all)"),
             ],
             SELECT,
+            VAULT_KEY,
             CLIENT,
             COMMON,
         ],
