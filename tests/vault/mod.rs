@@ -1,3 +1,4 @@
 //! The vault: what the server stores and cannot read.
 
+mod backing_up;
 mod keys;
