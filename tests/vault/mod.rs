@@ -1,6 +1,7 @@
 //! The vault: what the server stores and cannot read.
 
 mod independent;
+mod backing_up;
 mod keys;
 mod secrecy;
 

@@ -1,5 +1,5 @@
 //! The client's side of a vault, which the server keeps and cannot read: its keys, what goes into it, and what reads it
-//! back. What a snapshot consists of is in [`format`]; contents are cut by [`chunker`].
+//! back ([`reader`]). What a snapshot consists of is in [`format`]; contents are cut by [`chunker`].
 //!
 //! [`backing_up`] is one try of a backup: the walk's ranges are compared with the last one ([`known`], [`cache`]), what
 //! changed is read and cut ([`cutting`]), the server is asked ([`uploading`]), and what it lacks is sealed

@@ -135,7 +135,8 @@ impl Store {
         })?;
         // Of a head that is damaged the index has a copy: what it needs stays, until a repair makes it whole.
         for damaged in damaged {
-            let index = read_headless_index(&layout.snapshots(&state.record.folder), damaged.id, layout.keyring())?;
+            let keyring = layout.keyring_of(&state.record.folder);
+            let index = read_headless_index(&layout.snapshots(&state.record.folder), damaged.id, &keyring)?;
             kept.extend(index.as_ref().and_then(head_copy).and_then(|(head, _)| kept_by(&head)));
         }
         Ok(kept)
