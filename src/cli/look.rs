@@ -166,10 +166,13 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         output.event(Event::Progress { totals, current_file: &[] });
     };
     let mut summary = session.verify(selection.clone(), progress, |damage| output.damage_event(damage))?;
+    let mut opened = None;
     if read_data || session.has_vault_key() {
         let mut damage = |damage: &Damage| output.damage_event(damage);
         let telling = Telling { progress: &mut { progress }, damage: &mut damage };
-        summary.join(session.verify_vaults(&selection, read_data, telling)?);
+        let found = session.verify_vaults(&selection, read_data, telling)?;
+        opened = Some((found.files, found.bytes));
+        summary.add_damage(found);
     }
     close(session);
     output.end_progress();
@@ -181,10 +184,19 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
             format!("{count} damaged, named above: \"cyberbackup backup\" stores again what is still there")
         }
     };
-    let text = format!("{}, {} read back: {verdict}", count_text(summary.files, "file"), bytes_text(summary.bytes));
+    let here = match opened {
+        Some((files, bytes)) => {
+            format!("; of vaults {}, {} opened here", count_text(files, "file"), bytes_text(bytes))
+        }
+        None => String::new(),
+    };
+    let (files, bytes) = (count_text(summary.files, "file"), bytes_text(summary.bytes));
+    let text = format!("{files}, {bytes} read back{here}: {verdict}");
     let data = json!({
         "files": summary.files,
         "bytes": summary.bytes,
+        "opened_files": opened.map(|(files, _)| files),
+        "opened_bytes": opened.map(|(_, bytes)| bytes),
         "damaged": count,
         "exit_code": code as i32,
     });

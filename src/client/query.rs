@@ -93,10 +93,8 @@ pub struct VerifySummary {
 }
 
 impl VerifySummary {
-    /// Adds what was found in another way: contents that were read here, too, are no further files.
-    pub fn join(&mut self, other: VerifySummary) {
-        self.files = self.files.max(other.files);
-        self.bytes = self.bytes.max(other.bytes);
+    /// Adds the damage that was found in another way.
+    pub fn add_damage(&mut self, other: VerifySummary) {
         self.more_damaged += other.more_damaged;
         other.damaged.into_iter().for_each(|damage| self.add(damage));
     }

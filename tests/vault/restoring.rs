@@ -200,8 +200,8 @@ fn verify_finds_what_is_damaged_and_a_server_that_was_set_back() {
         |client: &TestClient<'_>, words: &[&str]| Run::of(opened(client, [&["verify"][..], words].concat()));
     verify(&client, &[]).expect(0);
     let run = verify(&client, &["--read-data", "--json"]).expect(0);
-    assert_eq!(run.event("summary")["files"], 60);
-    assert_eq!(run.event("summary")["bytes"], tree::bytes_below(&source));
+    assert_eq!(run.event("summary")["opened_files"], 60);
+    assert_eq!(run.event("summary")["opened_bytes"], tree::bytes_below(&source));
     let saved = workplace.join("saved");
     let copy = |from: &Path, to: &Path| {
         let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap();
