@@ -405,7 +405,8 @@ impl Cutter<'_> {
         }
         let mut reference = Vec::with_capacity(CHUNK_REFERENCE_BYTES);
         ChunkReference { length: (end - start) as u32, name }.encode(&mut reference);
-        self.references.push(&reference).map_err(spool_error)
+        let reference = reference.first_chunk().expect("a reference has this length");
+        self.references.push(reference).map_err(spool_error)
     }
 }
 
