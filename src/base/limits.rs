@@ -137,6 +137,8 @@ pub const VAULT_PACK_BYTES: u64 = 64 * 1024 * 1024;
 /// What came into a vault is flushed and indexed after so many objects, or names in lists of them, at the latest.
 pub const VAULT_OBJECTS_AT_ONCE: usize = 8_192;
 pub const VAULT_LISTED_AT_ONCE: usize = 64 * 1024;
+/// So many chunks that a client was told are lacking are remembered until they come.
+pub const VAULT_TOLD_MAX: usize = 16 * 1024;
 /// Memory for the pages of one vault's index.
 pub const VAULT_INDEX_CACHE_BYTES: usize = 2 * 1024 * 1024;
 /// Bits of a vault's RSA modulus.

@@ -17,11 +17,6 @@ pub fn blake3_hash(bytes: &[u8]) -> [u8; 32] {
     *blake3::hash(bytes).as_bytes()
 }
 
-/// The BLAKE3 hash of `bytes` for one purpose, which `context` names: no hash for another purpose is equal to it.
-pub fn blake3_derived(context: &str, bytes: &[u8]) -> [u8; 32] {
-    blake3::derive_key(context, bytes)
-}
-
 /// What is known of a content after it has been read to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ContentSums {

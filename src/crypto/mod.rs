@@ -54,7 +54,7 @@ pub mod token;
 pub mod vault;
 
 pub use blocks::{BLOCK_BYTES, BlockHasher, BlockSum, SumsCombiner, block_sum, blocks_in};
-pub use checksum::{ContentHasher, ContentSums, blake3_derived, blake3_hash, crc32};
+pub use checksum::{ContentHasher, ContentSums, blake3_hash, crc32};
 pub use error::{CryptoError, Damaged};
 pub use key_exchange::{
     Chain, DirectionChains, Ephemeral, SEGMENTS_PER_EPOCH, SessionKeys, Transcript, enrol_proof, rotation_proof,

@@ -373,7 +373,11 @@ fn ids<'a>(names: &'a [String], end: &'static str) -> impl Iterator<Item = Snaps
 }
 
 /// The index of a snapshot by its own checksum; none where it is damaged or gone.
-fn read_headless_index(folder: &Path, id: SnapshotId, keyring: &Keyring) -> Result<Option<Index>, StoreError> {
+pub(super) fn read_headless_index(
+    folder: &Path,
+    id: SnapshotId,
+    keyring: &Keyring,
+) -> Result<Option<Index>, StoreError> {
     let read = read_stored_file(&folder.join(index_name(id)), INDEX_BYTES_MAX, keyring);
     match read.map_err(StoreError::of_named_file) {
         Ok(bytes) => Ok(decode_headless_index(&bytes, id).ok()),
@@ -383,7 +387,7 @@ fn read_headless_index(folder: &Path, id: SnapshotId, keyring: &Keyring) -> Resu
 }
 
 /// The head that an index has a copy of, and what its client was called.
-fn head_copy(index: &Index) -> Option<(Head, Option<UserName>)> {
+pub(super) fn head_copy(index: &Index) -> Option<(Head, Option<UserName>)> {
     let copy = index.copy.as_ref()?;
     let stored_bytes = copy.stored_bytes.saturating_add(index.bytes);
     Head::decode_copy(&copy.json, index.hash, stored_bytes).ok()

@@ -10,7 +10,7 @@ use crate::base::limits::{
     VAULT_LISTS_MAX, VAULT_NAMES_MAX, VAULT_SEALED_BYTES_MAX, VAULT_SEALED_HEAD_BYTES_MAX, VAULT_WRAPPED_BYTES_MAX,
 };
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
-use crate::crypto::{blake3_derived, crc32};
+use crate::crypto::{blake3_hash, crc32};
 
 const MAGIC: &[u8; 8] = b"\xcbcbkPACK";
 pub const PACK_VERSION: u32 = 1;
@@ -208,7 +208,7 @@ pub fn names_in(bytes: &[u8]) -> impl Iterator<Item = ChunkName> + '_ {
 
 /// What the index calls a snapshot whose record has these bytes before its CRC32.
 pub fn snapshot_object_name(bytes: &[u8]) -> ChunkName {
-    ChunkName::from_bytes(blake3_derived("cyberbackup vault 1 snapshot record", bytes))
+    ChunkName::from_bytes(blake3_hash(bytes))
 }
 
 /// How long the record is that begins here, if one can.

@@ -16,7 +16,9 @@ use crate::base::limits::VAULT_OBJECTS_AT_ONCE;
 use crate::base::vault::{ChunkName, VaultId};
 use crate::storage::catalog::locked;
 use crate::storage::error::StoreError;
+use crate::storage::head::Head;
 use crate::storage::layout::names_in as file_names_in;
+use crate::storage::repair::{head_copy, read_headless_index};
 use crate::storage::store::Store;
 
 /// So often an index is made anew before it is given up.
@@ -122,13 +124,21 @@ impl Store {
         if self.client(client).is_none() {
             return Ok(Vec::new());
         }
-        self.state(client)?.with_catalog(&self.shared.layout, |catalog| {
-            let kept = catalog.heads().iter().filter_map(|head| {
-                let place = head.vault.filter(|place| place.vault == id)?;
-                Some(KeptSnapshot { snapshot: head.id, client, object: place.object })
-            });
-            kept.collect()
-        })
+        let (state, layout) = (self.state(client)?, &self.shared.layout);
+        let kept_by = |head: &Head| {
+            let place = head.vault.filter(|place| place.vault == id)?;
+            Some(KeptSnapshot { snapshot: head.id, client, object: place.object })
+        };
+        let (mut kept, damaged) = state.with_catalog(layout, |catalog| {
+            let kept: Vec<KeptSnapshot> = catalog.heads().iter().filter_map(|head| kept_by(head)).collect();
+            (kept, catalog.damaged().to_vec())
+        })?;
+        // Of a head that is damaged the index has a copy: what it needs stays, until a repair makes it whole.
+        for damaged in damaged {
+            let index = read_headless_index(&layout.snapshots(&state.record.folder), damaged.id, layout.keyring())?;
+            kept.extend(index.as_ref().and_then(head_copy).and_then(|(head, _)| kept_by(&head)));
+        }
+        Ok(kept)
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! What is kept in memory is bounded: so many objects at most wait for their flush, and the snapshot's lists.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use redb::{ReadableTable, ReadableTableMetadata};
@@ -19,7 +19,7 @@ use super::{Opening, Vault, VaultHandle, create, folder_of};
 use crate::base::ids::{ClientId, SnapshotId, UploadId};
 use crate::base::limits::{
     VAULT_LISTED_AT_ONCE, VAULT_LISTS_MAX, VAULT_NAMES_MAX, VAULT_OBJECTS_AT_ONCE, VAULT_PACK_BYTES,
-    VAULT_WRAPPED_BYTES_MAX,
+    VAULT_TOLD_MAX, VAULT_WRAPPED_BYTES_MAX,
 };
 use crate::base::time::Timestamp;
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
@@ -85,6 +85,8 @@ struct VaultSession {
     /// References that the lists among them add.
     refs: BTreeMap<[u8; NAME_BYTES], u32>,
     listed: usize,
+    /// Chunks that the client was told are lacking and that have not come: their coming is looked up no more.
+    told_lacking: HashSet<[u8; NAME_BYTES]>,
     /// The lists that the snapshot needs.
     lists: Vec<[u8; NAME_BYTES]>,
     /// What counts for the quota besides what this session brings.
@@ -196,7 +198,7 @@ impl VaultUpload {
         let count = count_names(names)?;
         let mut bits = vec![0; count.div_ceil(8)];
         let lacking = match &mut self.session {
-            Some(session) => session.lacking(names, None)?,
+            Some(session) => session.tell_lacking(names)?,
             None => (0..count).collect(),
         };
         lacking.into_iter().for_each(|place| bits[place / 8] |= 1 << (place % 8));
@@ -336,6 +338,7 @@ impl VaultSession {
             objects: BTreeMap::new(),
             refs: BTreeMap::new(),
             listed: 0,
+            told_lacking: HashSet::new(),
             lists: Vec::new(),
             taken_before: in_vault.max(stored.saturating_add(row.stored_bytes)),
             arrived_bytes: 0,
@@ -371,6 +374,15 @@ impl VaultSession {
         Ok(lacking)
     }
 
+    /// As [`VaultSession::lacking`], of any kind; the names are remembered, within bounds.
+    fn tell_lacking(&mut self, names: &[u8]) -> Result<Vec<usize>, StoreError> {
+        let lacking = self.lacking(names, None)?;
+        let room = VAULT_TOLD_MAX.saturating_sub(self.told_lacking.len());
+        let names = names.as_chunks::<NAME_BYTES>().0;
+        self.told_lacking.extend(lacking.iter().take(room).map(|place| names[*place]));
+        Ok(lacking)
+    }
+
     fn store_list(&mut self, names: &[u8]) -> Result<(), StoreError> {
         let name = list_id(&names_in(names).collect::<Vec<_>>());
         let was_there = self.objects.contains_key(name.as_bytes())
@@ -391,12 +403,14 @@ impl VaultSession {
             return check_kind(*held, kind);
         }
         let vault = &*self.vault;
-        let held = vault.index.read(|index| {
-            let any_damage = index.damaged.len()? > 0;
-            let Some(row) = index.object(&name)? else { return Ok(false) };
-            check_kind(row.kind, kind)?;
-            vault.is_held(index, &name, &row, any_damage)
-        })?;
+        let is_new = kind == Kind::Chunk && self.told_lacking.remove(name.as_bytes());
+        let held = !is_new
+            && vault.index.read(|index| {
+                let any_damage = index.damaged.len()? > 0;
+                let Some(row) = index.object(&name)? else { return Ok(false) };
+                check_kind(row.kind, kind)?;
+                vault.is_held(index, &name, &row, any_damage)
+            })?;
         // Held, and perhaps about to go: it is asked for first where it matters.
         if held && self.lacking(name.as_bytes(), Some(kind))?.is_empty() {
             return Ok(());
