@@ -13,7 +13,8 @@ use crate::base::path::display_bytes;
 use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::base::shutdown::Shutdown;
 use crate::client::json::{entry_json, size, snapshot_json};
-use crate::client::{ClientError, ExitCode, ListSummary, Listed, Session};
+use crate::client::vault::Telling;
+use crate::client::{ClientError, Damage, ExitCode, ListSummary, Listed, Session};
 use crate::protocol::message::SnapshotRow;
 
 /// Opens a session for a command that only looks.
@@ -158,12 +159,21 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         return Err(UsageError(text).into());
     }
     let selection = selection(arguments, default)?;
+    let read_data = arguments.is_on("read-data");
     let (mut session, _setup) = session(arguments, output, shutdown, "verify")?;
     let progress = |files, bytes| {
         let totals = Totals { files_done: files, bytes_done: bytes, ..Totals::default() };
         output.event(Event::Progress { totals, current_file: &[] });
     };
-    let summary = session.verify(selection, progress, |damage| output.damage_event(damage))?;
+    let mut summary = session.verify(selection.clone(), progress, |damage| output.damage_event(damage))?;
+    let mut opened = None;
+    if read_data || session.has_vault_key() {
+        let mut damage = |damage: &Damage| output.damage_event(damage);
+        let telling = Telling { progress: &mut { progress }, damage: &mut damage };
+        let found = session.verify_vaults(&selection, read_data, telling)?;
+        opened = Some((found.files, found.bytes));
+        summary.add_damage(found);
+    }
     close(session);
     output.end_progress();
     let count = summary.damaged.len() as u64 + summary.more_damaged;
@@ -174,10 +184,19 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
             format!("{count} damaged, named above: \"cyberbackup backup\" stores again what is still there")
         }
     };
-    let text = format!("{}, {} read back: {verdict}", count_text(summary.files, "file"), bytes_text(summary.bytes));
+    let here = match opened {
+        Some((files, bytes)) => {
+            format!("; of vaults {}, {} opened here", count_text(files, "file"), bytes_text(bytes))
+        }
+        None => String::new(),
+    };
+    let (files, bytes) = (count_text(summary.files, "file"), bytes_text(summary.bytes));
+    let text = format!("{files}, {bytes} read back{here}: {verdict}");
     let data = json!({
         "files": summary.files,
         "bytes": summary.bytes,
+        "opened_files": opened.map(|(files, _)| files),
+        "opened_bytes": opened.map(|(_, bytes)| bytes),
         "damaged": count,
         "exit_code": code as i32,
     });

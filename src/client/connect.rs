@@ -226,8 +226,9 @@ impl<'a> Client<'a> {
             server: server.fingerprint,
             client,
             rotates_keys: server.rotates_keys,
-            keeps_vaults: server.keeps_vaults,
             vault: self.vault.clone(),
+            looked_for: None,
+            keeps_vaults: server.keeps_vaults,
         })
     }
 
@@ -364,9 +365,11 @@ pub struct Session {
     pub(super) client: ClientId,
     /// Whether the server lets keys be exchanged.
     pub(super) rotates_keys: bool,
+    pub(super) vault: Option<Arc<VaultAccess>>,
+    /// A selector that was looked for among this client's snapshots, and whether it means none of them.
+    pub(super) looked_for: Option<(String, bool)>,
     /// Whether the server keeps vaults.
     pub(super) keeps_vaults: bool,
-    pub(super) vault: Option<Arc<VaultAccess>>,
 }
 
 impl Session {

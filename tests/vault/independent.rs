@@ -3,15 +3,13 @@
 use std::fs;
 use std::process::Command;
 
-use super::{PASSPHRASE, SERVER, client, create_vault};
-use crate::support::{Run, TestServer, Workplace, tree};
+use super::{back_up, with_vault};
+use crate::support::{Run, Workplace, tree};
 
 #[test]
 fn a_reader_in_another_language_restores_a_vault_from_the_disk() {
     let workplace = Workplace::new();
-    let server = TestServer::start_with(&workplace, "data", &SERVER);
-    let ada = client(&workplace, &server);
-    create_vault(&ada);
+    let (server, ada) = with_vault(&workplace);
     let source = workplace.join("source");
     for number in 0..30 {
         workplace.write(format!("source/many/{number}"), tree::bytes(number, 700 * number as usize));
@@ -20,12 +18,11 @@ fn a_reader_in_another_language_restores_a_vault_from_the_disk() {
     workplace.write("source/large", tree::bytes(98, 500_000));
     std::os::unix::fs::symlink("many/3", source.join("link")).unwrap();
     fs::hard_link(source.join("words"), source.join("words too")).unwrap();
-    ada.run(["backup", "--vault", source.to_str().unwrap()]).expect(0);
+    back_up(&ada, &source);
     fs::write(source.join("large"), tree::bytes(97, 400_000)).unwrap();
-    let stored = ada.run(["backup", "--vault", "--json", source.to_str().unwrap()]).expect(0);
-    let snapshot = stored.event("summary")["snapshot"].as_str().unwrap().to_string();
+    let snapshot = back_up(&ada, &source);
 
-    let passphrase = workplace.write("passphrase", PASSPHRASE);
+    let passphrase = workplace.write("passphrase", "one\n");
     let mut reader = Command::new("python3");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vault/reader.py");
     reader.arg(script).args([&server.data, &ada.state().join("vault.key"), &passphrase]);

@@ -6,8 +6,8 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{SERVER, client, create_vault};
-use crate::support::{TestServer, Workplace, tree};
+use super::with_vault;
+use crate::support::{TestClient, TestServer, Workplace, tree};
 
 const MIB: usize = 1024 * 1024;
 /// How long a stretch of bytes is looked for: no accident makes it.
@@ -40,7 +40,9 @@ impl Secrets {
         let (maps, memory) = (format!("/proc/{process}/maps"), format!("/proc/{process}/mem"));
         let (maps, memory) = (fs::read_to_string(maps).unwrap(), File::open(memory).unwrap());
         let mut looked_at = 0;
-        for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with("rw"))) {
+        for line in
+            maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with("rw")))
+        {
             let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
             let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
             let mut bytes = vec![0; (end - start) as usize];
@@ -69,9 +71,7 @@ fn contains(path: &Path, text: &[u8]) -> bool {
 #[test]
 fn neither_disk_nor_log_nor_memory_of_the_server_shows_contents_or_names() {
     let workplace = Workplace::new();
-    let server = TestServer::start_with(&workplace, "data", &SERVER);
-    let ada = client(&workplace, &server);
-    create_vault(&ada);
+    let (server, ada) = with_vault(&workplace);
     let (source, mut secrets) = (workplace.join("source-of-a-long-name"), Secrets::default());
     for number in 0..20 {
         let name = format!("source-of-a-long-name/folder of secrets {number}/file of secrets {number}.txt");
@@ -98,7 +98,9 @@ fn neither_disk_nor_log_nor_memory_of_the_server_shows_contents_or_names() {
     secrets.assert_not_in_memory(server.id());
     // The sizes of the large files, as numbers, lie in no head.
     let size = (3 * MIB).to_string();
-    for file in files_of(&server, &workplace).iter().filter(|file| file.extension().is_some_and(|end| end == "json")) {
+    for file in
+        files_of(&server, &workplace).iter().filter(|file| file.extension().is_some_and(|end| end == "json"))
+    {
         assert!(!contains(file, size.as_bytes()), "an exact size lies in {}", file.display());
     }
 }
@@ -106,11 +108,13 @@ fn neither_disk_nor_log_nor_memory_of_the_server_shows_contents_or_names() {
 #[test]
 fn the_looks_find_what_is_there() {
     let workplace = Workplace::new();
-    let server = TestServer::start_with(&workplace, "data", &SERVER);
+    let server = TestServer::start(&workplace);
     let (mut secrets, secret) = (Secrets::default(), tree::bytes(7, 5_000));
     secrets.add(&secret);
     let source = workplace.write("source/file", &secret);
-    client(&workplace, &server).backup(source.parent().unwrap());
-    let found = files_of(&server, &workplace).iter().any(|file| secrets.find(&fs::read(file).unwrap_or_default()).is_some());
+    TestClient::new(&workplace, &server.address, "ada").backup(source.parent().unwrap());
+    let found = files_of(&server, &workplace)
+        .iter()
+        .any(|file| secrets.find(&fs::read(file).unwrap_or_default()).is_some());
     assert!(found, "a plain backup shows its contents");
 }

@@ -1,5 +1,6 @@
 //! The full key of a vault, opened when it is first needed and once for a run.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::error::ClientError;
@@ -17,6 +18,11 @@ pub struct VaultAccess {
 impl VaultAccess {
     pub fn new(keys: VaultKeys) -> VaultAccess {
         VaultAccess { keys, opened: Mutex::new(None) }
+    }
+
+    /// The state folder.
+    pub fn state(&self) -> &Path {
+        &self.keys.state
     }
 
     /// Whether a full key may be here at all.

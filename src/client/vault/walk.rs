@@ -176,6 +176,10 @@ pub struct Found {
     pub content: Option<ContentEnd>,
 }
 
+/// Tells of what cannot be read: from which path on, if that is known, and why.
+pub type TellDamage<'t> =
+    dyn FnMut(&mut Contents<'_, '_, '_>, Option<&EntryPath>, String) -> Result<(), ClientError> + 't;
+
 /// What to do with an entry.
 pub enum Choice {
     Take(Wanted),
@@ -208,7 +212,7 @@ impl Walk {
         head: &VaultHead,
         contents: &mut Contents<'_, '_, '_>,
         choose: &mut dyn FnMut(&Found) -> Result<Choice, ClientError>,
-        damage: &mut dyn FnMut(&mut Contents<'_, '_, '_>, Option<&EntryPath>, String) -> Result<(), ClientError>,
+        damage: &mut TellDamage<'_>,
     ) -> Result<(), ClientError> {
         let mut index = Index(Metadata::new(head.index.clone()));
         let mut next = self.next_range(&mut index, contents, damage)?;
@@ -240,7 +244,7 @@ impl Walk {
         &mut self,
         index: &mut Index,
         contents: &mut Contents<'_, '_, '_>,
-        damage: &mut dyn FnMut(&mut Contents<'_, '_, '_>, Option<&EntryPath>, String) -> Result<(), ClientError>,
+        damage: &mut TellDamage<'_>,
     ) -> Result<Option<IndexedRange>, ClientError> {
         match index.next(contents.fetcher) {
             Ok(range) => Ok(range),
