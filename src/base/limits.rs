@@ -150,3 +150,9 @@ pub const PASSPHRASE_PASSES: std::ops::RangeInclusive<u32> = 3..=64;
 pub const VAULT_KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
 /// Longest passphrase, in bytes.
 pub const PASSPHRASE_BYTES_MAX: usize = 4 * 1024;
+/// Unwrapped data keys that a reader of a vault keeps.
+pub const VAULT_DATA_KEYS_MAX: usize = 256;
+/// How much of a vault's contents is asked for at once, before it is sealed.
+pub const VAULT_FETCH_BYTES: usize = 1024 * 1024;
+/// Chunks of a list that are asked for at once.
+pub const VAULT_LIST_CHUNKS: usize = 8;

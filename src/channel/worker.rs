@@ -26,7 +26,7 @@ use super::error::ChannelError;
 use super::sealed::{Activity, Channel, Message};
 use crate::base::limits::CONTENT_CHUNK_BYTES;
 use crate::base::waker::{WakeSource, Waker, waker};
-use crate::protocol::message::{MESSAGE_HEADER_BYTES, ToClient, message_kind};
+use crate::protocol::message::{MESSAGE_HEADER_BYTES, ToClient, ToServer, message_kind};
 
 /// Batches of messages, each about [`BATCH_BYTES`], that wait for the worker or for the channel.
 const QUEUE_BATCHES: usize = 3;
@@ -63,6 +63,12 @@ impl Outbox {
     /// Adds a message; hands a batch over when one is full.
     pub fn send_to_client(&mut self, message: &ToClient<'_>) -> Result<(), Gone> {
         self.damaged += u64::from(matches!(message, ToClient::Damage { .. } | ToClient::ContentFailed { .. }));
+        message.encode(&mut self.filling);
+        if self.filling.len() >= BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// The same, where the peer is a server.
+    pub fn send_to_server(&mut self, message: &ToServer<'_>) -> Result<(), Gone> {
         message.encode(&mut self.filling);
         if self.filling.len() >= BATCH_BYTES { self.flush() } else { Ok(()) }
     }

@@ -153,6 +153,10 @@ pub const COMMANDS: &[Command] = &[
                 valued("tag", "TEXT", "a tag kept with the snapshot; may be given several times"),
                 valued("on-success", "CMD", "run CMD when all is stored (no shell)"),
                 valued("on-failure", "CMD", "run CMD when not, or not all, is stored (no shell)"),
+                switch("vault", "back up into a vault, which the server cannot read: see \"cyberbackup vault\""),
+                valued("vault-key", "FILE", "with --vault: either key of it (vault-put.key in the state folder)"),
+                valued("passphrase-file", "FILE", "with --vault, where only the full key is there: its passphrase"),
+                valued("passphrase-command", "CMD", "the same, as CMD prints it (no shell)"),
                 switch("legacy", "send to an installed server of the older kind: contents only, less safe"),
                 valued("legacy-packet", "BYTES", "with --legacy: bytes in one packet, 16 to 16777216 (1048576)"),
                 valued("legacy-exponent", "N", "with --legacy: public exponent of a new key, 17 or 65537 (17)"),
@@ -168,7 +172,7 @@ pub const COMMANDS: &[Command] = &[
         about: "Recreates the whole paths under DIR (DIR/home/a/x). PATH is as \"cyberbackup ls\" prints it; without\n\
                 one, all of the snapshot is restored. Every file is checked against its CRC32 and BLAKE3 before it\n\
                 takes its name.",
-        flags: &[&[valued("to", "DIR", "where to restore to; made if missing")], SELECT, CLIENT, COMMON],
+        flags: &[&[valued("to", "DIR", "where to restore to; made if missing")], SELECT, VAULT_KEY, CLIENT, COMMON],
     },
     Command {
         name: "snapshots",
@@ -189,6 +193,7 @@ pub const COMMANDS: &[Command] = &[
                 Flag { name: "null", short: Some('0'), value: None, help: "end each path with a NUL byte" },
             ],
             SELECT,
+            VAULT_KEY,
             CLIENT,
             COMMON,
         ],
@@ -204,6 +209,7 @@ pub const COMMANDS: &[Command] = &[
                 valued("length", "BYTES", "print at most so many bytes (all)"),
             ],
             SELECT,
+            VAULT_KEY,
             CLIENT,
             COMMON,
         ],

@@ -1,6 +1,7 @@
 //! `backup`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -9,12 +10,15 @@ use super::output::{Output, bytes_text, count_text};
 use super::result_hooks::ResultHooks;
 use super::run_backup_legacy;
 use super::setup::{Access, CliError, Setup, host_name};
+use super::vault::vault_keys;
 use crate::base::progress::rate;
 use crate::base::shutdown::Shutdown;
 use crate::client::last_result::{code_of, keep_status, status_json, summary_json};
 use crate::client::roots::resolve_roots;
 use crate::client::scan::FolderIdentity;
+use crate::client::state::StateError;
 use crate::client::{BackupOptions, BackupSummary, ClientError, ExitCode, backup, check_backup};
+use crate::crypto::PutKey;
 
 pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
     let hooks = ResultHooks::of(arguments)?;
@@ -40,7 +44,8 @@ fn back_up(
     }
     run_backup_legacy::check_unused(arguments)?;
     let mut setup = Setup::new(arguments, "backup", Access::Exclusive, output)?;
-    let options = options(arguments, &setup)?;
+    let mut options = options(arguments, &setup)?;
+    options.vault = vault_key(arguments, &setup, &options, shutdown)?;
     let mut client = setup.client(output, shutdown)?;
     let result = backup(&mut client, &options);
     let code = code_of(&result);
@@ -72,6 +77,24 @@ fn options(arguments: &Arguments, setup: &Setup) -> Result<BackupOptions, CliErr
     }
     check_backup(&options)?;
     Ok(options)
+}
+
+/// The key of the vault to back up into.
+fn vault_key(
+    arguments: &Arguments,
+    setup: &Setup,
+    options: &BackupOptions,
+    shutdown: &Shutdown,
+) -> Result<Option<Arc<PutKey>>, CliError> {
+    if !arguments.is_on("vault") {
+        return Ok(None);
+    }
+    if options.parent.is_some() {
+        let text = "--parent is of no use with --vault, where nothing is compared at the server: leave it out";
+        return Err(UsageError(text.into()).into());
+    }
+    let folder = setup.state_path().ok_or(ClientError::State(StateError::NoPlace))?;
+    Ok(Some(Arc::new(vault_keys(arguments, &folder, shutdown)?.put_key()?)))
 }
 
 /// What to back up, and the folder that relative paths count from.

@@ -27,6 +27,7 @@ const NATIVE_ONLY: &[&str] = &[
     "data",
     "server-fingerprint",
     "enroll-token",
+    "vault",
     "parent",
     "full",
     "ignore-inode",

@@ -5,16 +5,19 @@ use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::arguments::{Arguments, UsageError};
 use super::output::Output;
+use super::vault::vault_keys;
 use crate::base::ids::UserName;
 use crate::base::path::EntryPath;
 use crate::base::shutdown::Shutdown;
 use crate::bridge::BridgeError;
 use crate::client::config::{ServerAddress, TransferInfo};
 use crate::client::state::{StateFolder, StatePlaces};
+use crate::client::vault::{VaultAccess, VaultKeys};
 use crate::client::{
     Client, ClientError, ClientOptions, Destination, ExitCode, LOW_MEMORY_WINDOW_BYTES, LegacyClient,
     LegacySettings, RetryPolicy, Window, check_selection, legacy_user,
@@ -106,6 +109,8 @@ pub struct Setup {
     pub info: Option<TransferInfo>,
     options: Option<ClientOptions>,
     state: Option<StateFolder>,
+    /// Until the client has taken them.
+    vault: Option<VaultKeys>,
     local: Option<LocalServer>,
 }
 
@@ -141,14 +146,18 @@ impl Setup {
         };
         let (destination, local) = destination(arguments, info.as_ref(), output)?;
         let options = client_options(arguments, destination, user)?;
-        Ok(Setup { info, options: Some(options), state: Some(state), local })
+        let vault = Some(vault_keys(arguments, &folder, &Shutdown::new())?);
+        Ok(Setup { info, options: Some(options), state: Some(state), vault, local })
     }
 
     /// The client; once.
     pub fn client<'a>(&mut self, output: &'a Output, shutdown: &Shutdown) -> Result<Client<'a>, CliError> {
         let options = self.options.take().expect("a run opens its client once");
         let state = self.state.take().expect("a run opens its client once");
-        Ok(Client::open(options, state, output, shutdown.clone())?)
+        let mut client = Client::open(options, state, output, shutdown.clone())?;
+        let keys = self.vault.take().map(|keys| VaultKeys { shutdown: shutdown.clone(), ..keys });
+        client.vault = keys.map(|keys| Arc::new(VaultAccess::new(keys)));
+        Ok(client)
     }
 
     /// The same for a legacy server.

@@ -2,6 +2,7 @@
 //! login or registration, and patience with a line or a server that is not ready.
 
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::config::ServerAddress;
@@ -9,6 +10,7 @@ use super::error::ClientError;
 use super::keys::{self, Keys};
 use super::retry::{self, BusyWait, RetryPolicy};
 use super::state::{Identity, IdentityCheck, StateFolder};
+use super::vault::VaultAccess;
 use crate::base::ids::{ClientId, UserName};
 use crate::base::progress::{Event, Phase, ProgressSink};
 use crate::base::shutdown::Shutdown;
@@ -97,6 +99,8 @@ pub struct Client<'a> {
     pub shutdown: Shutdown,
     /// Connections may well be cut off: what goes on with an upload that was puts less at risk.
     pub careful: bool,
+    /// What vaults' snapshots are opened with.
+    pub vault: Option<Arc<VaultAccess>>,
     pub(super) keys: Keys,
     identity: Option<Identity>,
     reached: bool,
@@ -117,8 +121,8 @@ impl<'a> Client<'a> {
             identity.check_user(&options.user)?;
         }
         let keys = keys::open(&state, &options, identity.is_none(), sink)?;
-        let (careful, reached, told_key) = (false, false, None);
-        Ok(Client { options, state, sink, shutdown, careful, keys, identity, reached, told_key })
+        let (careful, vault, reached, told_key) = (false, None, false, None);
+        Ok(Client { options, state, sink, shutdown, careful, vault, keys, identity, reached, told_key })
     }
 
     /// Connects and logs in, with as many tries as the options allow.
@@ -222,6 +226,7 @@ impl<'a> Client<'a> {
             server: server.fingerprint,
             client,
             rotates_keys: server.rotates_keys,
+            vault: self.vault.clone(),
             keeps_vaults: server.keeps_vaults,
         })
     }
@@ -359,6 +364,7 @@ pub struct Session {
     pub(super) client: ClientId,
     /// Whether the server lets keys be exchanged.
     pub(super) rotates_keys: bool,
+    pub(super) vault: Option<Arc<VaultAccess>>,
     /// Whether the server keeps vaults.
     pub(super) keeps_vaults: bool,
 }

@@ -3,16 +3,19 @@
 //! A handler runs on a thread of its own, so that a slow terminal or disk never looks like a dead client.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::connect::Session;
 use super::error::ClientError;
+use super::vault::{Line, VaultAccess, VaultReader, is_about_entries, selection_of};
 use crate::base::codec::Reader;
 use crate::base::entry::Entry;
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
+use crate::base::vault::VaultId;
 use crate::channel::{ChannelError, worker};
-use crate::crypto::{ContentHasher, ContentSums};
-use crate::protocol::message::{ContentEnd, EntryRow, Selection, SnapshotRow, ToClient, ToServer};
+use crate::crypto::{ContentHasher, ContentSums, FullKey};
+use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, Selection, SnapshotRow, ToClient, ToServer};
 
 /// An entry of a snapshot with what is known of its content.
 #[derive(Debug, Clone)]
@@ -102,7 +105,16 @@ impl Session {
         handler: impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError> + Send,
     ) -> Result<R, ClientError> {
         self.send(request)?;
-        let conversation = worker::converse(&mut self.channel, |intake, _| take_all(intake, handler));
+        let vault = self.vault.clone();
+        let conversation = worker::converse(&mut self.channel, |intake, outbox| {
+            let mut line = Line::new(intake, outbox);
+            match take_all(&mut line, request, vault.as_deref(), handler)? {
+                Answer::Whole(result) => Ok(result),
+                Answer::Sealed { key, id, mut handler } => {
+                    take_sealed(VaultReader::new(line, key), request, id, &mut handler)
+                }
+            }
+        });
         match conversation {
             // Whatever the worker was told is the better reason; a lost line is one only if nothing was told.
             Ok(worker::Conversation { result: Err(ClientError::Channel { .. }), channel: Err(error) }) => {
@@ -219,26 +231,93 @@ impl Session {
     }
 }
 
-/// Decodes batch after batch for `handler` until it gives a result.
-fn take_all<R>(
-    intake: &worker::Intake,
-    mut handler: impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError>,
-) -> Result<R, ClientError> {
-    while let Some(batch) = intake.next() {
-        for (kind, body) in worker::messages(&batch) {
-            match ToClient::decode(kind, body).map_err(|error| malformed(error.into()))? {
-                ToClient::Failure { code, text } => return Err(ClientError::Failure { code, text }),
-                ToClient::Busy { seconds } => return Err(channel_error(ChannelError::Busy { seconds })),
-                message => {
+/// What a request led to.
+enum Answer<R, H> {
+    Whole(R),
+    /// The snapshot is a vault's, or in the vault if anywhere: the answer is to be made here.
+    Sealed {
+        key: Arc<FullKey>,
+        /// What the server says where it knows no such snapshot of this client.
+        id: Result<SnapshotId, ClientError>,
+        handler: H,
+    },
+}
+
+/// Gives message after message to `handler` until it gives a result.
+fn take_all<R, H: FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError>>(
+    line: &mut Line<'_>,
+    request: &ToServer<'_>,
+    vault: Option<&VaultAccess>,
+    mut handler: H,
+) -> Result<Answer<R, H>, ClientError> {
+    let mut sealed = None;
+    for is_first in std::iter::once(true).chain(std::iter::repeat(false)) {
+        match line.receive() {
+            Ok(ToClient::Busy { seconds }) => return Err(channel_error(ChannelError::Busy { seconds })),
+            Ok(ToClient::Snapshot(SnapshotRow { vault: Some(vault), id, .. })) if is_about_entries(request) => {
+                sealed = Some((vault, id));
+            }
+            Ok(message) => match sealed {
+                Some((id, snapshot)) if matches!(message, ToClient::End { .. }) => {
+                    let access = vault.ok_or_else(|| no_key(id))?;
+                    return Ok(Answer::Sealed { key: access.full_key(Some(id))?, id: Ok(snapshot), handler });
+                }
+                Some(_) => return Err(unexpected()),
+                None => {
                     if let Some(result) = handler(&message)? {
-                        return Ok(result);
+                        return Ok(Answer::Whole(result));
                     }
                 }
+            },
+            Err(error @ ClientError::Failure { code: FailureCode::NotFound, .. }) => {
+                let vault = vault.filter(|vault| is_first && vault.is_possible() && may_be_anothers(request));
+                return match vault.map(|vault| vault.full_key(None)) {
+                    Some(Ok(key)) => Ok(Answer::Sealed { key, id: Err(error), handler }),
+                    Some(Err(other @ ClientError::VaultKey { .. })) => Err(other),
+                    // Nobody is to hear of a missing passphrase instead of a mistyped id.
+                    Some(Err(_)) | None => Err(error),
+                };
             }
+            Err(error) => return Err(error),
         }
-        intake.done(batch);
     }
-    Err(channel_error(ChannelError::Lost))
+    Err(lost())
+}
+
+/// Whether the snapshot that the server does not know may be one that another client stored in the vault.
+fn may_be_anothers(request: &ToServer<'_>) -> bool {
+    // A single file that is not found may also be lacking in a snapshot of this client: the newest one is such.
+    let is_single = matches!(request, ToServer::ReadFile { .. } | ToServer::ReadBlocks(_));
+    selection_of(request).is_some_and(|selection| !is_single || selection.snapshot != "latest")
+}
+
+fn no_key(vault: VaultId) -> ClientError {
+    let text = format!("what is in the vault {vault} opens with its full key only: give --vault-key FILE");
+    ClientError::Impossible(text)
+}
+
+/// Makes the answer from what is in the vault.
+fn take_sealed<R>(
+    mut reader: VaultReader<'_>,
+    request: &ToServer<'_>,
+    id: Result<SnapshotId, ClientError>,
+    handler: &mut impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError>,
+) -> Result<R, ClientError> {
+    let opened = match (id, selection_of(request)) {
+        (Ok(id), _) => reader.open_by_id(id)?,
+        // What the server said first is the better answer.
+        (Err(missed), Some(selection)) => reader.open(selection).map_err(|error| match error {
+            ClientError::Failure { .. } => missed,
+            error => error,
+        })?,
+        (Err(missed), None) => return Err(missed),
+    };
+    let mut result = None;
+    reader.answer(&opened, request, &mut |message| {
+        result = result.take().or(handler(message)?);
+        Ok(())
+    })?;
+    result.ok_or_else(unexpected)
 }
 
 /// Compares the rows that came with the count at the answer's end.
@@ -266,6 +345,10 @@ pub(super) fn unexpected() -> ClientError {
 
 pub(super) fn malformed(error: ChannelError) -> ClientError {
     channel_error(error)
+}
+
+pub(super) fn lost() -> ClientError {
+    channel_error(ChannelError::Lost)
 }
 
 /// Without an address: [`Session::stream`] puts in its own.

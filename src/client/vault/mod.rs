@@ -1,24 +1,32 @@
 //! The client's side of a vault, which the server keeps and cannot read: its keys, what goes into it, and what reads it
-//! back. What a snapshot consists of is in [`format`]; contents are cut by [`chunker`].
+//! back ([`reader`]). What a snapshot consists of is in [`format`]; contents are cut by [`chunker`].
 //!
 //! [`backing_up`] is one try of a backup: the walk's ranges are compared with the last one ([`known`], [`cache`]), what
 //! changed is read and cut ([`cutting`]), the server is asked ([`uploading`]), and what it lacks is sealed
 //! ([`sealing`]). [`chain`] finds a server that was set back.
 
+mod access;
 pub(super) mod backing_up;
 pub(super) mod cache;
 pub mod chain;
 pub mod chunker;
+mod contents;
 pub(super) mod cutting;
+mod fetching;
 pub mod format;
 pub mod key_file;
 pub(super) mod known;
 pub(super) mod lists;
 pub(super) mod parcel;
 pub mod passphrase;
+mod reader;
 pub(super) mod sealing;
 pub(super) mod spool;
 pub(super) mod uploading;
+mod walk;
 
+pub use access::VaultAccess;
+pub(super) use fetching::Line;
 pub use key_file::{VaultKeys, calibrate, create_vault};
 pub use passphrase::PassphraseSource;
+pub(super) use reader::{VaultReader, is_about_entries, selection_of};
