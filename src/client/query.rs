@@ -12,7 +12,6 @@ use crate::base::codec::Reader;
 use crate::base::entry::Entry;
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
-use crate::base::vault::VaultId;
 use crate::channel::{ChannelError, worker};
 use crate::crypto::{ContentHasher, ContentSums, FullKey};
 use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, Selection, SnapshotRow, ToClient, ToServer};
@@ -106,15 +105,25 @@ impl Session {
     ) -> Result<R, ClientError> {
         self.send(request)?;
         let vault = self.vault.clone();
-        let conversation = worker::converse(&mut self.channel, |intake, outbox| {
-            let mut line = Line::new(intake, outbox);
-            match take_all(&mut line, request, vault.as_deref(), handler)? {
-                Answer::Whole(result) => Ok(result),
-                Answer::Sealed { key, id, mut handler } => {
-                    take_sealed(VaultReader::new(line, key), request, id, &mut handler)
-                }
+        self.converse(|mut line| match take_all(&mut line, request, vault.as_deref(), handler)? {
+            Answer::Whole(result) => Ok(result),
+            Answer::Sealed { key, id, mut handler } => {
+                take_sealed(VaultReader::new(line, key), request, id, &mut handler)
             }
-        });
+        })
+    }
+
+    /// What the server lists of a vault's snapshot, with what the snapshot's head says.
+    pub fn vault_row(&mut self, snapshot: SnapshotId, key: Arc<FullKey>) -> Result<SnapshotRow, ClientError> {
+        self.converse(|line| VaultReader::new(line, key).open_by_id(snapshot).map(|opened| opened.row))
+    }
+
+    /// Lets `work` talk to the server, on a worker's thread.
+    fn converse<R: Send>(
+        &mut self,
+        work: impl FnOnce(Line<'_>) -> Result<R, ClientError> + Send,
+    ) -> Result<R, ClientError> {
+        let conversation = worker::converse(&mut self.channel, |intake, outbox| work(Line::new(intake, outbox)));
         match conversation {
             // Whatever the worker was told is the better reason; a lost line is one only if nothing was told.
             Ok(worker::Conversation { result: Err(ClientError::Channel { .. }), channel: Err(error) }) => {
@@ -259,7 +268,7 @@ fn take_all<R, H: FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError>>(
             }
             Ok(message) => match sealed {
                 Some((id, snapshot)) if matches!(message, ToClient::End { .. }) => {
-                    let access = vault.ok_or_else(|| no_key(id))?;
+                    let access = vault.ok_or(ClientError::NoVaultKey { vault: Some(id) })?;
                     return Ok(Answer::Sealed { key: access.full_key(Some(id))?, id: Ok(snapshot), handler });
                 }
                 Some(_) => return Err(unexpected()),
@@ -289,11 +298,6 @@ fn may_be_anothers(request: &ToServer<'_>) -> bool {
     // A single file that is not found may also be lacking in a snapshot of this client: the newest one is such.
     let is_single = matches!(request, ToServer::ReadFile { .. } | ToServer::ReadBlocks(_));
     selection_of(request).is_some_and(|selection| !is_single || selection.snapshot != "latest")
-}
-
-fn no_key(vault: VaultId) -> ClientError {
-    let text = format!("what is in the vault {vault} opens with its full key only: give --vault-key FILE");
-    ClientError::Impossible(text)
 }
 
 /// Makes the answer from what is in the vault.
