@@ -13,6 +13,7 @@ use super::limits::{
 };
 use super::path::{EntryPath, compare_paths};
 use super::time::Timestamp;
+use crate::base::order::sort_by;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -233,7 +234,7 @@ fn is_cut(path: &[u8], mean_entries: u32) -> bool {
 
 /// Merges overlapping roots: a root that lies within another is dropped. The result is sorted.
 pub fn merge_roots(mut roots: Vec<EntryPath>) -> Vec<EntryPath> {
-    roots.sort_by(|left, right| compare_paths(left.as_bytes(), right.as_bytes()));
+    sort_by(&mut roots, |left, right| compare_paths(left.as_bytes(), right.as_bytes()));
     let mut merged: Vec<EntryPath> = Vec::new();
     for root in roots {
         if !merged.last().is_some_and(|last| root.is_within(last)) {

@@ -10,6 +10,7 @@ pub mod hook;
 pub mod host;
 pub mod ids;
 pub mod limits;
+pub mod order;
 pub mod path;
 pub mod progress;
 pub mod shutdown;

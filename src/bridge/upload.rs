@@ -20,6 +20,7 @@ use serde::Deserialize;
 
 use super::handover::{Giver, Stopper, Taker, handover};
 use crate::base::entry::{Entry, EntryKind};
+use crate::base::order::sort_by;
 use crate::base::path::{EntryPath, compare_paths};
 use crate::base::time::Timestamp;
 use crate::client::given::{GivenContent, GivenFiles};
@@ -137,7 +138,7 @@ impl BrowserFiles {
                 mtime: from_milliseconds(file.mtime),
             });
         }
-        files.sort_by(|left, right| compare_paths(left.path.as_bytes(), right.path.as_bytes()));
+        sort_by(&mut files, |left, right| compare_paths(left.path.as_bytes(), right.path.as_bytes()));
         // In the order of paths, what is in a folder stands directly behind its name.
         if let Some(pair) = files.windows(2).find(|pair| pair[1].path.is_within(&pair[0].path)) {
             return Err(format!("{:?} is in the list twice, or is a file and a folder", pair[0].path.display()));

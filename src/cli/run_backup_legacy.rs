@@ -25,6 +25,7 @@ const PACKET_BYTES_MOST: u64 = 16 * 1024 * 1024;
 const NATIVE_ONLY: &[&str] = &[
     "local-server",
     "data",
+    "encrypt-at-rest",
     "server-fingerprint",
     "enroll-token",
     "vault",

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::arguments::{Arguments, UsageError};
 use super::output::Output;
+use super::storage_key;
 use super::vault::vault_keys;
 use crate::base::ids::UserName;
 use crate::base::path::EntryPath;
@@ -270,6 +271,10 @@ fn destination(
         let address = address.to_string().parse().expect("a socket address is HOST:PORT");
         return Ok((Destination::Local(address), Some(local)));
     }
+    if arguments.is_on("encrypt-at-rest") {
+        let text = "--encrypt-at-rest is the server's affair: here it belongs to --local-server";
+        return Err(UsageError(text.into()).into());
+    }
     let address: Option<ServerAddress> = arguments.parsed("server")?;
     match address.or_else(|| info.map(|info| info.server.clone())) {
         Some(address) => {
@@ -286,7 +291,9 @@ fn destination(
 
 fn start_local(arguments: &Arguments) -> Result<LocalServer, CliError> {
     let data = arguments.path("data").unwrap_or_else(|| PathBuf::from(DATA_FOLDER));
+    let storage_keys = storage_key::for_server(arguments, &data)?;
     let mut config = ServerConfig::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0, data.clone());
+    config.storage_keys = storage_keys;
     config.legacy = false;
     config.rsa_bits = rsa_bits(arguments, config.rsa_bits)?;
     let shutdown = Shutdown::new();

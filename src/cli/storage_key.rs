@@ -36,18 +36,21 @@ pub enum KeyPlace {
 }
 
 impl KeyPlace {
-    /// None where it is not said. A file within the data folder is refused: whoever has that would have the key.
+    /// None where it is not said. A file within the data folder, or that lies there by another name as well, is refused:
+    /// whoever has that would have the key.
     pub fn of(arguments: &Arguments, flags: KeyFlags, data: &Path) -> Result<Option<KeyPlace>, UsageError> {
         let command: Option<Hook> = arguments.parsed(flags.command)?;
         match (arguments.path(flags.file), command) {
             (None, None) => Ok(None),
             (None, Some(command)) => Ok(Some(KeyPlace::Command(command))),
-            (Some(file), None) if is_within(&file, data) => Err(UsageError(format!(
-                "--{} {}: the key must not lie in the data folder {}, which it protects: keep it elsewhere",
-                flags.file,
-                file.display(),
-                data.display()
-            ))),
+            (Some(file), None) if is_within(&file, data) || is_linked_into(&file, data) => {
+                Err(UsageError(format!(
+                    "--{} {}: the key must not lie in the data folder {}, which it protects: keep it elsewhere",
+                    flags.file,
+                    file.display(),
+                    data.display()
+                )))
+            }
             (Some(file), None) => Ok(Some(KeyPlace::File(file))),
             (Some(_), Some(_)) => Err(UsageError(format!(
                 "--{} and --{} exclude each other: leave one out",
@@ -104,7 +107,7 @@ impl KeyPlace {
 pub fn given(arguments: &Arguments, data: &Path) -> Result<StorageKeys, CliError> {
     let place = KeyPlace::of(arguments, CURRENT, data)?;
     let key = place.map(|place| place.read()).transpose()?;
-    Ok(StorageKeys { key, begin: false })
+    Ok(StorageKeys { key, ..StorageKeys::default() })
 }
 
 /// The key that a server was given. For a store that is not sealed yet it is made where its file is not there.
@@ -130,7 +133,7 @@ pub fn for_server(arguments: &Arguments, data: &Path) -> Result<StorageKeys, Cli
         (Some(place), false) => Some(place.read()?),
         (None, false) => None,
     };
-    Ok(StorageKeys { key, begin })
+    Ok(StorageKeys { key, begin, mend: false })
 }
 
 /// The key that a store is sealed with, if it is.
@@ -171,6 +174,17 @@ fn is_within(file: &Path, folder: &Path) -> bool {
     file.starts_with(&folder) || real_path(&file).starts_with(real_folder)
 }
 
+/// Whether the file has another name in the folder itself, or the folder another path that leads to it: hard links and
+/// mounts, which no comparison of paths shows.
+fn is_linked_into(file: &Path, folder: &Path) -> bool {
+    let place = |path: &Path| path.metadata().map(|found| (found.dev(), found.ino())).ok();
+    let real = real_path(&std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf()));
+    let (own, held) = (place(&real), place(folder));
+    let is_below = held.is_some() && real.ancestors().skip(1).any(|above| place(above) == held);
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    is_below || own.is_some() && names.map(|item| item.path()).any(|path| place(&path) == own)
+}
+
 /// The path with all links followed, as far as it is there.
 fn real_path(path: &Path) -> PathBuf {
     match (path.canonicalize(), path.parent(), path.file_name()) {
@@ -196,6 +210,25 @@ mod tests {
             assert!(is_within(&folder.path().join(within), &data), "{within}");
         }
         assert!(!is_within(&folder.path().join("server-key"), &data));
+    }
+
+    #[test]
+    fn a_key_that_is_linked_into_the_data_folder_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, key, other) =
+            (folder.path().join("server"), folder.path().join("key"), folder.path().join("other"));
+        assert!(!is_linked_into(&key, &data));
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join("lock"), b"").unwrap();
+        for file in [&key, &other] {
+            std::fs::write(file, b"").unwrap();
+        }
+        std::fs::hard_link(&key, data.join("name")).unwrap();
+        assert!(is_linked_into(&key, &data));
+        assert!(!is_linked_into(&other, &data));
+        assert!(!is_linked_into(&folder.path().join("new"), &data));
+        // As behind a mount: the folder is met above the file.
+        assert!(is_linked_into(&data.join("new"), &data));
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub use legacy_file::{FileDecryptor, FileEncryptor, file_ciphertext_bytes};
 pub use legacy_keys::{LEGACY_WRAPPED_BYTES, LegacyExponent, LegacyOaep};
 pub use posix_cksum::PosixCksum;
 pub use rsa_keys::{Fingerprint, OaepLabel, PrivateKey, PublicKey};
-pub use sealed_file::{KeyId, SealedForm, SealedHeader, SealedKeys, StorageKey};
+pub use sealed_file::{KeyId, SealedForm, SealedHeader, SealedKeys, SealedKind, SealedPlace, StorageKey};
 pub use secret::{Secret, constant_time_equal, random_bytes};
 pub use segment::{
     Direction, Kind, Opened, Opener, SEGMENT_OVERHEAD, SEGMENT_PAYLOAD_MAX, SEGMENT_PLAINTEXT_MAX, Sealer,

@@ -4,8 +4,8 @@
 //! it is. Offsets in the plaintext give offsets in the file, so that any part is read by itself. The journal has another
 //! form: records, one for each write.
 //!
-//! - The file's keys come from the storage key and the file's header, which holds a random id: no two files share a
-//!   key, and a changed header opens nothing.
+//! - The file's keys come from the storage key, the file's header, which holds a random id, and what the file is and
+//!   whose: no two files share a key, a changed header opens nothing, and so does a file in another client's place.
 //! - Each HMAC covers what the piece is (segment, end, hole, record) and its number, so that it is good in its place
 //!   only; it is checked, in constant time, before anything is decrypted.
 //! - Each piece has a fresh random IV, whoever writes it again.
@@ -62,6 +62,28 @@ const HOLE_BYTES: usize = 16;
 const KEY_ID_LABEL: &str = "cyberbackup at rest 1 key id";
 const ENCRYPTION_LABEL: &str = "cyberbackup at rest 1 encryption";
 const AUTHENTICATION_LABEL: &str = "cyberbackup at rest 1 authentication";
+
+/// What a sealed file is to the store: its keys are good for nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SealedKind {
+    Content = 1,
+    Delta = 2,
+    Blocks = 3,
+    Range = 4,
+    Index = 5,
+    Journal = 6,
+    /// Bytes of an upload that wait for their turn.
+    Waiting = 7,
+    DamageList = 8,
+}
+
+/// What a sealed file is, and whose: what a client's folders are called.
+#[derive(Clone, Copy, Debug)]
+pub struct SealedPlace<'a> {
+    pub kind: SealedKind,
+    pub client: &'a str,
+}
 
 /// What an HMAC vouches for.
 #[derive(Clone, Copy)]
@@ -127,7 +149,7 @@ impl StorageKey {
 
     fn of(secret: Secret<32>) -> StorageKey {
         let mut id = [0; KEY_ID_BYTES];
-        expand_into(&Hkdf::new(None, secret.expose()), KEY_ID_LABEL, &mut id);
+        expand_into(&Hkdf::new(None, secret.expose()), &[KEY_ID_LABEL.as_bytes()], &mut id);
         StorageKey { secret, id: KeyId(id) }
     }
 
@@ -167,8 +189,8 @@ fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-fn expand_into(key: &Hkdf<Sha256>, label: &str, out: &mut [u8]) {
-    key.expand(label.as_bytes(), out).expect("so few bytes are one block of HKDF-SHA256");
+fn expand_into(key: &Hkdf<Sha256>, info: &[&[u8]], out: &mut [u8]) {
+    key.expand_multi_info(info, out).expect("so few bytes are one block of HKDF-SHA256");
 }
 
 /// How what follows the header is laid out.
@@ -251,9 +273,12 @@ impl fmt::Debug for SealedKeys {
 
 impl SealedKeys {
     /// `key` is the one that the header names.
-    pub fn derive(key: &StorageKey, header: &SealedHeader) -> SealedKeys {
+    pub fn derive(key: &StorageKey, header: &SealedHeader, place: SealedPlace<'_>) -> SealedKeys {
         let root = Hkdf::<Sha256>::new(Some(&header.bytes), key.secret.expose());
-        let expand = |label| Secret::<32>::written_by(|bytes| expand_into(&root, label, bytes));
+        let expand = |label: &str| {
+            let info = [label.as_bytes(), &[place.kind as u8], place.client.as_bytes()];
+            Secret::<32>::written_by(|bytes| expand_into(&root, &info, bytes))
+        };
         let (encryption, authentication) = (expand(ENCRYPTION_LABEL), expand(AUTHENTICATION_LABEL));
         SealedKeys {
             encryption: Aes256Enc::new(encryption.expose().into()),
@@ -449,19 +474,27 @@ mod tests {
 
     const VECTOR: &str = "sealed_file.json";
 
+    /// Of the client that the vector names.
+    fn place(kind: SealedKind) -> SealedPlace<'static> {
+        SealedPlace { kind, client: "ada-00112233" }
+    }
+
     /// Everything of the format, as the vector says it.
     fn describe(storage_key: &str, id: [u8; 32], vector: [u8; 16], rest: &[u8]) -> Value {
         let key = StorageKey::parse(storage_key.as_bytes()).expect("the vector has a key");
         let header = SealedHeader::with_id(SealedForm::Segments, key.id(), &id);
         let records = SealedHeader::with_id(SealedForm::Records, key.id(), &id);
-        let keys = SealedKeys::derive(&key, &header);
+        let keys = SealedKeys::derive(&key, &header, place(SealedKind::Content));
         let mut slot = vec![0; SEALED_SLOT_BYTES];
         slot[SEALED_TEXT_START..SEALED_TEXT_START + SEALED_SEGMENT_BYTES].copy_from_slice(&segment_text());
         keys.seal_segments_with(&[vector], &mut slot, 3);
         let (mut end, mut record) = (Vec::new(), Vec::new());
         keys.seal_end_with(vector, 4, rest, &mut end);
-        SealedKeys::derive(&key, &records).seal_record_with(vector, 7, rest, &mut record);
+        let journal = SealedKeys::derive(&key, &records, place(SealedKind::Journal));
+        journal.seal_record_with(vector, 7, rest, &mut record);
         json!({
+            "client": place(SealedKind::Content).client, "kind": SealedKind::Content as u8,
+            "records_kind": SealedKind::Journal as u8,
             "storage_key": storage_key, "file_id": hex(&id), "iv": hex(&vector), "rest": hex(rest),
             "key_id": key.id().to_string(), "header": hex(header.as_bytes()), "records_header": hex(records.as_bytes()),
             "segment_number": 3, "segment_blake3": hex(&blake3_hash(&slot)), "segment_end": hex(&slot[16_384..]),
@@ -484,14 +517,15 @@ mod tests {
         let key = StorageKey::parse(key.as_bytes()).unwrap();
         let header = SealedHeader::decode(&field_array(&vector, "header")).unwrap();
         assert_eq!((header.key, header.form), (key.id(), SealedForm::Segments));
-        let keys = SealedKeys::derive(&key, &header);
+        let keys = SealedKeys::derive(&key, &header, place(SealedKind::Content));
         let mut end = field(&vector, "end");
         let opened = keys.open_end(&mut end, 4).unwrap();
         assert_eq!(end[opened], rest);
         assert_eq!(keys.open_hole(&field_array(&vector, "hole_marker"), 8), Ok(7));
         let header = SealedHeader::decode(&field_array(&vector, "records_header")).unwrap();
         let mut record = field(&vector, "record");
-        let opened = SealedKeys::derive(&key, &header).open_record(&mut record, 7).unwrap();
+        let opened =
+            SealedKeys::derive(&key, &header, place(SealedKind::Journal)).open_record(&mut record, 7).unwrap();
         assert_eq!(record[opened], rest);
     }
 
@@ -506,7 +540,7 @@ mod tests {
     fn a_piece_is_good_in_its_place_only() {
         let key = StorageKey::random();
         let header = SealedHeader::create(SealedForm::Segments, key.id());
-        let keys = SealedKeys::derive(&key, &header);
+        let keys = SealedKeys::derive(&key, &header, place(SealedKind::Content));
         let mut slots = vec![5; 2 * SEALED_SLOT_BYTES];
         keys.seal_segments(&mut slots, 10);
         let mut second = slots.split_off(SEALED_SLOT_BYTES);
@@ -521,8 +555,17 @@ mod tests {
         keys.seal_record(0, b"record", &mut record);
         assert_eq!(keys.open_record(&mut record.clone(), 1), Err(Damaged));
         assert_eq!(keys.open_hole(&keys.hole_marker(4, 2), 8), Err(Damaged));
-        let other = SealedKeys::derive(&key, &SealedHeader::create(SealedForm::Segments, key.id()));
-        assert_eq!(other.open_record(&mut record, 0), Err(Damaged));
+        let other_header = SealedHeader::create(SealedForm::Segments, key.id());
+        let elsewhere = [
+            (other_header, place(SealedKind::Content)),
+            (header, place(SealedKind::Delta)),
+            (header, SealedPlace { kind: SealedKind::Content, client: "ada-00112234" }),
+        ];
+        for (header, place) in elsewhere {
+            let other = SealedKeys::derive(&key, &header, place);
+            assert_eq!(other.open_record(&mut record.clone(), 0), Err(Damaged), "{place:?}");
+        }
+        assert_eq!(keys.open_record(&mut record, 0), Ok(20..26));
     }
 
     #[test]

@@ -214,6 +214,7 @@ fn desk_to_read(data: &Path, keys: StorageKeys) -> Result<ReadingDesk, OperatorE
     if !data.join("keys").is_dir() {
         return Err(OperatorError::NoServer { folder: data.to_path_buf() });
     }
+    let keys = StorageKeys { mend: true, ..keys };
     let store = Arc::new(Store::open_sealed(data, Disk::real(), keys)?);
     store.unlocked()?;
     Ok(ReadingDesk { store, sessions: Arc::default(), shutdown: Shutdown::new() })

@@ -15,6 +15,7 @@ use super::events::{EventKind, Events};
 use super::operator::verify::{self, lower_priority};
 use super::operator::{Desk, VerifyRequest};
 use crate::base::ids::{SnapshotId, UserName};
+use crate::base::order::set_of;
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
 use crate::base::vault::VaultId;
@@ -109,11 +110,11 @@ fn prune_client(
     if clock_is_behind {
         log::warn!("{}: the clock is behind the newest snapshot: rules drop nothing", client.name);
     }
-    let mut reasons: BTreeMap<SnapshotId, Vec<String>> = decisions
-        .into_iter()
-        .map(|decision| (decision.head.id, decision.reasons.iter().map(Reason::to_string).collect()))
-        .chain(named.iter().map(|id| (*id, Vec::new())))
-        .collect();
+    let mut reasons: BTreeMap<SnapshotId, Vec<String>> = BTreeMap::new();
+    for decision in decisions {
+        reasons.insert(decision.head.id, decision.reasons.iter().map(Reason::to_string).collect());
+    }
+    reasons.extend(named.iter().map(|id| (*id, Vec::new())));
     let mut going: Vec<SnapshotId> =
         heads.iter().map(|head| head.id).filter(|id| reasons.get(id).is_some_and(Vec::is_empty)).collect();
     let damaged = store.damaged_heads(client.id)?.into_iter().map(|damaged| damaged.id);
@@ -264,7 +265,7 @@ impl Policy {
 
     /// The names with rules that are not among `known`, each with what is said of it.
     pub fn warnings<'a>(&self, known: impl IntoIterator<Item = &'a UserName>) -> Vec<String> {
-        let known: BTreeSet<&UserName> = known.into_iter().collect();
+        let known = set_of(known);
         let unknown = self.clients.keys().filter(|name| !known.contains(name));
         unknown
             .map(|name| {

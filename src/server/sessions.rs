@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::base::ids::{ClientId, UserName};
+use crate::base::order::sort_by_key;
 use crate::base::time::Timestamp;
 use crate::channel::{Closer, Meter};
 
@@ -171,7 +172,7 @@ impl Sessions {
         let guests = table.by_client.values().flatten();
         let mut live: Vec<_> =
             guests.filter_map(|(number, guest)| Some((*number, guest.as_ref()?.live.clone()))).collect();
-        live.sort_unstable_by_key(|(number, _)| *number);
+        sort_by_key(&mut live, |(number, _)| *number);
         live
     }
 

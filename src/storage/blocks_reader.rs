@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::at_rest::{Ending, Keyring, StoredFile};
+use super::at_rest::{ClientKeyring, Ending, FileKeyring, SealedKind, StoredFile};
 use super::blocks_format::{
     BlocksPlace, HEADER_BYTES, Map, RECORD_ITEMS_MAX, Source, Stretch, SumsPlace, check_blocks_header,
     decode_stretches, decode_sums_record, sums_record_bytes,
@@ -33,7 +33,7 @@ pub struct ClientFiles {
     ranges: PathBuf,
     /// A snapshot that is not committed, and its upload's folder.
     unfinished: Option<(SnapshotId, PathBuf)>,
-    keyring: Keyring,
+    keyring: ClientKeyring,
 }
 
 impl ClientFiles {
@@ -43,7 +43,7 @@ impl ClientFiles {
             deltas: layout.deltas(client),
             ranges: layout.ranges(client),
             unfinished: None,
-            keyring: layout.keyring().clone(),
+            keyring: layout.keyring_of(client),
         }
     }
 
@@ -93,7 +93,7 @@ impl ClientFiles {
     /// Opens a source of the content at `path`.
     pub fn open(&self, source: &Source, path: &EntryPath) -> io::Result<StoredFile> {
         let (folder, stored) = self.place(source, path)?;
-        StoredFile::open(open_stored(&folder, &stored)?, &self.keyring, self.ending(source.snapshot()))
+        StoredFile::open(open_stored(&folder, &stored)?, &self.keyring_of(source), self.ending(source.snapshot()))
     }
 
     /// What an upload has stored may still grow.
@@ -101,7 +101,15 @@ impl ClientFiles {
         if self.unfinished(snapshot).is_some() { Ending::Growing } else { Ending::Required }
     }
 
-    pub fn keyring(&self) -> &Keyring {
+    /// What opens a source.
+    pub fn keyring_of(&self, source: &Source) -> FileKeyring {
+        self.keyring.files(match source {
+            Source::Plain { .. } => SealedKind::Content,
+            Source::Delta { .. } => SealedKind::Delta,
+        })
+    }
+
+    pub fn keyring(&self) -> &ClientKeyring {
         &self.keyring
     }
 }
@@ -167,7 +175,8 @@ fn read_record(
     length: usize,
 ) -> Result<Vec<u8>, StoreError> {
     let path = client.blocks(snapshot);
-    let file = files.get(snapshot, || open_blocks(&path, snapshot, &client.keyring, client.ending(snapshot)))?;
+    let open = || open_blocks(&path, snapshot, &client.keyring.files(SealedKind::Blocks), client.ending(snapshot));
+    let file = files.get(snapshot, open)?;
     let mut bytes = vec![0; length];
     match file.read_exact_at(&mut bytes, offset) {
         Ok(()) => Ok(bytes),
@@ -182,7 +191,7 @@ fn read_record(
 pub fn open_blocks(
     path: &Path,
     snapshot: SnapshotId,
-    keyring: &Keyring,
+    keyring: &FileKeyring,
     ending: Ending,
 ) -> Result<StoredFile, StoreError> {
     let file = match File::open(path) {

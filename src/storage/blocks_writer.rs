@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::at_rest::{Ending, FileWriter, Keyring};
+use super::at_rest::{ClientKeyring, Ending, FileKeyring, FileWriter, SealedKind};
 use super::blocks_format::{
     BlocksPlace, HEADER_BYTES, MAP_BYTES_MAX, Map, RECORD_ITEMS_MAX, SOURCES_MAX, Source, Stretch, StretchData,
     StretchRecord, SumsPlace, encode_header, encode_stretches, encode_sums_record,
@@ -30,7 +30,8 @@ pub struct LargeFiles {
     path: PathBuf,
     folder: OwnedFd,
     snapshot: SnapshotId,
-    keyring: Keyring,
+    blocks_keyring: FileKeyring,
+    delta_keyring: FileKeyring,
     blocks: Option<FileWriter>,
     delta: Option<FileWriter>,
 }
@@ -64,34 +65,44 @@ impl LargeFiles {
         snapshot: SnapshotId,
         lengths: Mark,
         rests: &Rests,
-        keyring: &Keyring,
+        keyring: &ClientKeyring,
     ) -> Result<LargeFiles, StoreError> {
         let mut files = LargeFiles {
             disk: disk.clone(),
             path: path.to_path_buf(),
             folder,
             snapshot,
-            keyring: keyring.clone(),
+            blocks_keyring: keyring.files(SealedKind::Blocks),
+            delta_keyring: keyring.files(SealedKind::Delta),
             blocks: None,
             delta: None,
         };
-        files.blocks = files.reopen(BLOCKS, lengths.blocks, HEADER_BYTES as u64, &rests.blocks)?;
-        files.delta = files.reopen(DELTA, lengths.delta, 1, &rests.delta)?;
+        let (blocks, delta) = (&files.blocks_keyring, &files.delta_keyring);
+        let blocks = files.reopen(BLOCKS, lengths.blocks, HEADER_BYTES as u64, &rests.blocks, blocks)?;
+        let delta = files.reopen(DELTA, lengths.delta, 1, &rests.delta, delta)?;
+        (files.blocks, files.delta) = (blocks, delta);
         files.finish()?;
         if files.blocks.is_some() {
             let path = files.path.join(std::str::from_utf8(BLOCKS).expect("an ASCII literal"));
-            open_blocks(&path, snapshot, keyring, Ending::Growing)?;
+            open_blocks(&path, snapshot, &files.blocks_keyring, Ending::Growing)?;
         }
         Ok(files)
     }
 
     /// A file shorter than `least` is of no use, and makes room for a new one.
-    fn reopen(&self, name: &[u8], length: u64, least: u64, rest: &[u8]) -> Result<Option<FileWriter>, StoreError> {
+    fn reopen(
+        &self,
+        name: &[u8],
+        length: u64,
+        least: u64,
+        rest: &[u8],
+        keyring: &FileKeyring,
+    ) -> Result<Option<FileWriter>, StoreError> {
         let folder = self.folder.as_fd();
         let opened = match exists(folder, name).at("look at a file below", &self.path)? {
             false => return Ok(None),
             true if length < least => Ok(None),
-            true => FileWriter::reopen(&self.disk, folder, name, length, rest, &self.keyring),
+            true => FileWriter::reopen(&self.disk, folder, name, length, rest, keyring),
         };
         match opened.at("go on with a file below", &self.path)? {
             Some(file) if file.bytes() >= least => Ok(Some(file)),
@@ -147,14 +158,14 @@ impl LargeFiles {
 
     /// Appends changed bytes of a content.
     pub fn append_delta(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let LargeFiles { disk, folder, path, delta, keyring, .. } = self;
+        let LargeFiles { disk, folder, path, delta, delta_keyring: keyring, .. } = self;
         let file = open_or_create(disk, folder, DELTA, delta, keyring).at("create a file below", path)?;
         file.write(bytes).at("write a file below", path)
     }
 
     /// Appends a record; gives its offset.
     fn append_record(&mut self, bytes: &[u8]) -> Result<u64, StoreError> {
-        let LargeFiles { disk, folder, path, blocks, snapshot, keyring, .. } = self;
+        let LargeFiles { disk, folder, path, blocks, snapshot, blocks_keyring: keyring, .. } = self;
         let file = open_or_create(disk, folder, BLOCKS, blocks, keyring).at("create a file below", path)?;
         if file.bytes() == 0 {
             file.write(&encode_header(*snapshot)).at("write a file below", path)?;
@@ -170,7 +181,7 @@ fn open_or_create<'a>(
     folder: &OwnedFd,
     name: &[u8],
     file: &'a mut Option<FileWriter>,
-    keyring: &Keyring,
+    keyring: &FileKeyring,
 ) -> io::Result<&'a mut FileWriter> {
     if file.is_none() {
         *file = Some(FileWriter::create(disk, folder.as_fd(), name, keyring)?);

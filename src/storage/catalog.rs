@@ -24,6 +24,7 @@ use super::layout::{Layout, dropped_name, head_name, index_name, names_in, read_
 use super::quota::Quota;
 use super::summary::ClientSummary;
 use crate::base::ids::{SnapshotId, UploadId};
+use crate::base::order::sort_by_key;
 use crate::base::path::EntryPath;
 
 /// How many ids an ambiguous prefix is answered with.
@@ -300,8 +301,8 @@ impl Catalog {
                 catalog.add_damaged(id, format!("{} is there, and its head is gone", index.display()));
             }
         }
-        catalog.heads.sort_by_key(|head| (head.sequence, head.id));
-        catalog.damaged.sort_by_key(|damaged| damaged.id);
+        sort_by_key(&mut catalog.heads, |head| (head.sequence, head.id));
+        sort_by_key(&mut catalog.damaged, |damaged| damaged.id);
         Ok(catalog)
     }
 

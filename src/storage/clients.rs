@@ -20,6 +20,7 @@ use super::sealed_json::{decode_sealed, encode_sealed};
 use crate::base::durable::{Disk, FILE_MODE};
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, UserName};
+use crate::base::order::sort_by;
 use crate::base::time::Timestamp;
 
 /// The newest record that is read. A record with a next key is of version 2, so that a program that knows of no such
@@ -130,7 +131,7 @@ impl Clients {
     /// All of them, by name.
     pub fn all(&self) -> Vec<Arc<ClientRecord>> {
         let mut all: Vec<Arc<ClientRecord>> = self.by_id.values().cloned().collect();
-        all.sort_by(|left, right| left.name.cmp(&right.name));
+        sort_by(&mut all, |left, right| left.name.cmp(&right.name));
         all
     }
 

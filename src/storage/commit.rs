@@ -11,7 +11,6 @@
 //!
 //! A renamed range that no index names is invisible and harmless; `prune` sweeps it.
 
-use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, MutexGuard};
@@ -30,6 +29,7 @@ use super::summary::{self, ClientSummary};
 use super::upload::{CommitCounts, Slot, SlotState, Upload};
 use crate::base::folder::open_folder;
 use crate::base::ids::hex;
+use crate::base::order::set_of;
 
 impl Upload {
     /// Makes the snapshot. When this returns it is on the disk, whatever happens next.
@@ -149,8 +149,7 @@ impl Upload {
 
     /// The range files that this upload wrote.
     fn new_ranges(&self) -> Vec<[u8; HASH_BYTES]> {
-        let names: BTreeSet<_> = self.new_records().iter().map(|record| record.file).collect();
-        names.into_iter().collect()
+        set_of(self.new_records().iter().map(|record| record.file)).into_iter().collect()
     }
 
     /// Writes index, head and intent into the upload's folder.

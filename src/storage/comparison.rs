@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::at_rest::read_stored_file;
+use super::at_rest::{SealedKind, read_stored_file};
 use super::catalog::Pin;
 use super::error::StoreError;
 use super::head::Head;
@@ -18,7 +18,8 @@ use crate::base::path::EntryPath;
 /// Reads the index that a head names.
 pub fn read_index(layout: &Layout, client: &ClientFolder, head: &Head) -> Result<Vec<IndexRecord>, StoreError> {
     let path = layout.index(client, head.id);
-    let bytes = read_stored_file(&path, INDEX_BYTES_MAX, layout.keyring()).map_err(StoreError::of_named_file)?;
+    let keyring = layout.keyring_of(client).files(SealedKind::Index);
+    let bytes = read_stored_file(&path, INDEX_BYTES_MAX, &keyring).map_err(StoreError::of_named_file)?;
     decode_index(&bytes, head.id, &head.index_blake3).map_err(|error| StoreError::damaged(&path, error))
 }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::at_rest::{Keyring, read_stored_file};
+use super::at_rest::{FileKeyring, SealedKind, read_stored_file};
 use super::catalog::ClientState;
 use super::error::{At, StoreError, if_there};
 use super::index::IndexRecord;
@@ -106,7 +106,7 @@ pub struct DamageList {
 
 impl DamageList {
     /// Reads the list at `path`; an empty one where there is none.
-    pub fn read(path: &Path, keyring: &Keyring) -> Result<DamageList, StoreError> {
+    pub fn read(path: &Path, keyring: &FileKeyring) -> Result<DamageList, StoreError> {
         match if_there(read_stored_file(path, LIST_BYTES_MAX, keyring))? {
             Some(bytes) => DamageList::decode(&bytes).map_err(|error| StoreError::damaged(path, error)),
             None => Ok(DamageList::default()),
@@ -191,7 +191,7 @@ impl ClientState {
         let mut kept = super::catalog::locked(&self.damage);
         let path = layout.damage_list(&self.record.folder);
         let list = kept.list.get_or_insert_with(|| {
-            DamageList::read(&path, layout.keyring()).unwrap_or_else(|error| {
+            DamageList::read(&path, &self.list_keyring(layout)).unwrap_or_else(|error| {
                 log::error!("the list of damaged contents begins anew, \"cyberbackup verify\" fills it: {error}");
                 DamageList::default()
             })
@@ -199,6 +199,10 @@ impl ClientState {
         let (result, is_changed) = look(list);
         kept.is_unsaved |= is_changed;
         result
+    }
+
+    fn list_keyring(&self, layout: &Layout) -> FileKeyring {
+        layout.keyring_of(&self.record.folder).files(SealedKind::DamageList)
     }
 
     /// A copy of the list.
@@ -216,7 +220,7 @@ impl ClientState {
         let written = match list.is_empty() {
             true => remove(disk, &folder, &name),
             false => {
-                let bytes = layout.keyring().sealed(list.encode());
+                let bytes = self.list_keyring(layout).sealed(list.encode());
                 disk.replace_file(folder.as_fd(), name.as_bytes(), &bytes, FILE_MODE)
             }
         };

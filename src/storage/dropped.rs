@@ -153,11 +153,9 @@ impl Store {
     /// What the client's unfinished uploads are compared with.
     fn awaited_bases(&self, state: &ClientState) -> Result<BTreeSet<SnapshotId>, StoreError> {
         let incoming = self.shared.layout.incoming(&state.record.folder);
-        let mut bases = BTreeSet::new();
+        let (mut bases, keyring) = (BTreeSet::new(), self.shared.layout.keyring_of(&state.record.folder));
         for name in names_in(&incoming)? {
-            bases.extend(
-                resume::begin_of(&incoming.join(name), self.shared.layout.keyring())?.and_then(|begin| begin.base),
-            );
+            bases.extend(resume::begin_of(&incoming.join(name), &keyring)?.and_then(|begin| begin.base));
         }
         Ok(bases)
     }

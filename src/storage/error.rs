@@ -195,7 +195,7 @@ impl fmt::Display for StoreError {
             StoreError::RekeyUnfinished { path, keys } => write!(
                 f,
                 "the storage key of {} is being exchanged (with {}): run the same \"cyberbackup rekey\" again, with the \
-                 same keys, which finishes it",
+                 same keys, which finishes it, or with the two exchanged, which goes back",
                 path.display(),
                 keys.iter().map(KeyId::to_string).collect::<Vec<_>>().join(" and ")
             ),

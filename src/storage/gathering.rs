@@ -13,6 +13,7 @@ use super::blocks_reader::{ClientFiles, ContentMap};
 use super::error::StoreError;
 use super::upload::Upload;
 use crate::base::limits::{GATHERED_PIECE_BYTES, GATHERED_PIECES_MIN, GATHERED_SOURCES_MAX};
+use crate::base::order::sort_by_key;
 use crate::base::path::EntryPath;
 
 /// What of a held content is copied when it is kept.
@@ -69,7 +70,7 @@ impl Shape {
     fn smaller_deltas(&self, sources: &[Source]) -> Vec<bool> {
         let mut deltas: Vec<usize> = (0..sources.len()).collect();
         deltas.retain(|number| matches!(sources[*number], Source::Delta { .. }));
-        deltas.sort_by_key(|number| std::cmp::Reverse(self.bytes[*number]));
+        sort_by_key(&mut deltas, |number| std::cmp::Reverse(self.bytes[*number]));
         let mut copied = vec![false; sources.len()];
         deltas.iter().skip(GATHERED_SOURCES_MAX / 2).for_each(|number| copied[*number] = true);
         copied

@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::at_rest::{Ending, FileWriter, Mender, StoredFile};
+use super::at_rest::{Ending, FileKeyring, FileWriter, Mender, SealedKind, StoredFile};
 use super::blocks_format::Source;
 use super::blocks_reader::{ClientFiles, ContentMap, Kept};
 use super::catalog::ClientState;
@@ -179,12 +179,14 @@ fn heal_content(
         Location::OwnPath { .. } => &item.path,
         Location::StoredPath { path, .. } => path,
     };
-    replace_file(shared, &files.received(item.content.snapshot()), stored, reader)
+    let keyring = files.keyring().files(SealedKind::Content);
+    replace_file(shared, &keyring, &files.received(item.content.snapshot()), stored, reader)
 }
 
 /// Copies the content into `damage/`, reads the copy back, and gives it the name of the damaged file.
 fn replace_file(
     shared: &Shared,
+    keyring: &FileKeyring,
     received: &Path,
     stored: &EntryPath,
     mut reader: ContentReader,
@@ -192,9 +194,9 @@ fn replace_file(
     let (disk, path, name) = (&shared.disk, shared.layout.damage(), temporary_name());
     let folder = open_folder(&path).at("open", &path)?;
     let sums = reader.sums();
-    let replaced = copy(shared, &folder, &name, &mut reader).and_then(|()| {
+    let replaced = copy(shared, keyring, &folder, &name, &mut reader).and_then(|()| {
         let opened = File::open(path.join(String::from_utf8_lossy(&name).as_ref()))
-            .and_then(|file| StoredFile::open(file, shared.layout.keyring(), Ending::Required));
+            .and_then(|file| StoredFile::open(file, keyring, Ending::Required));
         let mut copy = opened.at("open", &path)?;
         let (mut hasher, mut chunk, mut position) = (ContentHasher::new(), vec![0; CONTENT_CHUNK_BYTES], 0);
         loop {
@@ -222,12 +224,13 @@ fn replace_file(
 
 fn copy(
     shared: &Shared,
+    keyring: &FileKeyring,
     folder: &std::os::fd::OwnedFd,
     name: &[u8],
     reader: &mut ContentReader,
 ) -> Result<(), StoreError> {
     let path = shared.layout.damage();
-    let created = FileWriter::create(&shared.disk, folder.as_fd(), name, shared.layout.keyring());
+    let created = FileWriter::create(&shared.disk, folder.as_fd(), name, keyring);
     let mut file = created.at("create a file below", &path)?;
     let mut chunk = vec![0; CONTENT_CHUNK_BYTES];
     while let Some(segment) = reader.segment_at_position().at("read for", &path)? {
@@ -273,7 +276,7 @@ fn mend_blocks(
         if mended.as_ref().is_none_or(|(source, _)| source != bad.source) {
             finish(mended.take())?;
             let opened = open_to_mend(&folder, &stored)
-                .and_then(|file| Mender::open(&shared.disk, file, name, shared.layout.keyring()));
+                .and_then(|file| Mender::open(&shared.disk, file, name, &files.keyring_of(bad.source)));
             mended = Some((bad.source.clone(), opened.at("open a file below", &folder)?));
         }
         let (_, mender) = mended.as_mut().expect("opened just now");

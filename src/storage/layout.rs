@@ -7,11 +7,12 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::at_rest::Keyring;
+use super::at_rest::{ClientKeyring, FileKeyring, Keyring, SealedKind};
 use super::error::{At, StoreError};
 use crate::base::durable::Disk;
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId, UserName};
+use crate::base::order::sort;
 
 /// The folders that are made at the first start.
 const FOLDERS: [&str; 10] = [
@@ -38,7 +39,7 @@ pub const SEALING_NAME: &str = "sealing.json";
 #[derive(Debug, Clone)]
 pub struct RangeFolder {
     pub path: PathBuf,
-    pub keyring: Keyring,
+    pub keyring: FileKeyring,
 }
 
 /// Paths below the data folder, and how what lies there is sealed.
@@ -88,12 +89,16 @@ impl Layout {
     pub fn keyring(&self) -> &Keyring {
         &self.keyring
     }
+    /// What opens the files of a client.
+    pub fn keyring_of(&self, client: &ClientFolder) -> ClientKeyring {
+        self.keyring.of(client)
+    }
     pub fn set_keyring(&mut self, keyring: Keyring) {
         self.keyring = keyring;
     }
     /// The range files of a client.
     pub fn range_files(&self, client: &ClientFolder) -> RangeFolder {
-        RangeFolder { path: self.ranges(client), keyring: self.keyring.clone() }
+        RangeFolder { path: self.ranges(client), keyring: self.keyring_of(client).files(SealedKind::Range) }
     }
     pub fn lock(&self) -> PathBuf {
         self.data.join("lock")
@@ -257,7 +262,7 @@ pub fn names_in(folder: &Path) -> Result<Vec<String>, StoreError> {
     for item in listing {
         names.extend(item.at("list", folder)?.file_name().into_string());
     }
-    names.sort();
+    sort(&mut names);
     Ok(names)
 }
 

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::at_rest::{Ending, StoredFile};
+use super::at_rest::{Ending, SealedKind, StoredFile};
 use super::blocks_format::Source;
 use super::blocks_writer::Mark;
 use super::catalog::locked;
@@ -95,8 +95,8 @@ impl PutFile {
     pub fn spool(&mut self) -> Result<&mut Spool, StoreError> {
         if self.spool.is_none() {
             let staging = self.upload.staging();
-            self.spool =
-                Some(Spool::create(staging.disk(), staging.keyring(), staging.folder(), staging.path(), SPOOL)?);
+            let keyring = staging.keyring().files(SealedKind::Waiting);
+            self.spool = Some(Spool::create(staging.disk(), keyring, staging.folder(), staging.path(), SPOOL)?);
         }
         Ok(self.spool.as_mut().expect("made just now"))
     }
@@ -142,7 +142,7 @@ impl PutFile {
         writer.make_readable(&self.upload.large)?;
         let mut path = self.upload.staging().path().join(OsStr::from_bytes(FILES));
         path.push(OsStr::from_bytes(renamed.as_ref().unwrap_or(&self.path).as_bytes()));
-        let keyring = self.upload.staging().keyring().clone();
+        let keyring = self.upload.staging().keyring().files(SealedKind::Content);
         let opened = File::open(&path).and_then(|file| StoredFile::open(file, &keyring, Ending::Growing));
         Ok(WrittenSoFar { file: opened.at("open", &path)?, path })
     }

@@ -22,6 +22,7 @@ use super::store::Shared;
 use crate::base::durable::{Disk, TEMPORARY_PREFIX, exists};
 use crate::base::folder::open_folder;
 use crate::base::ids::{SnapshotId, UploadId};
+use crate::base::order::sort;
 
 const INTENT_VERSION: u64 = 1;
 const INTENT_BYTES_MAX: u64 = 4 * 1024;
@@ -147,7 +148,7 @@ pub fn sweep_left_behind(shared: &Shared, state: &ClientState, keep: UploadId) -
             left.push((journal_age(&incoming.join(&name)).unwrap_or(PARTIAL_TIMEOUT), name));
         }
     }
-    left.sort();
+    sort(&mut left);
     for (place, (age, name)) in left.iter().enumerate() {
         if *age >= PARTIAL_TIMEOUT || place >= LEFT_BEHIND_MAX {
             sweep(&shared.disk, folder.as_fd(), name).at("remove", &incoming.join(name))?;

@@ -3,8 +3,12 @@
 //! The argument. `sealing.json` names both keys before the first file changes and until the last one has. Each file is
 //! written anew beside the store's own, flushed, and renamed over the old one: so at any moment a file is whole, with
 //! one key or the other, and its header says which. A file that has the new key already is passed over, so that a run
-//! that was cut short is simply done again. Only when all files and all their names are flushed is the old key
-//! forgotten.
+//! that was cut short is simply done again, or turned round: then the two keys change places in `sealing.json`, and
+//! the same holds. Only when all files and all their names are flushed is the old key forgotten.
+//!
+//! What is damaged never becomes bytes that can be read. Of a file that verifies in part the rest is carried over as
+//! lost, which only a sealed file can say: in a store that becomes plain it is sealed with the key of zeros. A file that
+//! cannot be opened at all stays as it is.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,7 +20,9 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::at_rest::{Ending, FileWriter, Keyring, SealingState, StoredFile, is_sealed_with, unfinished};
+use super::at_rest::{
+    Ending, FileKeyring, FileWriter, Keyring, SealedKind, SealingState, StoredFile, is_sealed_with, unfinished,
+};
 use super::client_removal;
 use super::error::{At, StoreError};
 use super::layout::{ClientFolder, Layout, names_in};
@@ -24,7 +30,7 @@ use super::lock::StoreLock;
 use super::recovery::{self, open_if_there};
 use super::staging;
 use super::store::reports_failed_writes;
-use super::tree::each_file;
+use super::tree::{each_file, flush_tree};
 use crate::base::durable::{Disk, temporary_name};
 use crate::base::folder::open_folder;
 use crate::base::limits::{REKEY_BYTES_AT_ONCE, REKEY_FILES_AT_ONCE};
@@ -93,7 +99,7 @@ impl Rekeying {
     ///
     /// # Errors
     /// `StorageKeyWanted` or `RekeyUnfinished` where the keys are not those of the store; whatever the disk says. A run
-    /// that failed or was cut short is done again with the same keys.
+    /// that failed or was cut short is done again with the same keys, or with the two of them exchanged.
     pub fn run(
         &self,
         disk: &Disk,
@@ -118,15 +124,20 @@ impl Rekeying {
             can_flush_all: reports_failed_writes(data),
             waiting: Vec::new(),
             waiting_bytes: 0,
+            has_unopened: false,
             done: Rekeyed { uploads, ..Rekeyed::default() },
             watch,
         };
         run.all()?;
-        let done = run.done;
+        let (done, has_unopened) = (run.done, run.has_unopened);
         if !done.is_cut_short {
             flush_names(disk, layout)?;
             match state.key {
                 Some(key) => SealingState { key: Some(key), ..SealingState::default() }.write(disk, data)?,
+                // Nobody is to take the store for a sealed one by a file that could not be opened.
+                None if has_unopened => {
+                    SealingState { rekeying: false, also_plain: true, ..state }.write(disk, data)?
+                }
                 None => SealingState::remove(disk, data)?,
             }
         }
@@ -144,16 +155,17 @@ fn next_state(layout: &Layout, request: &RekeyRequest) -> Result<SealingState, S
         None => SealingState { key: None, also: Vec::new(), also_plain: true, rekeying: false },
         Some(state) => state,
     };
-    let has = |wanted: KeyId| from == Some(wanted) || to == Some(wanted);
-    if state.rekeying {
-        let fits = state.key == to && state.also.iter().all(|key| has(*key));
-        return if fits { Ok(state) } else { Err(unfinished(path(), &state)) };
+    let has = |wanted: &KeyId| from == Some(*wanted) || to == Some(*wanted);
+    // Whichever way it goes, all keys have to be here.
+    if state.rekeying && !state.key.iter().chain(&state.also).all(has) {
+        return Err(unfinished(path(), &state));
     }
-    if let Some(wanted) = state.key.into_iter().chain(state.also.iter().copied()).find(|key| !has(*key)) {
+    if let Some(wanted) = state.key.filter(|key| !has(key)) {
         return Err(StoreError::StorageKeyWanted { path: path(), wanted, given: from });
     }
     let also: Vec<KeyId> = state.key.into_iter().chain(state.also).filter(|key| Some(*key) != to).collect();
-    Ok(SealingState { key: to, also, also_plain: state.also_plain, rekeying: true })
+    let also_plain = state.also_plain || state.key.is_none();
+    Ok(SealingState { key: to, also, also_plain, rekeying: true })
 }
 
 /// Unfinished uploads are begun anew by their clients.
@@ -176,7 +188,11 @@ fn flush_names(disk: &Disk, layout: &Layout) -> Result<(), StoreError> {
     let data = layout.data();
     if reports_failed_writes(data) {
         let anchor = open_folder(data).at("open", data)?;
-        disk.flush_all(anchor.as_fd()).at("flush", data)?;
+        return disk.flush_all(anchor.as_fd()).at("flush", data);
+    }
+    // An earlier run may have been killed between a rename and its flush.
+    for path in layout.client_parents().iter().chain([&layout.damage()]) {
+        open_folder(path).and_then(|root| flush_tree(disk, root)).at("flush", path)?;
     }
     Ok(())
 }
@@ -199,6 +215,8 @@ struct Run<'a> {
     can_flush_all: bool,
     waiting: Vec<Waiting>,
     waiting_bytes: u64,
+    /// A file could not be opened, and stays as it was.
+    has_unopened: bool,
     done: Rekeyed,
     watch: &'a mut dyn FnMut(&Rekeyed) -> bool,
 }
@@ -209,22 +227,44 @@ impl Run<'_> {
         let of_all = [layout.ranges_of_all(), layout.deltas_of_all(), layout.received_of_all()];
         for path in of_all {
             self.has_emptied = path == layout.deltas_of_all();
-            self.tree(&path, &|_| true)?;
+            self.tree(&path)?;
         }
-        self.tree(&layout.snapshots_of_all(), &|name| name.ends_with(b".index"))?;
-        self.tree(&layout.damage(), &|name| name.ends_with(b".list"))?;
+        self.tree(&layout.snapshots_of_all())?;
+        self.tree(&layout.damage())?;
         self.put_in_place()
     }
 
-    /// Converts the files below a folder whose names are `wanted`.
-    fn tree(&mut self, path: &Path, wanted: &dyn Fn(&[u8]) -> bool) -> Result<(), StoreError> {
+    /// What the file `name` in the folder `prefix` below `path` is, and whose; none where it is not one of the store's.
+    fn place(&self, path: &Path, prefix: &[u8], name: &[u8]) -> Option<FileKeyring> {
+        let layout = self.layout;
+        let owner = match path == layout.damage() {
+            true => name.strip_suffix(b".list")?,
+            false => prefix.split(|byte| *byte == b'/').next()?,
+        };
+        let kind = match path {
+            _ if path == layout.damage() => SealedKind::DamageList,
+            _ if path == layout.snapshots_of_all() => {
+                Some(SealedKind::Index).filter(|_| name.ends_with(b".index"))?
+            }
+            _ if path == layout.deltas_of_all() => SealedKind::Delta,
+            _ if path == layout.ranges_of_all() && name.ends_with(b".blocks") => SealedKind::Blocks,
+            _ if path == layout.ranges_of_all() => SealedKind::Range,
+            _ => SealedKind::Content,
+        };
+        let client = ClientFolder::parse(std::str::from_utf8(owner).ok()?)?;
+        Some(self.keyring.of(&client).files(kind))
+    }
+
+    /// Converts the files below a folder.
+    fn tree(&mut self, path: &Path) -> Result<(), StoreError> {
         let Some(root) = open_if_there(path)? else { return Ok(()) };
         let mut failure = None;
         let walked = each_file(root, &mut |folder, name, prefix| {
-            if failure.is_some() || self.done.is_cut_short || !wanted(name) {
+            let Some(keyring) = self.place(path, prefix, name) else { return Ok(()) };
+            if failure.is_some() || self.done.is_cut_short {
                 return Ok(());
             }
-            if let Err(error) = self.file(&path.join(OsStr::from_bytes(prefix)), folder, name) {
+            if let Err(error) = self.file(&path.join(OsStr::from_bytes(prefix)), folder, name, &keyring) {
                 failure = Some(error);
             }
             Ok(())
@@ -233,7 +273,13 @@ impl Run<'_> {
         failure.map_or(Ok(()), Err)
     }
 
-    fn file(&mut self, below: &Path, folder: BorrowedFd<'_>, name: &[u8]) -> Result<(), StoreError> {
+    fn file(
+        &mut self,
+        below: &Path,
+        folder: BorrowedFd<'_>,
+        name: &[u8],
+        keyring: &FileKeyring,
+    ) -> Result<(), StoreError> {
         let shown = || below.join(OsStr::from_bytes(name));
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
@@ -245,17 +291,16 @@ impl Run<'_> {
         if !is_file || self.is_done(&file).at("read", &shown())? {
             return Ok(());
         }
-        let source = match StoredFile::open(file, &self.keyring, Ending::Required) {
+        let mut source = match StoredFile::open(file, keyring, Ending::Required) {
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                self.has_unopened = true;
                 self.done.damaged.push(shown());
                 return Ok(());
             }
             opened => opened.at("read", &shown())?,
         };
-        let temporary = temporary_name();
-        let (damage, bytes) = (self.layout.damage(), source.length().at("look at", &shown())?);
-        let target = open_folder(&damage).at("open", &damage)?;
-        let is_whole = self.copy(source, target.as_fd(), &temporary).at("write anew", &shown())?;
+        let bytes = source.length().at("look at", &shown())?;
+        let (temporary, is_whole) = self.write_anew(&mut source, keyring).at("write anew", &shown())?;
         if !is_whole {
             self.done.damaged.push(shown());
         }
@@ -274,9 +319,22 @@ impl Run<'_> {
         Ok(is_escaped || is_sealed_with(file, self.target)?)
     }
 
-    /// Copies a file; false where parts of it could not be read, which are lost in the copy as well.
-    fn copy(&self, mut source: StoredFile, folder: BorrowedFd<'_>, name: &[u8]) -> std::io::Result<bool> {
-        let mut target = FileWriter::create(self.disk, folder, name, &self.keyring)?;
+    /// Copies a file to a temporary one, whose name it gives; false where parts of it could not be read, which are lost in
+    /// the copy as well.
+    fn write_anew(&self, source: &mut StoredFile, keyring: &FileKeyring) -> std::io::Result<(Vec<u8>, bool)> {
+        let folder = open_folder(&self.layout.damage())?;
+        let name = temporary_name();
+        let target = FileWriter::create(self.disk, folder.as_fd(), &name, keyring)?;
+        let is_whole = self.copy(source, target)?;
+        if is_whole || self.target.is_some() {
+            return Ok((name, is_whole));
+        }
+        self.disk.remove_file(folder.as_fd(), &name)?;
+        let target = FileWriter::create_with_losses(self.disk, folder.as_fd(), &name, keyring)?;
+        Ok((name, self.copy(source, target)?))
+    }
+
+    fn copy(&self, source: &mut StoredFile, mut target: FileWriter) -> std::io::Result<bool> {
         let (mut position, length, mut is_whole) = (0, source.length()?, true);
         let mut buffer = vec![0; SEALED_SEGMENT_BYTES];
         while position < length {

@@ -17,7 +17,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::at_rest::{Keyring, read_stored_file};
+use super::at_rest::{ClientKeyring, FileKeyring, SealedKind, SealingState, read_stored_file};
 use super::catalog::{locked, read_head_file};
 use super::clients::ClientRecord;
 use super::comparison::read_index;
@@ -27,13 +27,14 @@ use super::dropped::{TOTALS_NAME, placeholder, read_record};
 use super::error::{At, StoreError};
 use super::head::Head;
 use super::index::{INDEX_BYTES_MAX, Index, IndexRecord, decode_headless_index};
-use super::layout::{dropped_name, head_name, index_name, names_in, read_small_file};
+use super::layout::{SEALING_NAME, dropped_name, head_name, index_name, names_in, read_small_file};
 use super::store::{Shared, Store};
 use super::tokens;
 use super::verify::is_checked_record;
 use crate::base::durable::{FILE_MODE, exists};
 use crate::base::folder::open_folder;
 use crate::base::ids::{SnapshotId, UserName};
+use crate::base::order::{set_of, sort_by_key};
 use pool::Pool;
 
 /// Damaged ranges of one client that are looked after in one run.
@@ -74,6 +75,7 @@ impl Store {
     /// What keeps it from going on; damage is none.
     pub fn repair(&self, is_real: bool, taker: RepairTaker<'_>) -> Result<(), StoreError> {
         let mut repair = Repair { shared: &self.shared, is_real, taker };
+        repair.sealing()?;
         repair.small_records()?;
         let made = {
             let mut clients = locked(&self.clients);
@@ -113,8 +115,8 @@ impl Repair<'_> {
     }
 
     /// The same for a file that is sealed where the store is.
-    fn write_sealed(&self, path: &Path, bytes: Vec<u8>) -> Result<(), StoreError> {
-        self.write(path, &self.shared.layout.keyring().sealed(bytes))
+    fn write_sealed(&self, path: &Path, bytes: Vec<u8>, keyring: &FileKeyring) -> Result<(), StoreError> {
+        self.write(path, &keyring.sealed(bytes))
     }
 
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
@@ -133,6 +135,26 @@ impl Repair<'_> {
         let outcome = Outcome::Removed;
         let (client, snapshots, text) = (client.cloned(), BTreeSet::new(), text.to_string());
         self.tell(Repaired { file, outcome, client, snapshots, text });
+        Ok(())
+    }
+
+    /// How the store is sealed, as its files say.
+    fn sealing(&mut self) -> Result<(), StoreError> {
+        let layout = &self.shared.layout;
+        let file = layout.data().join(SEALING_NAME);
+        if !SealingState::is_damaged(layout.data()) {
+            return Ok(());
+        }
+        if layout.keyring().writing().is_none() {
+            return self.drop_record(file, None, "how the store is sealed: it is not");
+        }
+        if let Some(state) = SealingState::read_or_find(layout)?
+            && self.is_real
+        {
+            state.write(&self.shared.disk, layout.data())?;
+        }
+        let (outcome, text) = (Outcome::Rebuilt, "how the store is sealed, as its files say".to_string());
+        self.tell(Repaired { file, outcome, client: None, snapshots: BTreeSet::new(), text });
         Ok(())
     }
 
@@ -198,8 +220,9 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
     fn lists(&mut self) -> Result<(), StoreError> {
         let (layout, folder) = (&self.repair.shared.layout, &self.client.folder);
         let (list, checked) = (layout.damage_list(folder), layout.checked(folder));
+        let keyring = layout.keyring_of(folder).files(SealedKind::DamageList);
         let name = self.client.name.clone();
-        if list.exists() && DamageList::read(&list, layout.keyring()).is_err_and(|error| error.is_damage()) {
+        if list.exists() && DamageList::read(&list, &keyring).is_err_and(|error| error.is_damage()) {
             self.repair.drop_record(
                 list,
                 Some(&name),
@@ -241,7 +264,7 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
 
     fn heads(&mut self, names: &[String]) -> Result<(), StoreError> {
         let with_index = ids(names, ".index").filter(|id| !self.dropped.contains_key(id));
-        let all: BTreeSet<SnapshotId> = ids(names, ".json").chain(with_index).collect();
+        let all = set_of(ids(names, ".json").chain(with_index));
         for id in all {
             let file = self.folder.join(head_name(id));
             match read_head_file(file.clone(), id).map_err(StoreError::of_named_file) {
@@ -251,14 +274,14 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
                         self.repair.write(&file, &head.encode())?;
                         self.heads.insert(id, Arc::new(head));
                         let text = format!("the head, from the copy in its index ({problem})");
-                        self.tell(file, Outcome::Rebuilt, BTreeSet::from([id]), text);
+                        self.tell(file, Outcome::Rebuilt, set_of([id]), text);
                     }
                     None => {
                         let text = format!(
                             "the head ({problem}) and its index: put one of them back from a copy, else drop the \
                              snapshot with \"prune --snapshot {id}\", which gives back what it alone needed"
                         );
-                        self.tell(file, Outcome::Lost, BTreeSet::from([id]), text);
+                        self.tell(file, Outcome::Lost, set_of([id]), text);
                     }
                 },
                 Err(error) => self.tell_newer(file, error, Some(id))?,
@@ -270,8 +293,8 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
     /// The head that a snapshot's index has a copy of; none where the index is damaged too, or has none.
     fn head_of_index(&self, id: SnapshotId) -> Result<Option<Head>, StoreError> {
         let is_own = |head: &Head| head.id == id && head.client == self.client.id;
-        let found = read_headless_index(&self.folder, id, self.repair.shared.layout.keyring())?
-            .and_then(|index| head_copy(&index));
+        let keyring = self.repair.shared.layout.keyring_of(&self.client.folder);
+        let found = read_headless_index(&self.folder, id, &keyring)?.and_then(|index| head_copy(&index));
         Ok(found.map(|(head, _)| head).filter(is_own))
     }
 
@@ -300,7 +323,7 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
                 Err(error) => return Err(error),
             }
         }
-        damaged.sort_by_key(|(head, _)| head.sequence);
+        sort_by_key(&mut damaged, |(head, _)| head.sequence);
         // One that was found may tell what another one needs.
         while !damaged.is_empty() {
             let before = damaged.len();
@@ -310,12 +333,13 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
                     continue;
                 };
                 let file = self.folder.join(index_name(head.id));
-                self.repair.write_sealed(&file, bytes)?;
+                let keyring = self.repair.shared.layout.keyring_of(&self.client.folder);
+                self.repair.write_sealed(&file, bytes, &keyring.files(SealedKind::Index))?;
                 self.rebuilt.insert(head.id, records);
                 // What it names is now named.
                 self.pool = None;
                 let text = "the index, from the ranges that it named".to_string();
-                self.tell(file, Outcome::Rebuilt, BTreeSet::from([head.id]), text);
+                self.tell(file, Outcome::Rebuilt, set_of([head.id]), text);
             }
             if damaged.len() == before {
                 break;
@@ -330,7 +354,7 @@ impl<'a, 'b> ClientRepair<'a, 'b> {
                 self.client.folder,
                 head.id
             );
-            self.tell(self.folder.join(index_name(head.id)), Outcome::Lost, BTreeSet::from([head.id]), text);
+            self.tell(self.folder.join(index_name(head.id)), Outcome::Lost, set_of([head.id]), text);
         }
         Ok(())
     }
@@ -373,8 +397,13 @@ fn ids<'a>(names: &'a [String], end: &'static str) -> impl Iterator<Item = Snaps
 }
 
 /// The index of a snapshot by its own checksum; none where it is damaged or gone.
-fn read_headless_index(folder: &Path, id: SnapshotId, keyring: &Keyring) -> Result<Option<Index>, StoreError> {
-    let read = read_stored_file(&folder.join(index_name(id)), INDEX_BYTES_MAX, keyring);
+fn read_headless_index(
+    folder: &Path,
+    id: SnapshotId,
+    keyring: &ClientKeyring,
+) -> Result<Option<Index>, StoreError> {
+    let keyring = keyring.files(SealedKind::Index);
+    let read = read_stored_file(&folder.join(index_name(id)), INDEX_BYTES_MAX, &keyring);
     match read.map_err(StoreError::of_named_file) {
         Ok(bytes) => Ok(decode_headless_index(&bytes, id).ok()),
         Err(error) if error.is_damage() => Ok(None),

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::at_rest::{Keyring, RecordReader, RecordWriter};
+use super::at_rest::{ClientKeyring, RecordReader, RecordWriter, SealedKind};
 use super::blocks_reader::ClientFiles;
 use super::blocks_writer::{LargeFiles, Mark, Rests};
 use super::error::{At, StoreError};
@@ -37,7 +37,7 @@ pub struct Opened {
 }
 
 /// How the journal of the upload in this folder begins; none where there is none.
-pub fn begin_of(upload: &Path, keyring: &Keyring) -> Result<Option<Begin>, StoreError> {
+pub fn begin_of(upload: &Path, keyring: &ClientKeyring) -> Result<Option<Begin>, StoreError> {
     let path = upload.join(std::str::from_utf8(JOURNAL).expect("an ASCII literal"));
     match open_records(&path, keyring)? {
         Some(records) => journal::read_begin(records).at("read", &path),
@@ -46,8 +46,8 @@ pub fn begin_of(upload: &Path, keyring: &Keyring) -> Result<Option<Begin>, Store
 }
 
 /// None where there is no journal, and where it is of no use: it is not sealed as new files are.
-fn open_records(path: &Path, keyring: &Keyring) -> Result<Option<RecordReader>, StoreError> {
-    match File::open(path).and_then(|file| RecordReader::open(file, keyring)) {
+fn open_records(path: &Path, keyring: &ClientKeyring) -> Result<Option<RecordReader>, StoreError> {
+    match File::open(path).and_then(|file| RecordReader::open(file, &keyring.files(SealedKind::Journal))) {
         Ok(records) => Ok(Some(records)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {

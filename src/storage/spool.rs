@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
-use super::at_rest::{Ending, FileWriter, Keyring, StoredFile};
+use super::at_rest::{Ending, FileKeyring, FileWriter, StoredFile};
 use super::error::{At, StoreError};
 use crate::base::durable::Disk;
 
@@ -14,7 +14,7 @@ use crate::base::durable::Disk;
 pub struct Spool {
     file: PathBuf,
     written: FileWriter,
-    keyring: Keyring,
+    keyring: FileKeyring,
     /// What was written when it was opened can be read with it.
     reading: Option<(u64, StoredFile)>,
 }
@@ -23,14 +23,14 @@ impl Spool {
     /// Makes the file `name` in `folder`, which lies at `path`.
     pub(super) fn create(
         disk: &Disk,
-        keyring: &Keyring,
+        keyring: FileKeyring,
         folder: BorrowedFd<'_>,
         path: &Path,
         name: &str,
     ) -> Result<Spool, StoreError> {
         let file = path.join(name);
-        let written = FileWriter::create(disk, folder, name.as_bytes(), keyring).at("create", &file)?;
-        Ok(Spool { file, written, keyring: keyring.clone(), reading: None })
+        let written = FileWriter::create(disk, folder, name.as_bytes(), &keyring).at("create", &file)?;
+        Ok(Spool { file, written, keyring, reading: None })
     }
 
     /// How long it is.

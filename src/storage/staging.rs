@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use super::at_rest::{FileWriter, Keyring, RecordWriter};
+use super::at_rest::{ClientKeyring, FileWriter, RecordWriter, SealedKind};
 use super::blocks_writer::{BLOCKS, DELTA};
 use super::error::{At, StoreError};
 use super::layout::RangeFolder;
@@ -37,7 +37,7 @@ pub const FLUSHED_SINGLY_MAX: usize = 32;
 #[derive(Debug)]
 pub struct Staging {
     disk: Disk,
-    keyring: Keyring,
+    keyring: ClientKeyring,
     path: PathBuf,
     name: String,
     folder: OwnedFd,
@@ -60,7 +60,12 @@ pub struct PlacedFile {
 
 impl Staging {
     /// Opens the folder `<upload>` below `incoming`, made where missing. No other session may have it open.
-    pub fn open(disk: &Disk, keyring: &Keyring, incoming: &Path, upload: UploadId) -> Result<Staging, StoreError> {
+    pub fn open(
+        disk: &Disk,
+        keyring: ClientKeyring,
+        incoming: &Path,
+        upload: UploadId,
+    ) -> Result<Staging, StoreError> {
         let parent = open_folder(incoming).at("open", incoming)?;
         let name = upload.to_string();
         let path = incoming.join(&name);
@@ -68,7 +73,7 @@ impl Staging {
         let folder = open_below(parent.as_fd(), name.as_bytes(), Missing::Fail).at("open", &path)?;
         Ok(Staging {
             disk: disk.clone(),
-            keyring: keyring.clone(),
+            keyring,
             path,
             name,
             folder,
@@ -126,10 +131,11 @@ impl Staging {
 
     /// The journal, new or cut off behind its first `length` bytes.
     pub fn open_journal(&self, length: u64) -> Result<RecordWriter, StoreError> {
+        let keyring = self.keyring.files(SealedKind::Journal);
         let opened = match length {
             0 => remove_tree(&self.disk, self.folder.as_fd(), JOURNAL)
-                .and_then(|()| RecordWriter::create(&self.disk, self.folder.as_fd(), JOURNAL, &self.keyring)),
-            length => RecordWriter::reopen(&self.disk, self.folder.as_fd(), JOURNAL, length, &self.keyring),
+                .and_then(|()| RecordWriter::create(&self.disk, self.folder.as_fd(), JOURNAL, &keyring)),
+            length => RecordWriter::reopen(&self.disk, self.folder.as_fd(), JOURNAL, length, &keyring),
         };
         opened.at("open the journal below", &self.path)
     }
@@ -137,13 +143,13 @@ impl Staging {
     pub fn disk(&self) -> &Disk {
         &self.disk
     }
-    pub fn keyring(&self) -> &Keyring {
+    pub fn keyring(&self) -> &ClientKeyring {
         &self.keyring
     }
     /// The finished ranges.
     pub fn range_files(&self) -> RangeFolder {
         let name = std::str::from_utf8(RANGES).expect("an ASCII literal");
-        RangeFolder { path: self.path.join(name), keyring: self.keyring.clone() }
+        RangeFolder { path: self.path.join(name), keyring: self.keyring.files(SealedKind::Range) }
     }
     pub fn path(&self) -> &Path {
         &self.path
@@ -195,7 +201,7 @@ impl Staging {
 
     fn create_at(&mut self, path: &EntryPath) -> io::Result<FileWriter> {
         let parent = path.parent();
-        let (disk, keyring) = (self.disk.clone(), self.keyring.clone());
+        let (disk, keyring) = (self.disk.clone(), self.keyring.files(SealedKind::Content));
         let stack = self.open_files()?;
         enter_or_make(&disk, stack, parent.as_ref())?;
         FileWriter::create(&disk, stack.top(), path.name(), &keyring)
@@ -213,7 +219,7 @@ impl Staging {
     /// Opens a content again to append to it, cut off behind its first `length` bytes.
     pub fn reopen_content(&mut self, stored: &EntryPath, length: u64) -> Result<FileWriter, StoreError> {
         self.many_contents = true;
-        let (disk, keyring) = (self.disk.clone(), self.keyring.clone());
+        let (disk, keyring) = (self.disk.clone(), self.keyring.files(SealedKind::Content));
         let opened = self.open_files().and_then(|stack| {
             let folder = stack.enter(stored.parent().as_ref(), Missing::Fail)?;
             let reopened = FileWriter::reopen(&disk, folder, stored.name(), length, &[], &keyring)?;
@@ -251,12 +257,12 @@ impl Staging {
             self.ranges = Some(open_below(self.folder.as_fd(), RANGES, Missing::Fail)?);
         }
         let folder = self.ranges.as_ref().expect("opened just now").as_fd();
-        write_anew(&self.disk, folder, name, &self.keyring.sealed(bytes.to_vec()))
+        write_anew(&self.disk, folder, name, &self.keyring.files(SealedKind::Range).sealed(bytes.to_vec()))
     }
 
     /// Writes the index, as it will lie in the store.
     pub fn write_index(&self, bytes: Vec<u8>) -> Result<(), StoreError> {
-        self.write_file(INDEX, &self.keyring.sealed(bytes))
+        self.write_file(INDEX, &self.keyring.files(SealedKind::Index).sealed(bytes))
     }
 
     /// Writes one of the other files a commit needs: they are not sealed.
@@ -394,17 +400,22 @@ fn refuses_name(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::at_rest::Keyring;
+    use super::super::layout::ClientFolder;
     use super::*;
 
     fn path(text: &str) -> EntryPath {
         EntryPath::parse(text.as_bytes()).unwrap()
     }
 
+    fn plain() -> ClientKeyring {
+        Keyring::plain().of(&ClientFolder::parse("ada-00112233").unwrap())
+    }
+
     #[test]
     fn a_hundred_levels_of_the_longest_names_are_stored_under_their_path() {
         let temporary = tempfile::tempdir().unwrap();
-        let mut staging =
-            Staging::open(&Disk::real(), &Keyring::plain(), temporary.path(), UploadId::random()).unwrap();
+        let mut staging = Staging::open(&Disk::real(), plain(), temporary.path(), UploadId::random()).unwrap();
         let deep = path(&vec!["x".repeat(255); 100].join("/"));
         assert_eq!(staging.create_content(&deep).unwrap().renamed, None);
         let sibling = deep.parent().unwrap().join(b"y").unwrap();
@@ -417,8 +428,7 @@ mod tests {
     #[test]
     fn a_name_the_file_system_refuses_is_stored_under_a_number() {
         let temporary = tempfile::tempdir().unwrap();
-        let mut staging =
-            Staging::open(&Disk::real(), &Keyring::plain(), temporary.path(), UploadId::random()).unwrap();
+        let mut staging = Staging::open(&Disk::real(), plain(), temporary.path(), UploadId::random()).unwrap();
         assert_eq!(staging.create_content(&path("a")).unwrap().renamed, None);
         for (number, refused) in ["a", "a/below", &"n".repeat(256), ".renamed/0", ".RENAMED"].iter().enumerate() {
             let placed = staging.create_content(&path(refused)).unwrap();

@@ -34,6 +34,7 @@ use crate::base::ids::{ClientId, SnapshotId, UserName, random_array};
 use crate::base::limits::{
     CLIENTS_PER_READER, LABEL_BYTES_MAX, PATHS_BYTES_MAX, ROOTS_MAX, SUMMARY_READERS_MAX, TAGS_MAX,
 };
+use crate::base::order::sort_by;
 use crate::base::path::EntryPath;
 use crate::base::time::{Clock, Timestamp};
 use crate::crypto::KeyId;
@@ -394,7 +395,7 @@ impl Store {
             read();
         });
         let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        found.sort_by(|(left, _), (right, _)| left.name.cmp(&right.name));
+        sort_by(&mut found, |(left, _), (right, _)| left.name.cmp(&right.name));
         found
     }
 
@@ -522,7 +523,7 @@ impl Store {
     fn choose_base(&self, state: &Arc<ClientState>, request: &UploadRequest) -> Result<Option<Base>, StoreError> {
         let layout = &self.shared.layout;
         let upload = layout.incoming(&state.record.folder).join(request.upload.to_string());
-        let begun = resume::begin_of(&upload, layout.keyring())?
+        let begun = resume::begin_of(&upload, &layout.keyring_of(&state.record.folder))?
             .filter(|begin| begin.roots == resume::roots_hash(&request.roots));
         let usual = || {
             let first = |catalog: &mut Catalog| catalog.bases_for(&request.roots).take(BASES_TRIED_MAX).collect();

@@ -24,6 +24,7 @@ use super::layout::{ClientFolder, Layout, names_in, read_small_file};
 use crate::base::durable::{Disk, exists};
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId, hex};
+use crate::base::order::sort;
 use crate::base::time::Timestamp;
 use crate::crypto::blake3_hash;
 
@@ -102,7 +103,7 @@ impl ClientSummary {
 
 /// Names a set of heads, and what is left beside them.
 fn name_heads(mut ids: Vec<SnapshotId>, dropped: &DroppedTotals) -> String {
-    ids.sort_unstable();
+    sort(&mut ids);
     let mut bytes: Vec<u8> = ids.iter().flat_map(|id| id.as_str().bytes()).collect();
     bytes.extend([dropped.left_bytes, dropped.waiting_bytes].iter().flat_map(|number| number.to_le_bytes()));
     hex(&blake3_hash(&bytes))

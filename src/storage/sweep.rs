@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::at_rest::read_stored_file;
+use super::at_rest::{SealedKind, read_stored_file};
 use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, locked};
 use super::comparison::{read_index, read_range};
@@ -43,6 +43,7 @@ use super::sweep_large::sweep_large;
 use crate::base::durable::{FILE_MODE, exists};
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId, hex, unhex};
+use crate::base::order::{sort_by, sort_by_key};
 
 /// So many ranges of dropped snapshots are in memory; what comes on top of them waits for another round.
 const RANGES_SWEPT_MAX: usize = 65_536;
@@ -138,7 +139,7 @@ impl<'a> Sweep<'a> {
         for id in dropped_ids(&names).filter(|id| names.binary_search(&index_name(*id)).is_ok()) {
             waiting.push(Referrer { id, head: read_dropped(&folder, id)?.and_then(read_well) });
         }
-        waiting.sort_by_key(|waiting| (waiting.sequence(), waiting.id));
+        sort_by_key(&mut waiting, |waiting| (waiting.sequence(), waiting.id));
         let files = ClientFiles::new(&shared.layout, &state.record.folder);
         let waiting = waiting.into();
         Ok(Sweep {
@@ -273,7 +274,8 @@ impl<'a> Sweep<'a> {
             return read_index(layout, client, head);
         }
         let path = layout.index(client, referrer.id);
-        let read = read_stored_file(&path, INDEX_BYTES_MAX, layout.keyring());
+        let keyring = layout.keyring_of(client).files(SealedKind::Index);
+        let read = read_stored_file(&path, INDEX_BYTES_MAX, &keyring);
         let bytes = read.map_err(StoreError::of_named_file)?;
         let index = decode_headless_index(&bytes, referrer.id);
         index.map(|index| index.records).map_err(|error| StoreError::damaged(&path, error))
@@ -323,7 +325,7 @@ impl<'a> Sweep<'a> {
             }
         }
         let mut dead: Vec<IndexRecord> = named.into_values().collect();
-        dead.sort_by(|left, right| (&left.first, &left.file).cmp(&(&right.first, &right.file)));
+        sort_by(&mut dead, |left, right| (&left.first, &left.file).cmp(&(&right.first, &right.file)));
         Ok((dead, unreadable))
     }
 
@@ -341,8 +343,8 @@ impl<'a> Sweep<'a> {
 
     /// What an index would say of a range; none where that is damaged.
     fn record_of(&self, file: &[u8; HASH_BYTES]) -> Result<Option<IndexRecord>, StoreError> {
-        let path = self.shared.layout.ranges(&self.state.record.folder).join(hex(file));
-        let read = read_stored_file(&path, RANGE_FILE_BYTES_MAX, self.shared.layout.keyring());
+        let ranges = self.shared.layout.range_files(&self.state.record.folder);
+        let read = read_stored_file(&ranges.path.join(hex(file)), RANGE_FILE_BYTES_MAX, &ranges.keyring);
         match read.map_err(StoreError::of_named_file) {
             Ok(bytes) => Ok(IndexRecord::of_range(&bytes, file).ok().map(|(record, _)| record)),
             Err(error) if error.is_damage() => Ok(None),

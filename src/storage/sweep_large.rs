@@ -11,7 +11,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-use super::at_rest::{Ending, StoredFile, slots_within};
+use super::at_rest::{Ending, SealedKind, StoredFile, slots_within};
 use super::blocks_format::Source;
 use super::blocks_reader::ContentMap;
 use super::content::plain_segment;
@@ -22,6 +22,7 @@ use super::recovery::open_if_there;
 use super::sweep::{Referrer, Sweep};
 use super::sweep_contents::stored_bytes;
 use crate::base::ids::SnapshotId;
+use crate::base::order::sort;
 
 /// Of how many dropped snapshots the needed parts are remembered at a time: one bit for each unit.
 const SNAPSHOTS_AT_ONCE_MAX: usize = 64;
@@ -72,7 +73,7 @@ pub fn sweep_large(
     stubs: &[&Referrer],
 ) -> Result<(), StoreError> {
     let mut snapshots: Vec<SnapshotId> = snapshots.into_iter().collect();
-    snapshots.sort();
+    sort(&mut snapshots);
     for some in snapshots.chunks(SNAPSHOTS_AT_ONCE_MAX) {
         let mut needed: HashMap<SnapshotId, Needed> = some.iter().map(|id| (*id, Needed::default())).collect();
         match find_needed(sweep, &mut needed, stubs) {
@@ -157,9 +158,10 @@ fn give_back_delta(sweep: &mut Sweep<'_>, id: SnapshotId, needed: &Needed) -> Re
         opened => opened.at("open", &file_path)?,
     };
     let file_bytes = file.metadata().at("look at", &file_path)?.len();
+    let keyring = sweep.shared.layout.keyring_of(&sweep.state.record.folder).files(SealedKind::Delta);
     let sealed = file
         .try_clone()
-        .and_then(|file| StoredFile::open(file, sweep.shared.layout.keyring(), Ending::Required))
+        .and_then(|file| StoredFile::open(file, &keyring, Ending::Required))
         .and_then(|file| Ok(if file.is_sealed() { Some(file.length()?) } else { None }));
     let sealed = match sealed {
         // Nobody can say which part of it is which.

@@ -210,9 +210,10 @@ impl Upload {
     ) -> Result<Upload, StoreError> {
         let data = shared.layout.data();
         let anchor = shared.can_flush_all.then(|| open_folder(data)).transpose().at("open", data)?;
-        let incoming = shared.layout.incoming(&state.record.folder);
-        let mut staging = Staging::open(&shared.disk, shared.layout.keyring(), &incoming, request.upload)?;
-        let files = ClientFiles::new(&shared.layout, &state.record.folder);
+        let (layout, client) = (&shared.layout, &state.record.folder);
+        let keyring = layout.keyring_of(client);
+        let mut staging = Staging::open(&shared.disk, keyring, &layout.incoming(client), request.upload)?;
+        let files = ClientFiles::new(layout, client);
         let Opened { snapshot, left, journal, large } = resume::open(
             &mut staging,
             &shared.run,

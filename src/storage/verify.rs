@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::at_rest::{RecordReader, SealingState};
+use super::at_rest::{RecordReader, SealedKind, SealingState};
 use super::blocks_format::Source;
 use super::blocks_reader::ClientFiles;
 use super::catalog::{ClientState, read_head, read_head_file};
@@ -39,6 +39,7 @@ use super::{tokens, unexplained};
 use crate::base::durable::FILE_MODE;
 use crate::base::folder::open_folder;
 use crate::base::ids::{ClientId, SnapshotId};
+use crate::base::order::{sort_by, sort_by_key};
 use crate::base::path::EntryPath;
 use crate::base::vault::ChunkName;
 
@@ -289,7 +290,7 @@ pub fn is_checked_record(path: &Path) -> bool {
 fn due_buckets(checked: &[i64], percent: Option<u32>) -> Vec<bool> {
     let count = percent.map_or(BUCKETS, |percent| (BUCKETS * percent as usize).div_ceil(100));
     let mut oldest: Vec<usize> = (0..BUCKETS).collect();
-    oldest.sort_by_key(|bucket| checked[*bucket]);
+    sort_by_key(&mut oldest, |bucket| checked[*bucket]);
     let mut due = vec![false; BUCKETS];
     oldest.iter().take(count).for_each(|bucket| due[*bucket] = true);
     due
@@ -345,12 +346,13 @@ impl Run<'_> {
         for lost in unexplained::snapshots(layout, folder)? {
             self.found.damaged.push(lost);
         }
+        let lists = layout.keyring_of(folder).files(SealedKind::DamageList);
         for path in [layout.damage_list(folder), layout.checked(folder)] {
             let is_list = path.extension().is_some_and(|end| end == "list");
             let checked = match read_small_file(&path, u64::MAX) {
                 Err(StoreError::Io { .. }) => continue,
                 Err(error) => Err(error),
-                Ok(_) if is_list => DamageList::read(&path, layout.keyring()).map(drop),
+                Ok(_) if is_list => DamageList::read(&path, &lists).map(drop),
                 Ok(bytes) => decode_sealed::<CheckedFile>(&bytes, &path).map(drop),
             };
             self.note(checked.err(), None)?;
@@ -416,14 +418,15 @@ impl Run<'_> {
 
     /// The journals of uploads that nobody has open.
     fn uploads(&mut self) -> Result<(), StoreError> {
-        let incoming = self.store.shared.layout.incoming(&self.state.record.folder);
+        let (layout, folder) = (&self.store.shared.layout, &self.state.record.folder);
+        let (incoming, keyring) = (layout.incoming(folder), layout.keyring_of(folder).files(SealedKind::Journal));
         for name in names_in(&incoming)? {
             let path = incoming.join(&name).join("journal");
             if name.parse().is_ok_and(|id| self.state.is_open(id)) {
                 continue;
             }
             let Ok(file) = std::fs::File::open(&path) else { continue };
-            let mut records = match RecordReader::open(file, self.store.shared.layout.keyring()) {
+            let mut records = match RecordReader::open(file, &keyring) {
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                     self.note(Some(StoreError::damaged(&path, error)), None)?;
                     continue;
@@ -569,7 +572,7 @@ impl Run<'_> {
     /// Goes through the indexes once more for the snapshots that need what is damaged.
     fn find_needers(&mut self, heads: &[Arc<Head>]) -> Result<(), StoreError> {
         let mut needed: Vec<BTreeSet<SnapshotId>> = vec![BTreeSet::new(); self.contents_met.len()];
-        self.contents_met.sort_by(|left, right| (&left.0, left.1).cmp(&(&right.0, right.1)));
+        sort_by(&mut self.contents_met, |left, right| (&left.0, left.1).cmp(&(&right.0, right.1)));
         let (layout, folder) = (&self.store.shared.layout, &self.state.record.folder);
         let heads = if self.contents_met.is_empty() && self.ranges.is_empty() { &[] } else { heads };
         for head in heads {

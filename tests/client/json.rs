@@ -292,10 +292,12 @@ fn a_file_that_is_left_out_is_an_event_even_when_quiet() {
 #[test]
 fn damage_is_named_and_ends_with_its_own_exit_code() {
     let stored = Stored::new();
-    let mut contents: Vec<PathBuf> = tree::files_below(&stored.server.data);
-    contents.retain(|file| std::fs::read(file).is_ok_and(|bytes| bytes == b"content"));
+    let mut contents: Vec<PathBuf> = tree::files_below(&stored.server.data.join("received_files"));
+    contents.retain(|file| file.ends_with("source/file"));
     let [content] = &contents[..] else { panic!("one file of the store holds the content: {contents:?}") };
-    std::fs::write(content, "CONTENT").unwrap();
+    let mut bytes = std::fs::read(content).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(content, bytes).unwrap();
     let run = stored.run(["verify".as_ref()]).expect(6);
     assert!(run.event("file_error")["path"].as_str().unwrap().ends_with("/source/file"), "{}", run.out());
     assert_eq!((&run.event("summary")["damaged"], &run.event("summary")["exit_code"]), (&1.into(), &6.into()));

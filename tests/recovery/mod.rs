@@ -127,6 +127,7 @@ impl World {
         command.args(["-c", &line]).current_dir(self.workplace.path()).env_clear();
         command.env("HOME", self.workplace.path()).env("USER", "tester").env("PATH", path);
         command.env("CYBERBACKUP_RSA_BITS", "2048").envs(self.exported.iter().cloned());
+        self.workplace.give_storage_key(&mut command);
         let run = Run::of(command);
         let words = run.out();
         let word = |beginning: &str| words.split_whitespace().find(|word| word.starts_with(beginning));
@@ -283,6 +284,10 @@ fn damaged_heads_indexes_and_contents_are_there_again() {
 
 #[test]
 fn a_damaged_list_is_there_again_after_the_next_backup() {
+    // It looks into an index for the names of ranges, which only the server can read then.
+    if crate::support::is_sealed_at_rest() {
+        return;
+    }
     let mut world = World::new();
     let snapshots = world.snapshots();
     let index = fs::read(&world.files("snapshots", &format!("{}.index", snapshots[0]))[0]).unwrap();

@@ -8,16 +8,19 @@ use cyberbackup::protocol::message::ToServer;
 use super::rogue::{Guest, entries, file, small_key, sums};
 use crate::support::{TestClient, TestServer, Workplace, tree, wait_until};
 
+/// Two batches of a store that is sealed.
+const HALF: usize = 512 * 1024;
+
 /// An upload of the file `f`, of which the first bytes have been written down at the server.
 fn half_an_upload(server: &TestServer, key: &cyberbackup::crypto::PrivateKey) -> Guest {
     let mut guest = Guest::enter(&server.address, "halfway", key);
     guest.begin(&["f"]);
     guest.range(0, &entries(&[file("f", 1 << 20)]));
     guest.say(&ToServer::ContentStart { range: 0, entry: 0 });
-    let half = vec![7; 128 * 1024];
-    guest.say(&ToServer::ContentData(&half));
+    let part = vec![7; HALF / 4];
+    (0..4).for_each(|_| guest.say(&ToServer::ContentData(&part)));
     let incoming = server.data.join("incoming");
-    wait_until(|| tree::bytes_below(&incoming) >= half.len() as u64, "the half to be written");
+    wait_until(|| tree::bytes_below(&incoming) >= HALF as u64, "the half to be written");
     guest
 }
 
@@ -33,7 +36,7 @@ fn a_wish_to_stop_lets_an_upload_finish_and_waits_for_nobody_else() {
     let said = || std::fs::read_to_string(&log).unwrap_or_default();
     wait_until(|| said().contains("no new connections"), "the server to stop accepting");
     assert!(idle.hear().is_err(), "a session without work is closed");
-    guest.say(&ToServer::ContentEnd(sums(&vec![7; 128 * 1024])));
+    guest.say(&ToServer::ContentEnd(sums(&vec![7; HALF])));
     let row = guest.commit(1, 1);
     let stored = Instant::now();
     assert_eq!(stopping.join().unwrap(), 0);

@@ -65,14 +65,24 @@ impl Workplace {
 
     /// A command of the program, run in this folder, with no settings from outside.
     pub fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
+        let words: Vec<S> = words.into_iter().collect();
+        let is_local = words.iter().any(|word| word.as_ref() == "--local-server");
         let mut command = Command::new(PROGRAM);
         command.args(words).current_dir(self.path()).env_clear().env("HOME", self.path()).env("USER", "tester");
         command.stdin(Stdio::null());
-        // For the operator's commands on a data folder that no server holds.
+        self.give_storage_key(&mut command);
+        if is_sealed_at_rest() && is_local {
+            command.env("CYBERBACKUP_STORAGE_KEY_FILE", self.storage_key());
+            command.env("CYBERBACKUP_ENCRYPT_AT_REST", "1");
+        }
+        command
+    }
+
+    /// For the operator's commands on a data folder that no server holds, where all stores are sealed.
+    pub fn give_storage_key(&self, command: &mut Command) {
         if is_sealed_at_rest() && self.storage_key().exists() {
             command.env("CYBERBACKUP_STORAGE_KEY_FILE", self.storage_key());
         }
-        command
     }
 
     /// The key of the servers of a run with stores that are sealed.

@@ -2,6 +2,7 @@
 //! name. As web addresses do it, what a name cannot hold becomes `%` and two hex digits; `docs/migration.md` has the
 //! rules. Two files never get the same name, and a name says which file it is without a list beside it.
 
+use crate::base::order::sort;
 use crate::base::path::EntryPath;
 use crate::client::roots::Root;
 use crate::crypto::blake3_hash;
@@ -26,7 +27,7 @@ impl FlatNames {
     /// Names count from the last component of their root; where two roots end alike, from the top.
     pub fn new(roots: &[Root]) -> FlatNames {
         let mut ends: Vec<&[u8]> = roots.iter().filter_map(Root::path).map(EntryPath::name).collect();
-        ends.sort_unstable();
+        sort(&mut ends);
         let end_alike = ends.windows(2).any(|pair| pair[0] == pair[1]);
         let above = |root: &Root| root.parent().map_or(0, |parent| parent.as_bytes().len() + 1);
         let start = |root: &Root| if end_alike { 0 } else { above(root) };

@@ -36,6 +36,7 @@ pub fn repair(
     if !["keys", "clients", "snapshots", "received_files"].iter().any(|name| data.join(name).is_dir()) {
         return Err(OperatorError::NoServer { folder: data.to_path_buf() });
     }
+    let keys = StorageKeys { mend: true, ..keys };
     let store = Arc::new(Store::open_sealed(data, Disk::real(), keys)?);
     store.unlocked()?;
     let (mut rebuilt, mut removed, mut lost) = (0u64, 0u64, 0u64);

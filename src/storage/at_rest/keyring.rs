@@ -9,7 +9,8 @@ use super::reader::shape;
 use super::writer::seal_whole;
 use super::{SEGMENT, unsealable};
 use crate::crypto::sealed_file::{SEALED_END_BYTES_MIN, SEALED_HEADER_BYTES, SEALED_MAGIC};
-use crate::crypto::{KeyId, SealedForm, SealedHeader, SealedKeys, StorageKey};
+use crate::crypto::{KeyId, SealedForm, SealedHeader, SealedKeys, SealedKind, SealedPlace, StorageKey};
+use crate::storage::layout::ClientFolder;
 
 /// Cheap to clone; prints no key.
 #[derive(Debug, Clone)]
@@ -43,14 +44,9 @@ impl Keyring {
         self.ring.writing.as_ref().map(|key| key.id())
     }
 
-    /// The header and the keys of a new file; none where that is to be plain.
-    pub(super) fn create(&self, form: SealedForm) -> Option<(SealedHeader, SealedKeys)> {
-        self.ring.writing.as_ref().map(|key| create_with(key, form))
-    }
-
-    /// The same for a file that is to be plain and begins as if it were sealed.
-    pub(super) fn create_escaped(&self, form: SealedForm) -> (SealedHeader, SealedKeys) {
-        create_with(&self.ring.null, form)
+    /// For the files of one client: those of another it does not open.
+    pub fn of(&self, client: &ClientFolder) -> ClientKeyring {
+        ClientKeyring { keyring: self.clone(), client: client.as_str().into() }
     }
 
     /// About how many bytes of plaintext a file of so many bytes has, where new files are sealed as this one was: to
@@ -62,14 +58,6 @@ impl Keyring {
         }
     }
 
-    /// The bytes of a file that is written whole.
-    pub fn sealed(&self, bytes: Vec<u8>) -> Vec<u8> {
-        match self.create(SealedForm::Segments) {
-            None => bytes,
-            Some(sealing) => seal_whole(sealing, &bytes),
-        }
-    }
-
     fn operators_keys(&self) -> impl Iterator<Item = &StorageKey> {
         self.ring.writing.iter().chain(&self.ring.reading).map(Arc::as_ref)
     }
@@ -77,6 +65,67 @@ impl Keyring {
     fn find(&self, id: KeyId) -> Option<&StorageKey> {
         let null = Some(&self.ring.null).filter(|_| self.ring.allows_plain);
         self.operators_keys().chain(null).find(|key| key.id() == id)
+    }
+}
+
+/// Of the files of one client.
+#[derive(Debug, Clone)]
+pub struct ClientKeyring {
+    keyring: Keyring,
+    client: Arc<str>,
+}
+
+impl ClientKeyring {
+    /// For those of one kind.
+    pub fn files(&self, kind: SealedKind) -> FileKeyring {
+        FileKeyring { keyring: self.keyring.clone(), client: self.client.clone(), kind }
+    }
+
+    /// As [`Keyring::writing`].
+    pub fn writing(&self) -> Option<KeyId> {
+        self.keyring.writing()
+    }
+}
+
+/// Of one kind of the files of one client.
+#[derive(Debug, Clone)]
+pub struct FileKeyring {
+    keyring: Keyring,
+    client: Arc<str>,
+    kind: SealedKind,
+}
+
+impl FileKeyring {
+    /// As [`Keyring::writing`].
+    pub fn writing(&self) -> Option<KeyId> {
+        self.keyring.writing()
+    }
+
+    fn keys(&self, key: &StorageKey, header: &SealedHeader) -> SealedKeys {
+        SealedKeys::derive(key, header, SealedPlace { kind: self.kind, client: &self.client })
+    }
+
+    /// The header and the keys of a new file; none where that is to be plain.
+    pub(super) fn create(&self, form: SealedForm) -> Option<(SealedHeader, SealedKeys)> {
+        self.keyring.ring.writing.as_ref().map(|key| self.create_with(key, form))
+    }
+
+    /// The same for a file that is to be plain and begins as if it were sealed.
+    pub(super) fn create_escaped(&self, form: SealedForm) -> (SealedHeader, SealedKeys) {
+        self.create_with(&self.keyring.ring.null, form)
+    }
+
+    fn create_with(&self, key: &StorageKey, form: SealedForm) -> (SealedHeader, SealedKeys) {
+        let header = SealedHeader::create(form, key.id());
+        (header, self.keys(key, &header))
+    }
+
+    /// The bytes of a file that is written whole.
+    pub fn sealed(&self, bytes: Vec<u8>) -> Vec<u8> {
+        match self.create(SealedForm::Segments) {
+            None => bytes,
+            Some(sealing) => seal_whole(sealing, &bytes),
+        }
     }
 
     /// The header and the keys of a file; none where it is plain.
@@ -89,26 +138,19 @@ impl Keyring {
         let is_whole = filled == bytes.len();
         // A damaged magic does not make a plain file of a sealed one.
         let key = SealedHeader::key_of(&bytes);
-        let names_a_key = is_whole && self.operators_keys().any(|known| known.id() == key);
+        let names_a_key = is_whole && self.keyring.operators_keys().any(|known| known.id() == key);
         if !bytes.starts_with(&SEALED_MAGIC) && !names_a_key {
-            return match self.ring.allows_plain {
+            return match self.keyring.ring.allows_plain {
                 true => Ok(None),
                 false => Err(unsealable("it is not sealed")),
             };
         }
         let decoded = SealedHeader::decode(&bytes).ok().filter(|header| is_whole && header.form == form);
         let header = decoded.ok_or_else(|| unsealable("the header of the sealed file is damaged"))?;
-        let key = self.find(header.key);
+        let key = self.keyring.find(header.key);
         let key = key.ok_or_else(|| unsealable(format!("it is sealed with the storage key {}", header.key)))?;
-        let keys = SealedKeys::derive(key, &header);
-        Ok(Some((header, keys)))
+        Ok(Some((header, self.keys(key, &header))))
     }
-}
-
-fn create_with(key: &StorageKey, form: SealedForm) -> (SealedHeader, SealedKeys) {
-    let header = SealedHeader::create(form, key.id());
-    let keys = SealedKeys::derive(key, &header);
-    (header, keys)
 }
 
 /// Reads from the start of the file, up to its end; gives how much.

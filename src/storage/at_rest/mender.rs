@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use super::keyring::Keyring;
+use super::keyring::FileKeyring;
 use super::reader::{read_end, shape};
 use super::{SEGMENT, slot_start, unsealable};
 use crate::base::durable::Disk;
@@ -46,7 +46,7 @@ struct Patch {
 
 impl Mender {
     /// `file` is open for reading and writing.
-    pub fn open(disk: &Disk, file: File, name: &[u8], keyring: &Keyring) -> io::Result<Mender> {
+    pub fn open(disk: &Disk, file: File, name: &[u8], keyring: &FileKeyring) -> io::Result<Mender> {
         let sealed = match keyring.open(&file, SealedForm::Segments)? {
             None => None,
             Some((_, keys)) => Some(Sealed::open(&file, keys)?),

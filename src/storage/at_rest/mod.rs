@@ -15,7 +15,8 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use keyring::Keyring;
+pub use crate::crypto::SealedKind;
+pub use keyring::{ClientKeyring, FileKeyring, Keyring};
 pub use mender::Mender;
 pub use reader::{Ending, StoredFile, is_sealed_with, read_stored_file};
 pub use records::{RecordReader, RecordWriter};

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
-use super::keyring::{Keyring, key_of};
+use super::keyring::{FileKeyring, key_of};
 use super::{HEADER, SEGMENT, SLOT, slot_start, unsealable};
 use crate::base::limits::{SEALED_HOLE_EXPONENTS, SEALED_HOLE_SEGMENTS};
 use crate::crypto::sealed_file::{
@@ -34,7 +34,7 @@ pub enum StoredFile {
 impl StoredFile {
     /// # Errors
     /// `InvalidData` where the file is not what was written, as far as its header and its end tell.
-    pub fn open(file: File, keyring: &Keyring, ending: Ending) -> io::Result<StoredFile> {
+    pub fn open(file: File, keyring: &FileKeyring, ending: Ending) -> io::Result<StoredFile> {
         match keyring.open(&file, SealedForm::Segments)? {
             None => Ok(StoredFile::Plain(file)),
             Some((_, keys)) => Ok(StoredFile::Sealed(Box::new(SealedReader::open(file, keys, ending)?))),
@@ -110,7 +110,7 @@ impl StoredFile {
 }
 
 /// Reads a file of the store whole, unless its plaintext is larger than `limit`.
-pub fn read_stored_file(path: &Path, limit: u64, keyring: &Keyring) -> Result<Vec<u8>, StoreError> {
+pub fn read_stored_file(path: &Path, limit: u64, keyring: &FileKeyring) -> Result<Vec<u8>, StoreError> {
     let file = File::open(path).at("open", path)?;
     let mut file = StoredFile::open(file, keyring, Ending::Required).at("open", path)?;
     let length = file.length().at("look at", path)?;

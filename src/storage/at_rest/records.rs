@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::keyring::Keyring;
+use super::keyring::FileKeyring;
 use super::{HEADER, unsealable};
 use crate::base::durable::{Disk, NewFile};
 use crate::crypto::sealed_file::{RECORD_LENGTH_BYTES, SEALED_RECORD_BYTES_MAX};
@@ -33,7 +33,12 @@ struct Sealing {
 
 impl RecordWriter {
     /// Makes a new file.
-    pub fn create(disk: &Disk, folder: BorrowedFd<'_>, name: &[u8], keyring: &Keyring) -> io::Result<RecordWriter> {
+    pub fn create(
+        disk: &Disk,
+        folder: BorrowedFd<'_>,
+        name: &[u8],
+        keyring: &FileKeyring,
+    ) -> io::Result<RecordWriter> {
         let file = disk.create_file(folder, name)?;
         let created = keyring.create(SealedForm::Records);
         let sealing = created.map(|(header, keys)| Sealing { header, keys, number: 0 });
@@ -46,7 +51,7 @@ impl RecordWriter {
         folder: BorrowedFd<'_>,
         name: &[u8],
         length: u64,
-        keyring: &Keyring,
+        keyring: &FileKeyring,
     ) -> io::Result<RecordWriter> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let reading = File::from(rustix::fs::openat(folder, name, flags, Mode::empty())?);
@@ -132,7 +137,7 @@ pub struct RecordReader {
 impl RecordReader {
     /// # Errors
     /// `InvalidData` where the file is not sealed as new files are.
-    pub fn open(file: File, keyring: &Keyring) -> io::Result<RecordReader> {
+    pub fn open(file: File, keyring: &FileKeyring) -> io::Result<RecordReader> {
         let sealing = match file.metadata()?.len() {
             0 => None,
             _ => keyring.open(&file, SealedForm::Records)?,

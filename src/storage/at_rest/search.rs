@@ -11,6 +11,7 @@ use super::keyring::key_of;
 use super::state::SealingState;
 use crate::base::folder::open_folder;
 use crate::base::limits::{SEALING_SEARCH_CLIENTS_MAX, SEALING_SEARCH_FILES_MAX};
+use crate::base::order::sort_by;
 use crate::crypto::{KeyId, StorageKey};
 use crate::storage::error::{At, StoreError};
 use crate::storage::layout::{Layout, names_in};
@@ -62,7 +63,7 @@ fn key_of_indexes(path: &Path) -> Result<Option<KeyId>, StoreError> {
     let mut names = names_in(path)?;
     names.retain(|name| name.ends_with(".index"));
     // Their names begin with the time.
-    names.sort_unstable_by(|left, right| right.cmp(left));
+    sort_by(&mut names, |left, right| right.cmp(left));
     for name in names.iter().take(SEALING_SEARCH_FILES_MAX) {
         if let Seen::Sealed(key) = look(folder.as_fd(), name.as_bytes()).at("read", &path.join(name))? {
             return Ok(Some(key));
@@ -116,5 +117,5 @@ pub(super) fn find_state(layout: &Layout, key: KeyId) -> Result<SealingState, St
         });
         walked.at("look through", &path)?;
     }
-    Ok(SealingState { key: Some(key), also: also.into_iter().collect(), also_plain, rekeying: false })
+    Ok(SealingState { key: Some(key), also: also.into_iter().collect(), also_plain, rekeying: also.is_some() })
 }

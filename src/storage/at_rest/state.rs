@@ -27,6 +27,9 @@ pub struct StorageKeys {
     pub key: Option<Arc<StorageKey>>,
     /// A store that is not sealed is from now on: what is new in it.
     pub begin: bool,
+    /// A `sealing.json` that is damaged counts as one that is gone, but is not written before a
+    /// [repair](crate::storage::Store::repair) is asked for.
+    pub mend: bool,
 }
 
 impl StorageKeys {
@@ -43,7 +46,7 @@ impl StorageKeys {
             None => StorageKeys::default(),
             Some(_) => {
                 let key = StorageKey::parse(&[b'7'; 64]).expect("64 hex digits");
-                StorageKeys { key: Some(Arc::new(key)), begin: true }
+                StorageKeys { key: Some(Arc::new(key)), begin: true, mend: false }
             }
         }
     }
@@ -54,7 +57,8 @@ impl StorageKeys {
 pub struct SealingState {
     /// What new files are sealed with; none where they are plain.
     pub key: Option<KeyId>,
-    /// What else the files may be sealed with.
+    /// What else the files may be sealed with: while a `rekey` is under way, and what one left as it was since it could
+    /// not be read.
     pub also: Vec<KeyId>,
     /// Some may not be sealed.
     pub also_plain: bool,
@@ -93,17 +97,39 @@ impl SealingState {
     /// store that is plain.
     pub fn wanted_key(data: &Path) -> Result<Option<KeyId>, StoreError> {
         match SealingState::read(data)? {
-            Some(state) => Ok(state.key.or(state.also.first().copied())),
+            Some(state) => Ok(state.wanted()),
             None => search::find_key(data),
         }
     }
 
-    /// As [`read`](SealingState::read); where `sealing.json` is not there and sealed files are, what they say.
+    /// As [`read`](SealingState::read); where `sealing.json` is not there, or damaged, and sealed files are, what they say.
     pub fn read_or_find(layout: &Layout) -> Result<Option<SealingState>, StoreError> {
-        match SealingState::read(layout.data())? {
-            Some(state) => Ok(Some(state)),
-            None => search::find_key(layout.data())?.map(|key| search::find_state(layout, key)).transpose(),
+        let damage = match SealingState::read(layout.data()) {
+            Ok(Some(state)) => return Ok(Some(state)),
+            Ok(None) => None,
+            Err(error @ StoreError::Damaged { .. }) => Some(error),
+            Err(error) => return Err(error),
+        };
+        match (search::find_key(layout.data())?, damage) {
+            (Some(key), _) => search::find_state(layout, key).map(Some),
+            (None, Some(error)) => Err(error),
+            (None, None) => Ok(None),
         }
+    }
+
+    /// Whether there is one that is damaged.
+    pub fn is_damaged(data: &Path) -> bool {
+        matches!(SealingState::read(data), Err(StoreError::Damaged { .. }))
+    }
+
+    /// Whether new files are not sealed, and a server needs no key.
+    fn is_plain(&self) -> bool {
+        self.key.is_none() && !self.rekeying
+    }
+
+    /// The key without which contents cannot be read.
+    fn wanted(&self) -> Option<KeyId> {
+        self.key.or_else(|| self.also.first().copied().filter(|_| self.rekeying))
     }
 
     /// On the disk when this returns.
@@ -144,15 +170,24 @@ impl Opening {
     /// what is not sealed in it.
     pub fn of(layout: &Layout, disk: &Disk, keys: StorageKeys) -> Result<Opening, StoreError> {
         let data = layout.data();
-        let wanted = SealingState::wanted_key(data)?;
-        if let (Some(wanted), Some(key), None) = (wanted, &keys.key, SealingState::read(data)?) {
-            regain(layout, disk, wanted, key.id())?;
-        }
-        let state = match (SealingState::read(data)?, &keys.key) {
-            (None, Some(key)) if keys.begin => {
+        let known = match SealingState::read(data) {
+            Err(StoreError::Damaged { .. }) if keys.mend => None,
+            read => read?,
+        };
+        let wanted = match &known {
+            Some(state) => state.wanted(),
+            None => search::find_key(data)?,
+        };
+        let known = match (known, wanted, &keys.key) {
+            (None, Some(wanted), Some(key)) => Some(regain(layout, disk, wanted, key.id(), !keys.mend)?),
+            (known, ..) => known,
+        };
+        let state = match (known, &keys.key) {
+            (state, Some(key)) if keys.begin && state.as_ref().is_none_or(SealingState::is_plain) => {
                 // A store that has no client has no contents.
                 let also_plain = !names_in(&layout.clients())?.is_empty();
-                let state = SealingState { key: Some(key.id()), also_plain, ..SealingState::default() };
+                let also = state.map_or(Vec::new(), |state| state.also);
+                let state = SealingState { key: Some(key.id()), also, also_plain, rekeying: false };
                 state.write(disk, data)?;
                 Some(state)
             }
@@ -166,9 +201,9 @@ impl Opening {
             (None, None) => Ok(Opening { keyring: Keyring::plain(), locked: None }),
             (None, Some(_)) => Err(StoreError::NotSealed { path: path() }),
             (Some(state), Some(_)) if state.rekeying => Err(unfinished(path(), &state)),
+            (Some(state), None) if state.is_plain() => Ok(Opening { keyring: Keyring::plain(), locked: None }),
             (Some(state), None) => {
-                let wanted = state.key.or(state.also.first().copied());
-                Ok(Opening { keyring: Keyring::new(None, Vec::new(), false), locked: wanted })
+                Ok(Opening { keyring: Keyring::new(None, Vec::new(), false), locked: state.wanted() })
             }
             (Some(state), Some(key)) if state.key == Some(key.id()) => {
                 Ok(Opening { keyring: Keyring::new(Some(key), Vec::new(), state.also_plain), locked: None })
@@ -181,8 +216,15 @@ impl Opening {
     }
 }
 
-/// Writes a `sealing.json` that is gone anew, where the key that was given is the one that is `wanted`.
-fn regain(layout: &Layout, disk: &Disk, wanted: KeyId, given: KeyId) -> Result<(), StoreError> {
+/// What a `sealing.json` that is gone said, written anew unless the repair does it; where the key that was given is the
+/// one that is `wanted`.
+fn regain(
+    layout: &Layout,
+    disk: &Disk,
+    wanted: KeyId,
+    given: KeyId,
+    is_written: bool,
+) -> Result<SealingState, StoreError> {
     let path = layout.data().to_path_buf();
     if given != wanted {
         return Err(StoreError::StorageKeyWanted { path, wanted, given: Some(given) });
@@ -191,12 +233,16 @@ fn regain(layout: &Layout, disk: &Disk, wanted: KeyId, given: KeyId) -> Result<(
     if !state.also.is_empty() {
         return Err(unfinished(path, &state));
     }
+    if !is_written {
+        return Ok(state);
+    }
     log::warn!(
         "{SEALING_NAME} was gone and is written anew, as the files say: the store is sealed with the storage key \
          {wanted}{}",
         if state.also_plain { ", and has files that are not sealed" } else { "" }
     );
-    state.write(disk, layout.data())
+    state.write(disk, layout.data())?;
+    Ok(state)
 }
 
 /// The error that names the keys a `rekey` that is not finished wants.

@@ -15,21 +15,30 @@ use crate::base::folder::open_folder;
 use crate::base::limits::SEALED_BATCH_SEGMENTS;
 use crate::crypto::StorageKey;
 use crate::crypto::sealed_file::{SEALED_END_BYTES_MIN, SEALED_MAGIC};
+use crate::storage::layout::ClientFolder;
 use crate::storage::received::open_to_mend;
 
 const NAME: &[u8] = b"file";
 
-fn sealing() -> Keyring {
-    Keyring::new(Some(Arc::new(StorageKey::random())), Vec::new(), false)
+fn contents(keyring: &Keyring) -> FileKeyring {
+    keyring.of(&ClientFolder::parse("ada-00112233").unwrap()).files(SealedKind::Content)
+}
+
+fn sealing() -> FileKeyring {
+    contents(&Keyring::new(Some(Arc::new(StorageKey::random())), Vec::new(), false))
+}
+
+fn plain() -> FileKeyring {
+    contents(&Keyring::plain())
 }
 
 struct Place {
     folder: tempfile::TempDir,
-    keyring: Keyring,
+    keyring: FileKeyring,
 }
 
 impl Place {
-    fn new(keyring: Keyring) -> Place {
+    fn new(keyring: FileKeyring) -> Place {
         Place { folder: tempfile::tempdir().unwrap(), keyring }
     }
 
@@ -160,7 +169,7 @@ proptest! {
         is_sealed in prop::bool::weighted(0.8),
         places in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..70_000), 8),
     ) {
-        let place = Place::new(if is_sealed { sealing() } else { Keyring::plain() });
+        let place = Place::new(if is_sealed { sealing() } else { plain() });
         let model = run_story(&place, &steps);
         prop_assert!(place.read(Ending::Required).unwrap() == model);
         let file = File::open(place.path()).unwrap();
@@ -212,7 +221,7 @@ fn every_flipped_byte_is_found_or_harmless() {
 #[test]
 fn a_flipped_byte_is_found_in_a_store_that_may_hold_plain_files() {
     let key = Arc::new(StorageKey::random());
-    let place = Place::new(Keyring::new(Some(key), Vec::new(), true));
+    let place = Place::new(contents(&Keyring::new(Some(key), Vec::new(), true)));
     let stored = place.store(&bytes_of(100, 3));
     for at in 0..stored.len() {
         let mut flipped = stored.clone();
@@ -262,7 +271,7 @@ fn segments_cannot_be_swapped_repeated_dropped_or_taken_from_another_file() {
 
 #[test]
 fn a_plain_file_never_begins_like_a_sealed_one() {
-    let place = Place::new(Keyring::plain());
+    let place = Place::new(plain());
     let looks = [&SEALED_MAGIC[..], b" and more"].concat();
     for (number, first) in [1, 4, 8, 12].into_iter().enumerate() {
         let place = Place::new(place.keyring.clone());
@@ -305,13 +314,36 @@ fn without_the_key_or_with_another_nothing_is_read() {
     let place = Place::new(sealing());
     place.store(b"content");
     let file = || File::open(place.path()).unwrap();
-    for keyring in [sealing(), Keyring::plain(), Keyring::new(None, Vec::new(), false)] {
+    for keyring in [sealing(), plain(), contents(&Keyring::new(None, Vec::new(), false))] {
         let error = StoredFile::open(file(), &keyring, Ending::Required).unwrap_err();
         let id = place.keyring.writing().unwrap();
         assert_eq!(error.to_string(), format!("it is sealed with the storage key {id}"));
     }
     place.put(b"plain content, where none may be, and longer than a header would be: 64 bytes");
     assert_eq!(place.read(Ending::Required).unwrap_err().to_string(), "it is not sealed");
+}
+
+#[test]
+fn a_file_opens_as_what_it_is_and_as_its_clients_and_in_no_other_place() {
+    let key = Arc::new(StorageKey::random());
+    for keyring in [Keyring::new(Some(key), Vec::new(), false), Keyring::plain()] {
+        let client = |name| keyring.of(&ClientFolder::parse(name).unwrap());
+        let place = Place::new(client("ada-00112233").files(SealedKind::Content));
+        // In a plain store the escape is bound as well.
+        place.store(&[&SEALED_MAGIC[..], b"content"].concat());
+        assert!(place.read(Ending::Required).is_ok());
+        let elsewhere = [
+            client("ada-00112234").files(SealedKind::Content),
+            client("ada-00112233").files(SealedKind::Delta),
+            client("ada-00112233").files(SealedKind::Waiting),
+        ];
+        for other in elsewhere {
+            let opened = StoredFile::open(File::open(place.path()).unwrap(), &other, Ending::Required);
+            assert_eq!(opened.unwrap_err().kind(), io::ErrorKind::InvalidData, "{other:?}");
+            let growing = StoredFile::open(File::open(place.path()).unwrap(), &other, Ending::Growing);
+            assert_eq!(growing.unwrap().length().unwrap(), 0, "{other:?}");
+        }
+    }
 }
 
 #[test]
@@ -343,7 +375,7 @@ fn a_damaged_segment_is_mended_when_all_of_it_is_known() {
     assert_eq!(place.read(Ending::Required).unwrap(), bytes);
 }
 
-fn read_records(path: &Path, keyring: &Keyring) -> Vec<u8> {
+fn read_records(path: &Path, keyring: &FileKeyring) -> Vec<u8> {
     let mut bytes = Vec::new();
     RecordReader::open(File::open(path).unwrap(), keyring).unwrap().read_to_end(&mut bytes).unwrap();
     bytes

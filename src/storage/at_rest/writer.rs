@@ -13,7 +13,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::keyring::Keyring;
+use super::keyring::FileKeyring;
 use super::reader::{Ending, StoredFile, find_hole};
 use super::{HEADER, SEGMENT, SLOT, slot_start, unsealable};
 use crate::base::durable::{Disk, NewFile};
@@ -32,7 +32,7 @@ pub struct FileWriter {
     file: NewFile,
     /// None while nothing is sealed.
     sealing: Option<Box<Sealing>>,
-    keyring: Keyring,
+    keyring: FileKeyring,
 }
 
 #[derive(Debug)]
@@ -52,10 +52,28 @@ struct Sealing {
 
 impl FileWriter {
     /// Makes a new file, sealed where the keyring has a key to write with.
-    pub fn create(disk: &Disk, folder: BorrowedFd<'_>, name: &[u8], keyring: &Keyring) -> io::Result<FileWriter> {
+    pub fn create(
+        disk: &Disk,
+        folder: BorrowedFd<'_>,
+        name: &[u8],
+        keyring: &FileKeyring,
+    ) -> io::Result<FileWriter> {
         let file = disk.create_file(folder, name)?;
         let sealing = keyring.create(SealedForm::Segments).map(Sealing::new).map(Box::new);
         Ok(FileWriter { file, sealing, keyring: keyring.clone() })
+    }
+
+    /// Makes a new file that can hold bytes that are lost: one that is sealed, under a key that is no secret where the
+    /// store is plain.
+    pub fn create_with_losses(
+        disk: &Disk,
+        folder: BorrowedFd<'_>,
+        name: &[u8],
+        keyring: &FileKeyring,
+    ) -> io::Result<FileWriter> {
+        let mut file = FileWriter::create(disk, folder, name, keyring)?;
+        file.sealing.get_or_insert_with(|| Box::new(Sealing::new(keyring.create_escaped(SealedForm::Segments))));
+        Ok(file)
     }
 
     /// Opens a file again to go on behind its first `length` bytes, or fewer where it is shorter. `rest` is what lies behind the
@@ -69,7 +87,7 @@ impl FileWriter {
         name: &[u8],
         length: u64,
         rest: &[u8],
-        keyring: &Keyring,
+        keyring: &FileKeyring,
     ) -> io::Result<Option<FileWriter>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let reading = File::from(rustix::fs::openat(folder, name, flags, Mode::empty())?);
@@ -118,8 +136,8 @@ impl FileWriter {
         }
     }
 
-    /// Appends bytes that are lost: at a segment's border, and no more than one segment. In a sealed file they stay
-    /// unreadable, in a plain one they are a hole.
+    /// Appends bytes that are lost: at a segment's border, and no more than one segment. In a sealed file a whole
+    /// segment of them stays unreadable, in a plain one they are a hole.
     pub fn lose(&mut self, bytes: u64) -> io::Result<()> {
         match &mut self.sealing {
             Some(sealing) if bytes == SEGMENT => sealing.lose(&mut self.file),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Outcome, Repair, Repaired, head_copy, ids, read_headless_index};
 use crate::base::ids::{ClientId, UserName};
+use crate::base::order::set_of;
 use crate::base::time::Timestamp;
 use crate::storage::catalog::read_head;
 use crate::storage::client_removal::{id_of_removed, remove_data};
@@ -77,12 +78,12 @@ impl Repair<'_> {
 
     /// Who a folder's snapshots belong to; none where nothing in it tells.
     fn ask(&self, folder: &ClientFolder) -> Result<Option<(ClientId, Told)>, StoreError> {
-        let path = self.shared.layout.snapshots(folder);
+        let (path, keyring) = (self.shared.layout.snapshots(folder), self.shared.layout.keyring_of(folder));
         let names = names_in(&path)?;
-        let all: BTreeSet<_> = ids(&names, ".json").chain(ids(&names, ".index")).collect();
+        let all = set_of(ids(&names, ".json").chain(ids(&names, ".index")));
         let mut found: Option<(ClientId, Told)> = None;
         for id in all {
-            let copy = read_headless_index(&path, id, self.shared.layout.keyring())?.as_ref().and_then(head_copy);
+            let copy = read_headless_index(&path, id, &keyring)?.as_ref().and_then(head_copy);
             let told = match (copy, read_head(&path, id).ok()) {
                 (Some((head, name)), _) => Some((head, name)),
                 (None, head) => head.map(|head| (head, None)),

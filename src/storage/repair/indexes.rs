@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::ClientRepair;
 use super::pool::Pooled;
 use crate::base::ids::{SnapshotId, UserName};
+use crate::base::order::sort_by_key;
 use crate::base::path::EntryPath;
 use crate::storage::error::StoreError;
 use crate::storage::head::Head;
@@ -43,7 +44,7 @@ impl ClientRepair<'_, '_> {
         let mut own: Vec<&Pooled> =
             pool.ranges.iter().filter(|pooled| !pooled.is_named).filter(is_possible).collect();
         // What it brought something of is its own before anything else.
-        own.sort_by_key(|pooled| !pooled.brought_by.contains(&head.id));
+        sort_by_key(&mut own, |pooled| !pooled.brought_by.contains(&head.id));
         let own: Vec<IndexRecord> = own.into_iter().map(|pooled| pooled.record.clone()).collect();
         for later in &later {
             let later: Vec<IndexRecord> = later
@@ -81,7 +82,7 @@ impl ClientRepair<'_, '_> {
     fn followers(&self, head: &Head) -> Vec<SnapshotId> {
         let mut later: Vec<&Arc<Head>> =
             self.heads.values().filter(|other| other.sequence > head.sequence).collect();
-        later.sort_by_key(|other| (other.parent != Some(head.id), other.sequence));
+        sort_by_key(&mut later, |other| (other.parent != Some(head.id), other.sequence));
         later.into_iter().map(|other| other.id).collect()
     }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::base::ids::SnapshotId;
-use crate::storage::at_rest::Ending;
+use crate::storage::at_rest::{Ending, SealedKind};
 use crate::storage::blocks_format::{BlocksPlace, HEADER_BYTES, Map, Source, record_bytes};
 use crate::storage::blocks_reader::{ClientFiles, open_blocks};
 
@@ -43,7 +43,8 @@ impl LargePlaces {
 }
 
 fn read(files: &ClientFiles, snapshot: SnapshotId) -> Option<Vec<LargePlace>> {
-    let mut file = open_blocks(&files.blocks(snapshot), snapshot, files.keyring(), Ending::Required).ok()?;
+    let keyring = files.keyring().files(SealedKind::Blocks);
+    let mut file = open_blocks(&files.blocks(snapshot), snapshot, &keyring, Ending::Required).ok()?;
     let length = file.length().ok()?;
     let (mut found, mut offset): (Vec<(Map, BlocksPlace)>, u64) = (Vec::new(), HEADER_BYTES as u64);
     while offset < length {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use crate::base::ids::{SnapshotId, hex, unhex};
+use crate::base::order::{set_of, sort_by};
 use crate::base::path::EntryPath;
 use crate::storage::at_rest::read_stored_file;
 use crate::storage::error::StoreError;
@@ -37,10 +38,10 @@ impl Pool {
         for file in names.iter().filter_map(|name| unhex::<HASH_BYTES>(name)) {
             let Some((record, entries)) = pool.open(&file)? else { continue };
             let contents = entries.iter().filter_map(|stored| stored.content.as_ref());
-            let brought_by = contents.map(StoredContent::snapshot).collect();
+            let brought_by = set_of(contents.map(StoredContent::snapshot));
             pool.ranges.push(Pooled { record, brought_by, is_named: named.contains(&file) });
         }
-        pool.ranges.sort_by(|left, right| {
+        sort_by(&mut pool.ranges, |left, right| {
             (&left.record.first, &left.record.file).cmp(&(&right.record.first, &right.record.file))
         });
         pool.places = pool.ranges.iter().enumerate().map(|(place, pooled)| (pooled.record.file, place)).collect();

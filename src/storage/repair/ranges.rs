@@ -11,6 +11,7 @@ use super::pool::{Pool, Pooled};
 use super::{ClientRepair, Outcome, RANGES_MENDED_MAX};
 use crate::base::ids::{SnapshotId, hex};
 use crate::base::limits::LARGE_FILE_BYTES;
+use crate::base::order::sort_by_key;
 use crate::base::path::EntryPath;
 use crate::storage::blocks_format::Source;
 use crate::storage::blocks_reader::ClientFiles;
@@ -18,7 +19,7 @@ use crate::storage::comparison::read_range;
 use crate::storage::error::StoreError;
 use crate::storage::head::Head;
 use crate::storage::index::IndexRecord;
-use crate::storage::layout::names_in;
+use crate::storage::layout::{RangeFolder, names_in};
 use crate::storage::range::{HASH_BYTES, Location, RECHECK, RangeEncoder, StoredContent, StoredEntry};
 
 /// Ranges that are remembered as read; one more is read again where another snapshot names it.
@@ -50,10 +51,11 @@ impl ClientRepair<'_, '_> {
     pub(super) fn ranges(&mut self) -> Result<(), StoreError> {
         let (damaged, more) = self.damaged_ranges()?;
         for (file, range) in damaged {
-            let path = self.repair.shared.layout.ranges(&self.client.folder).join(hex(&file));
+            let RangeFolder { path, keyring } = self.repair.shared.layout.range_files(&self.client.folder);
+            let path = path.join(hex(&file));
             match self.rebuilt_range(&range.record, &range.earliest)? {
                 Some(bytes) => {
-                    self.repair.write_sealed(&path, bytes)?;
+                    self.repair.write_sealed(&path, bytes, &keyring)?;
                     let text = "the range, from another one of the same entries".to_string();
                     self.tell(path, Outcome::Rebuilt, range.snapshots, text);
                 }
@@ -88,7 +90,7 @@ impl ClientRepair<'_, '_> {
         let (mut seen, mut more) = (HashSet::new(), 0);
         let mut damaged: BTreeMap<[u8; HASH_BYTES], DamagedRange> = BTreeMap::new();
         let mut heads: Vec<&Arc<Head>> = self.heads.values().collect();
-        heads.sort_by_key(|head| (head.sequence, head.id));
+        sort_by_key(&mut heads, |head| (head.sequence, head.id));
         for head in heads {
             let records = match self.records(head) {
                 Ok(records) => records,
@@ -182,7 +184,7 @@ impl ClientRepair<'_, '_> {
         let mut snapshots: Vec<SnapshotId> = brought.filter(|id| !self.is_later(*id, earliest)).collect();
         let sequence =
             |id: &SnapshotId| self.heads.get(id).or_else(|| self.dropped.get(id)).map(|head| head.sequence);
-        snapshots.sort_by_key(|id| (sequence(id), *id));
+        sort_by_key(&mut snapshots, |id| (sequence(id), *id));
         snapshots.dedup();
         let mut large = LargePlaces::default();
         let mut find = |path: &EntryPath, content: &StoredContent| {
@@ -218,7 +220,7 @@ fn flag_sets(record: &IndexRecord, entries: &[StoredEntry]) -> Vec<Vec<u8>> {
         return vec![without];
     }
     let mut newest: Vec<usize> = (0..entries.len()).filter(|place| entries[*place].content.is_some()).collect();
-    newest.sort_by_key(|place| {
+    sort_by_key(&mut newest, |place| {
         let entry = &entries[*place].entry;
         std::cmp::Reverse(entry.mtime.max(entry.ctime))
     });

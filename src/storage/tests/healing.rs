@@ -182,8 +182,10 @@ fn what_no_snapshot_needs_any_more_or_is_whole_again_leaves_the_list() {
     // Put right by hand: even a small sample looks at what was damaged.
     let client_folder = store.client(harmed.client).unwrap().folder.to_string();
     let first = data.path().join("received_files").join(&client_folder).join(ids[0].as_str()).join("root");
-    std::fs::write(first.join("a"), b"one").unwrap();
-    std::fs::write(first.join("b"), b"two").unwrap();
+    for (name, text) in [("a", b"one"), ("b", b"two")] {
+        let file = first.join(name);
+        std::fs::write(&file, keyring_for(&file).unwrap().sealed(text.to_vec())).unwrap();
+    }
     store.verify_client(harmed.client, Some(1), &mut |_| true).unwrap();
     assert_eq!(names(&store, harmed.client), expected[2..]);
     // A snapshot that cannot be read may need it.

@@ -256,7 +256,8 @@ fn damaged_and_torn_bytes_of_a_beginning_are_found_and_sent_again() {
             let store = case.open(Disk::real()).unwrap();
             let (head, sent) = case.run(&store, upload, &case.after).unwrap();
             println!("{name} {damage}: {} written", sent.written);
-            assert!(sent.written > 100_000, "{name} {damage}: {sent:?}");
+            // What the end of a sealed file held lies in the journal as well.
+            assert!(sent.written > 100_000 || is_sealed() && name == "blocks", "{name} {damage}: {sent:?}");
             check_snapshot(&store, &head, &case.after);
         }
     }
