@@ -223,6 +223,8 @@ pub const COMMANDS: &[Command] = &[
         summary: "have the server read stored files back and check them",
         about: "Checks size, CRC32 and BLAKE3 of everything this client has stored, or of one snapshot. Damaged\n\
                 files are named (exit 6), and the next backup stores them again if they are still there.\n\
+                Of a vault the server checks its checksums; with the full key (--vault-key or a passphrase given)\n\
+                this host opens heads and lists and follows their chain, with --read-data all contents too.\n\
                 The operator's \"verify --data DIR\" checks all that a server keeps, or a sample of it, and names each\n\
                 damaged file of the store with the snapshots that need it. It works beside a running server too.",
         flags: &[
@@ -235,7 +237,9 @@ pub const COMMANDS: &[Command] = &[
                 ),
                 valued("snapshot", "ID", "only this snapshot: an id, a unique beginning of one, or latest"),
                 valued("root", "PATH", "with latest: the newest snapshot of this root"),
+                switch("read-data", "of a vault: fetch and open every content too"),
             ],
+            VAULT_KEY,
             CLIENT,
             COMMON,
         ],

@@ -13,7 +13,8 @@ use crate::base::path::display_bytes;
 use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::base::shutdown::Shutdown;
 use crate::client::json::{entry_json, size, snapshot_json};
-use crate::client::{ClientError, ExitCode, ListSummary, Listed, Session};
+use crate::client::vault::Telling;
+use crate::client::{ClientError, Damage, ExitCode, ListSummary, Listed, Session};
 use crate::protocol::message::SnapshotRow;
 
 /// Opens a session for a command that only looks.
@@ -158,12 +159,18 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         return Err(UsageError(text).into());
     }
     let selection = selection(arguments, default)?;
+    let read_data = arguments.is_on("read-data");
     let (mut session, _setup) = session(arguments, output, shutdown, "verify")?;
     let progress = |files, bytes| {
         let totals = Totals { files_done: files, bytes_done: bytes, ..Totals::default() };
         output.event(Event::Progress { totals, current_file: &[] });
     };
-    let summary = session.verify(selection, progress, |damage| output.damage_event(damage))?;
+    let mut summary = session.verify(selection.clone(), progress, |damage| output.damage_event(damage))?;
+    if read_data || session.has_vault_key() {
+        let mut damage = |damage: &Damage| output.damage_event(damage);
+        let telling = Telling { progress: &mut { progress }, damage: &mut damage };
+        summary.join(session.verify_vaults(&selection, read_data, telling)?);
+    }
     close(session);
     output.end_progress();
     let count = summary.damaged.len() as u64 + summary.more_damaged;

@@ -227,6 +227,7 @@ impl<'a> Client<'a> {
             client,
             rotates_keys: server.rotates_keys,
             vault: self.vault.clone(),
+            looked_for: None,
             keeps_vaults: server.keeps_vaults,
         })
     }
@@ -365,6 +366,8 @@ pub struct Session {
     /// Whether the server lets keys be exchanged.
     pub(super) rotates_keys: bool,
     pub(super) vault: Option<Arc<VaultAccess>>,
+    /// A selector that was looked for among this client's snapshots, and whether it means none of them.
+    pub(super) looked_for: Option<(String, bool)>,
     /// Whether the server keeps vaults.
     pub(super) keeps_vaults: bool,
 }

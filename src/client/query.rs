@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use super::connect::Session;
 use super::error::ClientError;
-use super::vault::{Line, VaultAccess, VaultReader, is_about_entries, selection_of};
+use super::vault::{Line, VaultReader, selection_of};
 use crate::base::codec::Reader;
 use crate::base::entry::Entry;
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
+use crate::base::vault::VaultId;
 use crate::channel::{ChannelError, worker};
 use crate::crypto::{ContentHasher, ContentSums, FullKey};
-use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, Selection, SnapshotRow, ToClient, ToServer};
+use crate::protocol::message::{ContentEnd, EntryRow, Selection, SnapshotRow, ToClient, ToServer};
 
 /// An entry of a snapshot with what is known of its content.
 #[derive(Debug, Clone)]
@@ -92,6 +93,23 @@ pub struct VerifySummary {
     pub more_damaged: u64,
 }
 
+impl VerifySummary {
+    /// Adds what was found in another way: contents that were read here, too, are no further files.
+    pub fn join(&mut self, other: VerifySummary) {
+        self.files = self.files.max(other.files);
+        self.bytes = self.bytes.max(other.bytes);
+        self.more_damaged += other.more_damaged;
+        other.damaged.into_iter().for_each(|damage| self.add(damage));
+    }
+
+    pub(super) fn add(&mut self, damage: Damage) {
+        match self.damaged.len() < DAMAGES_NAMED_MAX {
+            true => self.damaged.push(damage),
+            false => self.more_damaged += 1,
+        }
+    }
+}
+
 /// Most damages that are kept by name; all are counted and told as they come.
 const DAMAGES_NAMED_MAX: usize = 10_000;
 
@@ -103,12 +121,28 @@ impl Session {
         request: &ToServer<'_>,
         handler: impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError> + Send,
     ) -> Result<R, ClientError> {
-        self.send(request)?;
+        let is_anothers = self.is_anothers(request)?;
+        if !is_anothers {
+            self.send(request)?;
+        }
         let vault = self.vault.clone();
-        self.converse(|mut line| match take_all(&mut line, request, vault.as_deref(), handler)? {
-            Answer::Whole(result) => Ok(result),
-            Answer::Sealed { key, id, mut handler } => {
-                take_sealed(VaultReader::new(line, key), request, id, &mut handler)
+        self.converse(|mut line| {
+            let mut handler = handler;
+            if is_anothers {
+                match vault.as_deref().map(|vault| vault.full_key(None)) {
+                    Some(Ok(key)) => return take_sealed(VaultReader::new(line, key), request, None, &mut handler),
+                    Some(Err(error @ ClientError::VaultKey { .. })) => return Err(error),
+                    // Nobody is to hear of a missing passphrase instead of a mistyped id: the server says it.
+                    Some(Err(_)) | None => line.send(request)?,
+                }
+            }
+            match take_all(&mut line, request, &mut handler)? {
+                Answer::Whole(result) => Ok(result),
+                Answer::Sealed(id, snapshot) => {
+                    let access = vault.as_deref().ok_or(ClientError::NoVaultKey { vault: Some(id) })?;
+                    let key = access.full_key(Some(id))?;
+                    take_sealed(VaultReader::new(line, key), request, Some(snapshot), &mut handler)
+                }
             }
         })
     }
@@ -132,6 +166,28 @@ impl Session {
             Ok(conversation) => conversation.result,
             Err(error) => Err(self.error(error)),
         }
+    }
+
+    /// Whether a request is about a snapshot that this client has not stored, and that may be in its vault.
+    fn is_anothers(&mut self, request: &ToServer<'_>) -> Result<bool, ClientError> {
+        let is_possible = self.vault.as_ref().is_some_and(|vault| vault.is_possible());
+        let Some(selection) = selection_of(request).filter(|_| is_possible) else { return Ok(false) };
+        let (selector, root) = (selection.snapshot.clone(), selection.root.clone());
+        if let Some((known, is_anothers)) = &self.looked_for
+            && *known == selector
+            && root.is_none()
+        {
+            return Ok(*is_anothers);
+        }
+        let mut is_own = false;
+        let row = |row: &SnapshotRow| {
+            let has_root = root.as_ref().is_none_or(|root| row.roots.contains(root));
+            is_own |= matches_selector(row.id, &selector) && has_root;
+            Ok(())
+        };
+        self.snapshots(row, |_| {})?;
+        self.looked_for = Some((selector, !is_own)).filter(|_| root.is_none());
+        Ok(!is_own)
     }
 
     /// The snapshots by sequence; those that cannot be read are given to `damage`.
@@ -217,10 +273,7 @@ impl Session {
             ToClient::Damage { snapshot, path, text } => {
                 let found = Damage { snapshot: *snapshot, path: path.clone(), text: text.clone() };
                 damage(&found);
-                match summary.damaged.len() < DAMAGES_NAMED_MAX {
-                    true => summary.damaged.push(found),
-                    false => summary.more_damaged += 1,
-                }
+                summary.add(found);
                 Ok(None)
             }
             ToClient::End { rows } => {
@@ -241,80 +294,54 @@ impl Session {
 }
 
 /// What a request led to.
-enum Answer<R, H> {
+enum Answer<R> {
     Whole(R),
-    /// The snapshot is a vault's, or in the vault if anywhere: the answer is to be made here.
-    Sealed {
-        key: Arc<FullKey>,
-        /// What the server says where it knows no such snapshot of this client.
-        id: Result<SnapshotId, ClientError>,
-        handler: H,
-    },
+    /// The snapshot is a vault's: the answer is to be made here.
+    Sealed(VaultId, SnapshotId),
 }
 
 /// Gives message after message to `handler` until it gives a result.
-fn take_all<R, H: FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError>>(
+fn take_all<R>(
     line: &mut Line<'_>,
     request: &ToServer<'_>,
-    vault: Option<&VaultAccess>,
-    mut handler: H,
-) -> Result<Answer<R, H>, ClientError> {
+    handler: &mut impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError>,
+) -> Result<Answer<R>, ClientError> {
     let mut sealed = None;
-    for is_first in std::iter::once(true).chain(std::iter::repeat(false)) {
-        match line.receive() {
-            Ok(ToClient::Busy { seconds }) => return Err(channel_error(ChannelError::Busy { seconds })),
-            Ok(ToClient::Snapshot(SnapshotRow { vault: Some(vault), id, .. })) if is_about_entries(request) => {
+    loop {
+        match (line.receive()?, sealed) {
+            (ToClient::Busy { seconds }, _) => return Err(channel_error(ChannelError::Busy { seconds })),
+            (ToClient::Snapshot(SnapshotRow { vault: Some(vault), id, .. }), None)
+                if selection_of(request).is_some() =>
+            {
                 sealed = Some((vault, id));
             }
-            Ok(message) => match sealed {
-                Some((id, snapshot)) if matches!(message, ToClient::End { .. }) => {
-                    let access = vault.ok_or(ClientError::NoVaultKey { vault: Some(id) })?;
-                    return Ok(Answer::Sealed { key: access.full_key(Some(id))?, id: Ok(snapshot), handler });
+            (ToClient::End { .. }, Some((vault, id))) => return Ok(Answer::Sealed(vault, id)),
+            (_, Some(_)) => return Err(unexpected()),
+            (message, None) => {
+                if let Some(result) = handler(&message)? {
+                    return Ok(Answer::Whole(result));
                 }
-                Some(_) => return Err(unexpected()),
-                None => {
-                    if let Some(result) = handler(&message)? {
-                        return Ok(Answer::Whole(result));
-                    }
-                }
-            },
-            Err(error @ ClientError::Failure { code: FailureCode::NotFound, .. }) => {
-                let vault = vault.filter(|vault| is_first && vault.is_possible() && may_be_anothers(request));
-                return match vault.map(|vault| vault.full_key(None)) {
-                    Some(Ok(key)) => Ok(Answer::Sealed { key, id: Err(error), handler }),
-                    Some(Err(other @ ClientError::VaultKey { .. })) => Err(other),
-                    // Nobody is to hear of a missing passphrase instead of a mistyped id.
-                    Some(Err(_)) | None => Err(error),
-                };
             }
-            Err(error) => return Err(error),
         }
     }
-    Err(lost())
 }
 
-/// Whether the snapshot that the server does not know may be one that another client stored in the vault.
-fn may_be_anothers(request: &ToServer<'_>) -> bool {
-    // A single file that is not found may also be lacking in a snapshot of this client: the newest one is such.
-    let is_single = matches!(request, ToServer::ReadFile { .. } | ToServer::ReadBlocks(_));
-    selection_of(request).is_some_and(|selection| !is_single || selection.snapshot != "latest")
+/// Whether a selector may mean the snapshot: `latest` may mean any.
+pub(super) fn matches_selector(id: SnapshotId, selector: &str) -> bool {
+    selector == "latest" || id.as_str().starts_with(selector)
 }
 
 /// Makes the answer from what is in the vault.
 fn take_sealed<R>(
     mut reader: VaultReader<'_>,
     request: &ToServer<'_>,
-    id: Result<SnapshotId, ClientError>,
+    id: Option<SnapshotId>,
     handler: &mut impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError>,
 ) -> Result<R, ClientError> {
     let opened = match (id, selection_of(request)) {
-        (Ok(id), _) => reader.open_by_id(id)?,
-        // What the server said first is the better answer.
-        (Err(missed), Some(selection)) => reader.open(selection).map_err(|error| match error {
-            ClientError::Failure { .. } => missed,
-            error => error,
-        })?,
-        (Err(missed), None) => return Err(missed),
+        (Some(id), _) => reader.open_by_id(id)?,
+        (None, Some(selection)) => reader.open(selection)?,
+        (None, None) => return Err(unexpected()),
     };
     let mut result = None;
     reader.answer(&opened, request, &mut |message| {

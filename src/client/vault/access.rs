@@ -1,5 +1,6 @@
 //! The full key of a vault, opened when it is first needed and once for a run.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::error::ClientError;
@@ -12,17 +13,23 @@ use crate::crypto::FullKey;
 pub struct VaultAccess {
     /// None where nothing but an open key is at hand.
     keys: Option<VaultKeys>,
+    state: PathBuf,
     opened: Mutex<Option<Arc<FullKey>>>,
 }
 
 impl VaultAccess {
     pub fn new(keys: VaultKeys) -> VaultAccess {
-        VaultAccess { keys: Some(keys), opened: Mutex::new(None) }
+        VaultAccess { state: keys.state.clone(), keys: Some(keys), opened: Mutex::new(None) }
     }
 
     /// A key that is open already, and no other.
-    pub fn of_open_key(key: Arc<FullKey>) -> VaultAccess {
-        VaultAccess { keys: None, opened: Mutex::new(Some(key)) }
+    pub fn of_open_key(key: Arc<FullKey>, state: &Path) -> VaultAccess {
+        VaultAccess { keys: None, state: state.to_path_buf(), opened: Mutex::new(Some(key)) }
+    }
+
+    /// The state folder.
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 
     /// Whether a full key may be here at all.

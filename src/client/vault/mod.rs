@@ -23,10 +23,12 @@ mod reader;
 pub(super) mod sealing;
 pub(super) mod spool;
 pub(super) mod uploading;
+mod verifying;
 mod walk;
 
 pub use access::VaultAccess;
 pub(super) use fetching::Line;
 pub use key_file::{VaultKeys, calibrate, create_vault};
 pub use passphrase::PassphraseSource;
-pub(super) use reader::{VaultReader, is_about_entries, selection_of};
+pub(super) use reader::{VaultReader, selection_of};
+pub use verifying::Telling;

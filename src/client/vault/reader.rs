@@ -14,7 +14,7 @@ use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
 use crate::base::vault::VaultId;
-use crate::crypto::FullKey;
+use crate::crypto::{FullKey, head_hash};
 use crate::protocol::message::{
     FailureCode, Page, ReadBlocks, Selection, SnapshotRow, StoredHead, ToClient, ToServer, VaultAnswer,
     VaultRequest, content_flag,
@@ -27,17 +27,14 @@ const LATEST: &str = "latest";
 pub struct Opened {
     pub row: SnapshotRow,
     pub head: VaultHead,
+    /// Of the sealed head.
+    pub hash: [u8; 32],
 }
 
 /// Reads one vault.
 pub struct VaultReader<'l> {
     pub fetcher: Fetcher<'l>,
     vault: VaultId,
-}
-
-/// Whether the answer to a request is one that only the key's holder can give.
-pub fn is_about_entries(request: &ToServer<'_>) -> bool {
-    selection_of(request).is_some()
 }
 
 /// What a request selects, if it asks for entries or contents.
@@ -77,7 +74,15 @@ impl<'l> VaultReader<'l> {
                 return Ok(opened);
             }
         }
-        let text = format!("no snapshot in the vault {} is meant by {:?}", self.vault, selection.snapshot);
+        let what = match (is_latest, &selection.root) {
+            (true, Some(root)) => format!("has the root {}", root.display()),
+            (true, None) => "is there yet".to_string(),
+            (false, _) => format!("begins with {selector:?}"),
+        };
+        let text = format!(
+            "no snapshot of this client, or in the vault {}, {what}: \"cyberbackup snapshots\" lists this client's",
+            self.vault
+        );
         Err(ClientError::Failure { code: FailureCode::NotFound, text })
     }
 
@@ -106,7 +111,7 @@ impl<'l> VaultReader<'l> {
             Ok(plain) => VaultHead::decode(plain).map_err(|error| damaged_head(id, &error.to_string()))?,
             Err(text) => return Err(damaged_head(id, &text)),
         };
-        Ok(Opened { row: self.row(&stored, &head), head })
+        Ok(Opened { row: self.row(&stored, &head), head, hash: head_hash(name, key, &sealed) })
     }
 
     fn row(&self, stored: &StoredHead<'_>, head: &VaultHead) -> SnapshotRow {
@@ -270,6 +275,18 @@ impl<'l> VaultReader<'l> {
         }
     }
 
+    /// Walks what is below the paths, for who wants to know whether it is whole.
+    pub fn check(
+        &mut self,
+        opened: &Opened,
+        paths: &[EntryPath],
+        choose: &mut dyn FnMut(&Found) -> Result<Choice, ClientError>,
+        emit: &mut Emit<'_>,
+    ) -> Result<(), ClientError> {
+        let mut contents = Contents::new(&mut self.fetcher, emit, false);
+        walk_with(&mut contents, opened, &mut Walk::new(paths, None), choose)
+    }
+
     fn walk(
         &mut self,
         opened: &Opened,
@@ -295,7 +312,7 @@ fn walk_with(
 }
 
 /// All of the content, where there is one.
-fn wanted(found: &Found) -> Wanted {
+pub fn wanted(found: &Found) -> Wanted {
     let is_readable = found.content.is_some_and(|content| content.flags & content_flag::UNREADABLE == 0);
     if found.entry.kind == EntryKind::File && is_readable { Wanted::Content } else { Wanted::Nothing }
 }

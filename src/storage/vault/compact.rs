@@ -5,11 +5,11 @@
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 
-use super::Vault;
 use super::index::Flush;
 use super::pack::{PackWriter, Scanned, Scanner, pack_name};
 use super::record::{Kind, NewRecord, Record};
 use super::rows::{KeyRow, ObjectRow, PackRow, Place};
+use super::{Vault, pack_rows};
 use crate::base::limits::{VAULT_OBJECTS_AT_ONCE, VAULT_PACK_BYTES};
 use crate::base::vault::ChunkName;
 use crate::storage::catalog::locked;
@@ -33,12 +33,14 @@ struct Copies {
 impl Vault {
     /// Empties packs; gives the bytes that the disk has back.
     pub fn compact(&self, is_stopped: &dyn Fn() -> bool) -> Result<u64, StoreError> {
-        let mut numbers: Vec<u32> = self.pack_rows()?.into_keys().collect();
+        let mut numbers: Vec<(bool, u32)> =
+            pack_rows(&self.index)?.into_iter().map(|(number, row)| (row.objects > 0, number)).collect();
+        // Empty ones first: nothing is to be copied into them.
         numbers.sort_unstable();
         let mut freed = 0u64;
         let mut copies = Copies::default();
         let mut result = Ok(());
-        for number in numbers {
+        for (_, number) in numbers {
             let row =
                 self.index.read(|index| Ok(index.packs.get(number)?.map(|row| PackRow::decode(row.value()))))?;
             let Some(row) = row.filter(|row| row.objects == 0 || row.live_bytes * 2 < row.indexed_bytes) else {
@@ -97,7 +99,9 @@ impl Vault {
         // Dead, or it has another place by now.
         let Some(wrapped) = wrapped else { return Ok(()) };
         if copies.pack.is_none() {
-            copies.pack = Some(self.claim_pack()?);
+            let pack = self.claim_pack()?;
+            copies.bytes += pack.length() - pack.flushed_bytes();
+            copies.pack = Some(pack);
         }
         let pack = copies.pack.as_mut().expect("claimed just now");
         let (before, path) = (pack.length(), self.pack_path(pack.number));

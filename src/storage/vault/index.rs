@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{
-    Builder, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend,
-    Table, WriteTransaction,
+    Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, Table,
+    WriteTransaction,
 };
 
 use super::record::Kind;
@@ -64,16 +64,33 @@ pub enum Flush {
 #[derive(Debug)]
 pub struct Index {
     path: PathBuf,
-    database: Database,
+    /// None only while it is being dropped.
+    database: Option<Database>,
     is_wrong: AtomicBool,
 }
 
 impl Index {
-    /// Opens the index file, which is there; an empty file becomes an index without rows.
+    /// Opens an index.
     ///
     /// # Errors
     /// `Damaged` where it is to be made anew.
     pub fn open(disk: &Disk, path: &Path) -> Result<Index, StoreError> {
+        let index = Index::open_database(disk, path)?;
+        match index.format()? {
+            Some(FORMAT_VERSION) => Ok(index),
+            Some(version) => Err(StoreError::NewerFormat { path: path.to_path_buf(), version }),
+            None => Err(StoreError::damaged(path, "it is no index of a vault")),
+        }
+    }
+
+    /// Makes the empty file at `path` an index without rows.
+    pub fn create(disk: &Disk, path: &Path) -> Result<Index, StoreError> {
+        let index = Index::open_database(disk, path)?;
+        index.write(Flush::Now, |tables| Ok(tables.meta.insert(FORMAT, FORMAT_VERSION).map(drop)?))?;
+        Ok(index)
+    }
+
+    fn open_database(disk: &Disk, path: &Path) -> Result<Index, StoreError> {
         let file = File::options().read(true).write(true).open(path).at("open", path)?;
         let backend = IndexFile { disk: disk.clone(), file };
         let open = || -> Result<Database, IndexError> {
@@ -81,23 +98,25 @@ impl Index {
             Ok(database)
         };
         let database = settle(path, catch_unwind(AssertUnwindSafe(open)))?;
-        let index = Index { path: path.to_path_buf(), database, is_wrong: AtomicBool::new(false) };
-        index.make_tables()?;
-        Ok(index)
+        Ok(Index { path: path.to_path_buf(), database: Some(database), is_wrong: AtomicBool::new(false) })
     }
 
-    fn make_tables(&self) -> Result<(), StoreError> {
-        let is_ready = |transaction: ReadTransaction| match transaction.open_table(META) {
+    /// Compares all pages with their sums.
+    pub fn check(&mut self) -> Result<(), StoreError> {
+        let database = self.database.as_mut().expect("there until it is dropped");
+        let checked = catch_unwind(AssertUnwindSafe(|| Ok(database.check_integrity()?)));
+        match settle(&self.path, checked)? {
+            true => Ok(()),
+            false => Err(StoreError::damaged(&self.path, "its pages do not have their sums")),
+        }
+    }
+
+    fn format(&self) -> Result<Option<u64>, StoreError> {
+        self.guarded(|| match self.database().begin_read()?.open_table(META) {
             Ok(meta) => Ok(meta.get(FORMAT)?.map(|version| version.value())),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
             Err(error) => Err(error.into()),
-        };
-        let found = self.guarded(|| is_ready(self.database.begin_read()?))?;
-        match found {
-            Some(FORMAT_VERSION) => Ok(()),
-            Some(version) => Err(StoreError::NewerFormat { path: self.path.clone(), version }),
-            None => self.write(Flush::Now, |tables| Ok(tables.meta.insert(FORMAT, FORMAT_VERSION).map(drop)?)),
-        }
+        })
     }
 
     /// Whether something was found wrong with it, so that it is to be made anew.
@@ -116,7 +135,7 @@ impl Index {
 
     /// Looks at one state of the index, whatever is changed meanwhile.
     pub fn read<T>(&self, look: impl FnOnce(&Reading) -> Result<T, IndexError>) -> Result<T, StoreError> {
-        self.guarded(|| look(&Reading::begin(&self.database)?))
+        self.guarded(|| look(&Reading::begin(self.database())?))
     }
 
     /// Changes the index: all that `change` does, or nothing.
@@ -126,7 +145,7 @@ impl Index {
         change: impl FnOnce(&mut Writing<'_>) -> Result<T, IndexError>,
     ) -> Result<T, StoreError> {
         self.guarded(|| {
-            let mut transaction = self.database.begin_write()?;
+            let mut transaction = self.database().begin_write()?;
             transaction.set_quick_repair(true);
             transaction.set_durability(match flush {
                 Flush::Now => Durability::Immediate,
@@ -156,9 +175,15 @@ impl Index {
         self.path = path;
     }
 
-    /// Closes the database. What it could not write is written when it is opened next.
-    pub fn close(self) {
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(self.database)));
+    fn database(&self) -> &Database {
+        self.database.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Index {
+    /// What the database could not write is written when it is opened next; one that is damaged may panic.
+    fn drop(&mut self) {
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(self.database.take())));
     }
 }
 
@@ -173,6 +198,11 @@ fn settle<T>(path: &Path, done: std::thread::Result<Result<T, IndexError>>) -> R
         IndexError::Store(error) => Err(error),
         IndexError::Wrong(problem) => Err(StoreError::damaged(path, format!("{problem}: it is made anew"))),
         IndexError::Database(error) => match *error {
+            redb::Error::Io(error)
+                if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+            {
+                Err(StoreError::damaged(path, format!("{error}: it is made anew")))
+            }
             redb::Error::Io(error) => Err(error).at("use", path),
             error @ redb::Error::PreviousIo => Err(io::Error::other(error.to_string())).at("use", path),
             error => Err(StoreError::damaged(path, format!("{error}: it is made anew"))),

@@ -98,19 +98,10 @@ impl Vault {
         path: PathBuf,
         id: VaultId,
         kept: &dyn Fn() -> Result<Vec<KeptSnapshot>, StoreError>,
+        opening: Opening,
     ) -> Result<Vault, StoreError> {
         sweep_temporary(disk, &path)?;
-        let place = path.join(INDEX);
-        let found = match place.try_exists().at("look at", &place)? {
-            true => match Index::open(disk, &place) {
-                Err(StoreError::Damaged { problem, .. }) => {
-                    log::error!("vault {id}: its index cannot be read ({problem}): it is made anew");
-                    None
-                }
-                opened => Some(opened?),
-            },
-            false => None,
-        };
+        let found = open_index(disk, &path, id, opening)?;
         let packs_path = path.join(PACKS);
         let packs = open_folder(&packs_path).at("open", &packs_path)?;
         let index = match found {
@@ -132,9 +123,10 @@ impl Vault {
         Ok(vault)
     }
 
+    /// Removes the index where it is to be made anew.
     fn close(self) {
         let (is_wrong, path) = (self.index.is_wrong(), self.index.path().to_path_buf());
-        self.index.close();
+        drop(self.index);
         if is_wrong
             && let Err(error) =
                 open_folder(&self.path).and_then(|folder| self.disk.remove_file(folder.as_fd(), INDEX.as_bytes()))
@@ -209,7 +201,7 @@ impl Vault {
 
     /// Indexes what lies behind the indexed bytes of packs that are not full: it was flushed, or not, before a stop.
     fn index_tails(&self) -> Result<(), StoreError> {
-        let rows: HashMap<u32, PackRow> = self.pack_rows()?;
+        let rows: HashMap<u32, PackRow> = pack_rows(&self.index)?;
         for number in names_in(&self.packs_path())?.iter().filter_map(|name| pack_number(name)) {
             let row = rows.get(&number);
             if row.is_some_and(|row| row.indexed_bytes >= VAULT_PACK_BYTES) {
@@ -224,30 +216,15 @@ impl Vault {
         Ok(())
     }
 
-    fn pack_rows(&self) -> Result<HashMap<u32, PackRow>, StoreError> {
-        self.index.read(|index| {
-            let row = |row: Result<_, redb::StorageError>| {
-                row.map(
-                    |(number, row): (
-                        redb::AccessGuard<'_, u32>,
-                        redb::AccessGuard<'_, &[u8; rows::PACK_BYTES]>,
-                    )| { (number.value(), PackRow::decode(row.value())) },
-                )
-            };
-            Ok(index.packs.iter()?.map(row).collect::<Result<_, _>>()?)
-        })
-    }
-
-    /// Reads the record that a row leads to; none where what lies there is not what the row says.
+    /// Reads the record that a row leads to; none where what lies there is not what the row says, or nothing.
     fn read_record(&self, name: &ChunkName, row: &ObjectRow) -> Result<Option<Record>, StoreError> {
         if row.is_lost() {
             return Ok(None);
         }
-        let path = self.pack_path(row.place.pack);
-        let file = std::fs::File::open(&path).at("open", &path)?;
-        let read =
-            Record::read(&file, u64::from(row.place.offset), row.kind, row.place.length).at("read", &path)?;
-        Ok(read.filter(|record| record.indexed_name() == *name))
+        match read_at(&self.pack_path(row.place.pack), row).map_err(StoreError::of_named_file) {
+            Err(StoreError::Damaged { .. }) => Ok(None),
+            read => Ok(read?.filter(|record| record.indexed_name() == *name)),
+        }
     }
 
     /// Notes that an object is damaged, or whole again.
@@ -261,6 +238,72 @@ impl Vault {
             }
         })
     }
+}
+
+/// How much is looked at when a vault is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    Quick,
+    /// All pages of the index: before anything is removed that it says nobody needs, and where all is verified.
+    Checked,
+}
+
+/// Opens the index in the vault's folder; none where it has to be made anew.
+fn open_index(disk: &Disk, path: &Path, id: VaultId, opening: Opening) -> Result<Option<Index>, StoreError> {
+    let place = path.join(INDEX);
+    if !place.try_exists().at("look at", &place)? {
+        return Ok(None);
+    }
+    let opened = Index::open(disk, &place).and_then(|mut index| {
+        if opening == Opening::Checked {
+            index.check()?;
+        }
+        check_packs(&index, &path.join(PACKS))?;
+        Ok(index)
+    });
+    match opened {
+        Err(StoreError::Damaged { problem, .. }) => {
+            log::error!("vault {id}: its index cannot be used: {problem}");
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
+}
+
+/// Sees that each pack that the index knows of is there, and those that are still added to have all that is indexed.
+fn check_packs(index: &Index, packs: &Path) -> Result<(), StoreError> {
+    let names = names_in(packs)?;
+    for (number, row) in pack_rows(index)? {
+        let name = pack_name(number);
+        let is_there = names.binary_search(&name).is_ok();
+        let path = packs.join(name);
+        let is_whole = match is_there {
+            true if row.indexed_bytes < VAULT_PACK_BYTES => {
+                path.metadata().at("look at", &path)?.len() >= row.indexed_bytes
+            }
+            is_there => is_there || row.objects == 0,
+        };
+        if !is_whole {
+            return Err(StoreError::damaged(&path, format!("pack {number:08x} is gone, or a part of it")));
+        }
+    }
+    Ok(())
+}
+
+fn pack_rows(index: &Index) -> Result<HashMap<u32, PackRow>, StoreError> {
+    index.read(|index| {
+        let mut rows = HashMap::new();
+        for row in index.packs.iter()? {
+            let (number, row) = row?;
+            rows.insert(number.value(), PackRow::decode(row.value()));
+        }
+        Ok(rows)
+    })
+}
+
+fn read_at(path: &Path, row: &ObjectRow) -> Result<Option<Record>, StoreError> {
+    let file = std::fs::File::open(path).at("open", path)?;
+    Record::read(&file, u64::from(row.place.offset), row.kind, row.place.length).at("read", path)
 }
 
 /// The vaults that somebody uses.
@@ -312,13 +355,14 @@ impl Vaults {
         shared: &Shared,
         id: VaultId,
         kept: &dyn Fn() -> Result<Vec<KeptSnapshot>, StoreError>,
+        opening: Opening,
     ) -> Result<(VaultHandle, bool), StoreError> {
         let slot = locked(&self.slots).entry(id).or_default().clone();
         let mut open = locked(&slot.open);
         let is_first = open.is_none();
         let vault = match &*open {
             Some(vault) => vault.clone(),
-            None => Arc::new(Vault::open(&shared.disk, folder_of(shared, id), id, kept)?),
+            None => Arc::new(Vault::open(&shared.disk, folder_of(shared, id), id, kept, opening)?),
         };
         *open = Some(vault.clone());
         drop(open);

@@ -6,7 +6,7 @@ use redb::ReadableTable;
 use super::access;
 use super::record::{Kind, SnapshotPayload};
 use super::rows::{self, of_snapshot_row};
-use super::{KeptSnapshot, Vault, VaultHandle, folder_of};
+use super::{KeptSnapshot, Opening, Vault, VaultHandle, folder_of};
 use crate::base::ids::SnapshotId;
 use crate::base::time::Timestamp;
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
@@ -48,7 +48,7 @@ impl Store {
     /// `NotFound` where there is no such vault, or the token is not its.
     pub fn read_vault(&self, id: VaultId, read_token: &[u8; 32]) -> Result<VaultReader, StoreError> {
         access::check_read(&folder_of(&self.shared, id), id, read_token)?;
-        Ok(VaultReader { vault: self.open_vault(id, None)? })
+        Ok(VaultReader { vault: self.open_vault(id, None, Opening::Quick)? })
     }
 
     /// The snapshots in a vault whose ids begin so, whichever client stored them, one by one; false from `take` ends it.

@@ -14,7 +14,7 @@ use super::index::{Flush, Index, IndexError, Writing};
 use super::pack::{Scanned, Scanner, has_header, pack_name, pack_number};
 use super::record::{Kind, Record, names_in};
 use super::rows::{KeyRow, NAME_BYTES, ObjectRow, PackRow, Place};
-use super::{INDEX, KeptSnapshot, NEW_INDEX, PACKS, Vault};
+use super::{INDEX, KeptSnapshot, NEW_INDEX, PACKS, Vault, read_at};
 use crate::base::durable::{Disk, exists};
 use crate::base::folder::open_folder;
 use crate::base::limits::{VAULT_LISTED_AT_ONCE, VAULT_OBJECTS_AT_ONCE};
@@ -30,7 +30,7 @@ pub fn rebuild(disk: &Disk, path: &Path, id: VaultId, kept: &[KeptSnapshot]) -> 
         disk.remove_file(folder.as_fd(), NEW_INDEX.as_bytes()).at("remove", &place)?;
     }
     drop(disk.create_file(folder.as_fd(), NEW_INDEX.as_bytes()).at("create", &place)?);
-    let mut index = Index::open(disk, &place)?;
+    let mut index = Index::create(disk, &place)?;
     let rebuilding = Rebuilding { index: &index, packs: &path.join(PACKS), id };
     rebuilding.run(kept)?;
     disk.rename(folder.as_fd(), NEW_INDEX.as_bytes(), folder.as_fd(), INDEX.as_bytes()).at("rename", &place)?;
@@ -158,10 +158,7 @@ impl Rebuilding<'_> {
 
     fn read_row(&self, name: &ChunkName, row: Option<ObjectRow>) -> Result<Option<Record>, StoreError> {
         let Some(row) = row.filter(|row| !row.is_lost()) else { return Ok(None) };
-        let path = self.packs.join(pack_name(row.place.pack));
-        let file = std::fs::File::open(&path).at("open", &path)?;
-        let read =
-            Record::read(&file, u64::from(row.place.offset), row.kind, row.place.length).at("read", &path)?;
+        let read = read_at(&self.packs.join(pack_name(row.place.pack)), &row)?;
         Ok(read.filter(|record| record.indexed_name() == *name))
     }
 }

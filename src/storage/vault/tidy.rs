@@ -10,7 +10,7 @@ use super::index::{Flush, IndexError, Writing};
 use super::record::{Kind, names_in};
 use super::rows::{NAME_BYTES, ObjectRow, of_unreferenced, unreferenced_key};
 use super::upload::first_turn;
-use super::{KeptSnapshot, Vault, VaultHandle};
+use super::{KeptSnapshot, Opening, Vault, VaultHandle};
 use crate::base::ids::{ClientId, SnapshotId};
 use crate::base::limits::VAULT_OBJECTS_AT_ONCE;
 use crate::base::vault::{ChunkName, VaultId};
@@ -42,7 +42,7 @@ impl Store {
 
     /// Wins back what dropped snapshots of a vault alone needed.
     pub fn tidy_vault(&self, id: VaultId) -> Result<Tidied, StoreError> {
-        let vault = self.open_vault(id, None)?;
+        let vault = self.open_vault(id, None, Opening::Checked)?;
         let _turn = locked(&vault.tidying);
         let mut tidied = Tidied { snapshots: self.release_dropped(&vault)?, ..Tidied::default() };
         let is_stopped = || self.shared.sweeps_stopped.load(std::sync::atomic::Ordering::Relaxed);
@@ -57,11 +57,16 @@ impl Store {
     }
 
     /// Opens a vault that is there. Whoever is the first to use it sees to it that index and heads agree.
-    pub(super) fn open_vault(&self, id: VaultId, client: Option<ClientId>) -> Result<VaultHandle, StoreError> {
+    pub(super) fn open_vault(
+        &self,
+        id: VaultId,
+        client: Option<ClientId>,
+        opening: Opening,
+    ) -> Result<VaultHandle, StoreError> {
         let kept = || self.kept_in_vault(id);
-        for opening in 1.. {
-            let (vault, is_first) = self.shared.vaults.open(&self.shared, id, &kept)?;
-            if !is_first || self.agrees_with_heads(&vault, client)? || opening == OPENINGS_MAX {
+        for tries in 1.. {
+            let (vault, is_first) = self.shared.vaults.open(&self.shared, id, &kept, opening)?;
+            if !is_first || self.agrees_with_heads(&vault, client)? || tries == OPENINGS_MAX {
                 return Ok(vault);
             }
             log::error!("vault {id}: its index lacks a snapshot whose head is there: it is made anew");
@@ -70,7 +75,7 @@ impl Store {
         unreachable!("the loop ends by itself")
     }
 
-    /// Releases what was dropped. False where a head is there and its row is not.
+    /// False where a head is there and its row is not.
     fn agrees_with_heads(&self, vault: &Vault, client: Option<ClientId>) -> Result<bool, StoreError> {
         let rows = vault.snapshot_rows()?;
         let clients: BTreeSet<ClientId> = rows.iter().map(|row| row.client).chain(client).collect();
@@ -80,7 +85,6 @@ impl Store {
                 return Ok(false);
             }
         }
-        self.release_dropped(vault)?;
         Ok(true)
     }
 

@@ -15,7 +15,7 @@ use super::pack::PackWriter;
 use super::read::SealedObject;
 use super::record::{Kind, NewRecord, names_in, snapshot_object_name};
 use super::rows::{self, NAME_BYTES, ObjectRow, Place, UPLOAD_KEY_BYTES, UploadRow};
-use super::{Vault, VaultHandle, create, folder_of};
+use super::{Opening, Vault, VaultHandle, create, folder_of};
 use crate::base::ids::{ClientId, SnapshotId, UploadId};
 use crate::base::limits::{
     VAULT_LISTED_AT_ONCE, VAULT_LISTS_MAX, VAULT_NAMES_MAX, VAULT_OBJECTS_AT_ONCE, VAULT_PACK_BYTES,
@@ -118,7 +118,10 @@ impl Store {
         }
         let vault = self.open_vault_to_write(client, &request)?;
         let plain = match self.begin_upload(client, plain_request(&request), end)? {
-            Begun::AlreadyStored(head) => return Ok(VaultBegun::AlreadyStored(head)),
+            Begun::AlreadyStored(head) => {
+                vault.map_or(Ok(()), |vault| vault.forget_upload(&row_key(client, request.upload)))?;
+                return Ok(VaultBegun::AlreadyStored(head));
+            }
             Begun::Open(plain) => plain,
         };
         let newest = vault.as_deref().map(|vault| self.newest_in_vault(client, vault)).transpose()?.flatten();
@@ -143,7 +146,7 @@ impl Store {
                 None => create(shared, request.vault, &access)?,
             }
         }
-        self.open_vault(request.vault, Some(client)).map(Some)
+        self.open_vault(request.vault, Some(client), Opening::Quick).map(Some)
     }
 
     /// The client's newest snapshot in a vault, and its sealed head; none where there is none, or it is damaged.
@@ -315,9 +318,7 @@ impl VaultSession {
         plain: &Upload,
         request: &VaultUploadRequest,
     ) -> Result<VaultSession, StoreError> {
-        let mut row_key = [0; UPLOAD_KEY_BYTES];
-        row_key[..16].copy_from_slice(client.as_bytes());
-        row_key[16..].copy_from_slice(request.upload.as_bytes());
+        let row_key = row_key(client, request.upload);
         let now = Timestamp::now().seconds.max(0) as u64;
         // Under the lock: nobody counts this upload as left behind from now on.
         let mut live = locked(&vault.live);
@@ -511,8 +512,7 @@ impl Drop for VaultSession {
         }
         self.release_pack();
         if self.ending != Ending::LeftBehind {
-            let forget = |index: &mut Writing<'_>| Ok(index.uploads.remove(&self.row_key).map(drop)?);
-            if let Err(error) = self.vault.index.write(Flush::Later, forget) {
+            if let Err(error) = self.vault.forget_upload(&self.row_key) {
                 log::warn!("an upload that is over counts as left behind for a day: {error}");
             }
         }
@@ -650,7 +650,20 @@ impl NewSnapshot<'_> {
     }
 }
 
+fn row_key(client: ClientId, upload: UploadId) -> [u8; UPLOAD_KEY_BYTES] {
+    let mut key = [0; UPLOAD_KEY_BYTES];
+    key[..16].copy_from_slice(client.as_bytes());
+    key[16..].copy_from_slice(upload.as_bytes());
+    key
+}
+
 impl Vault {
+    /// Nothing is kept any longer for an upload that is over.
+    fn forget_upload(&self, row_key: &[u8; UPLOAD_KEY_BYTES]) -> Result<(), StoreError> {
+        let forget = |index: &mut Writing<'_>| Ok(index.uploads.remove(row_key).map(drop)?);
+        self.index.write(Flush::Later, forget)
+    }
+
     /// Whether an object can be given out, as far as is known; a list only where all its chunks can.
     pub fn is_held(
         &self,

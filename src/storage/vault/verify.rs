@@ -3,9 +3,9 @@
 
 use std::collections::HashSet;
 
-use super::Vault;
 use super::record::{Kind, names_in};
 use super::upload::short;
+use super::{Opening, Vault};
 use crate::base::vault::ChunkName;
 use crate::storage::error::StoreError;
 use crate::storage::head::InVault;
@@ -39,7 +39,7 @@ impl Store {
         is_due: &dyn Fn(&ChunkName) -> bool,
         watch: &mut dyn VaultWatch,
     ) -> Result<bool, StoreError> {
-        let vault = match self.open_vault(place.vault, None) {
+        let vault = match self.open_vault(place.vault, None, Opening::Checked) {
             Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(watch.damaged(format!("vault {} is gone", place.vault)));
             }
