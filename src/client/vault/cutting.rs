@@ -216,7 +216,7 @@ impl Cutter<'_> {
             Ok((sums, flags, chunks)) => {
                 let ContentSums { size, crc32, blake3 } = sums;
                 self.told_read(entry, sums, flags);
-                self.packer.add(Item::FileEnd { is_empty: size == 0 });
+                self.packer.add(Item::FileEnd);
                 (ContentEnd { bytes: size, crc32, blake3, flags }, chunks)
             }
             Err(error) => {
@@ -405,7 +405,8 @@ impl Cutter<'_> {
         }
         let mut reference = Vec::with_capacity(CHUNK_REFERENCE_BYTES);
         ChunkReference { length: (end - start) as u32, name }.encode(&mut reference);
-        self.references.push(&reference).map_err(spool_error)
+        let reference = reference.first_chunk().expect("a reference has this length");
+        self.references.push(reference).map_err(spool_error)
     }
 }
 

@@ -1,17 +1,18 @@
-//! Bytes whose number is not known, kept in memory while they are few and in a file without a name beyond that:
-//! the chunks of a file of a terabyte are named in a gigabyte.
+//! References to chunks, kept in memory while they are few and in a file without a name beyond that: the chunks of a
+//! file of a terabyte are named in a gigabyte.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use super::format::CHUNK_REFERENCE_BYTES;
 use crate::base::durable::create_unnamed_file;
 
-/// How much is kept in memory, and read back at a time.
-const MEMORY_BYTES: usize = 64 * 1024;
+/// How much is kept in memory, and read back at a time: whole references.
+const MEMORY_BYTES: usize = 1_820 * CHUNK_REFERENCE_BYTES;
 
-/// Bytes that are written one behind the other, and read again from the first one on.
+/// References that are written one behind the other, and read again from the first one on.
 pub struct Spool {
     folder: PathBuf,
     /// What follows the bytes in the file.
@@ -32,8 +33,8 @@ impl Spool {
         self.spilled = 0;
     }
 
-    pub fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.tail.len() + bytes.len() > MEMORY_BYTES {
+    pub fn push(&mut self, reference: &[u8; CHUNK_REFERENCE_BYTES]) -> io::Result<()> {
+        if self.tail.len() == MEMORY_BYTES {
             let file = match self.file.take() {
                 Some(file) => file,
                 None => create_unnamed_file(&self.folder)?,
@@ -43,7 +44,7 @@ impl Spool {
             self.spilled += self.tail.len() as u64;
             self.tail.clear();
         }
-        self.tail.extend_from_slice(bytes);
+        self.tail.extend_from_slice(reference);
         Ok(())
     }
 
@@ -74,12 +75,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_and_many_bytes_come_back_in_order() {
+    fn few_and_many_come_back_in_order_and_in_one_piece() {
         let folder = tempfile::tempdir().unwrap();
         let mut spool = Spool::new(folder.path().to_path_buf());
         for count in [0u32, 1, 1_820, 1_821, 20_000, 7] {
             spool.clear();
-            let records = (0..count).map(|number| [number.to_le_bytes(); 9].concat());
+            let records = (0..count).map(|number| *[number.to_le_bytes(); 9].as_flattened().first_chunk().unwrap());
             let written: Vec<u8> = records
                 .flat_map(|record| {
                     spool.push(&record).unwrap();
@@ -89,6 +90,7 @@ mod tests {
             let (mut read, mut piece) = (Vec::new(), Vec::new());
             for index in 0..spool.pieces() {
                 spool.piece(index, &mut piece).unwrap();
+                assert!(piece.len().is_multiple_of(CHUNK_REFERENCE_BYTES));
                 read.extend_from_slice(&piece);
             }
             assert!(read == written, "{count}");

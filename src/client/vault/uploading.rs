@@ -184,7 +184,8 @@ impl<'a> VaultUploading<'a> {
     /// Hands what has been answered to whoever waits for it.
     fn pass_on(&mut self) -> Result<bool, Stopped> {
         let mut busy = false;
-        while let Some(asked) = self.asked.pop_front_if(|asked| asked.lacking.is_some()) {
+        while self.asked.front().is_some_and(|asked| asked.lacking.is_some()) {
+            let Some(asked) = self.asked.pop_front() else { break };
             let lacking = asked.lacking.unwrap_or_default();
             busy = true;
             match asked.what {
