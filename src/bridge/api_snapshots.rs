@@ -1,23 +1,28 @@
 //! What is stored: snapshots, what lies in a folder of one, and single files.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::answer::{attachment, write_head};
+use super::app::App;
 use super::error::ApiError;
 use super::routes::{Call, Reply};
 use crate::base::entry::EntryKind;
 use crate::base::path::EntryPath;
 use crate::client::json::{entry_json, put_path, size, snapshot_json};
 use crate::client::{ClientError, Damage, Listed, Session, check_selection};
-use crate::protocol::message::{Selection, content_flag};
+use crate::protocol::message::{Selection, SnapshotRow, content_flag};
 
 /// Rows of one answer.
 const ROWS_MAX: u64 = 5_000;
 /// Snapshots and damages of one answer.
 const SNAPSHOTS_MAX: usize = 20_000;
 const DAMAGES_MAX: usize = 100;
+/// How long a list of snapshots may take for heads that only a key opens: the others show another time.
+const HEADS_TIME: Duration = Duration::from_secs(3);
 
 /// A path of a snapshot as a person gives it.
 pub fn entry_path(bytes: &[u8]) -> Result<EntryPath, ApiError> {
@@ -48,19 +53,49 @@ fn note_damage(damaged: &mut Vec<Value>, damage: &Damage) {
 pub fn list(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let question = call.app.question();
     let mut session = call.app.peers.session(&question.shutdown)?;
-    let (mut rows, mut damaged) = (std::collections::VecDeque::new(), Vec::new());
+    let (mut rows, mut damaged) = (VecDeque::new(), Vec::new());
     session.snapshots(
         |row| {
             if rows.len() == SNAPSHOTS_MAX {
                 rows.pop_back();
             }
-            rows.push_front(snapshot_json(row));
+            rows.push_front(row.clone());
             Ok(())
         },
         |damage| note_damage(&mut damaged, damage),
     )?;
+    open_heads(call.app, &mut session, &mut rows, &mut damaged);
     let _ = session.close();
+    let rows: Vec<Value> = rows.iter().map(snapshot_json).collect();
     Ok(Reply::from(json!({ "snapshots": rows, "damaged": damaged })))
+}
+
+/// Puts in what heads say that only the vault's key opens: each once, and as many as there is time for, newest first.
+fn open_heads(app: &App, session: &mut Session, rows: &mut VecDeque<SnapshotRow>, damaged: &mut Vec<Value>) {
+    let Some(key) = app.vault.key() else { return };
+    let began = Instant::now();
+    for row in rows.iter_mut().filter(|row| row.vault == Some(key.put().vault())) {
+        if let Some(known) = app.vault.row(&row.id) {
+            *row = known;
+            continue;
+        }
+        if began.elapsed() > HEADS_TIME {
+            continue;
+        }
+        match session.vault_row(row.id, key.clone()) {
+            Ok(found) => {
+                app.vault.keep_row(&found);
+                *row = found;
+            }
+            Err(ClientError::Integrity(text)) => {
+                note_damage(damaged, &Damage { snapshot: row.id, path: None, text });
+            }
+            Err(error) => {
+                log::warn!("what is in the vault cannot be listed: {error}");
+                return;
+            }
+        }
+    }
 }
 
 pub fn entries(call: &mut Call<'_>) -> Result<Reply, ApiError> {
@@ -71,7 +106,7 @@ pub fn entries(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let mut found = Found { folder, search, limit, rows: Vec::new(), last: None, truncated: false, is_file: false };
     let (mut snapshot, mut damaged) = (None, Vec::new());
     let question = call.app.question();
-    let mut session = call.app.peers.session(&question.shutdown)?;
+    let mut session = call.app.peers.session_with(call.app.vault.access(), &question.shutdown)?;
     session.entries(
         selection,
         |head| {
@@ -165,7 +200,7 @@ pub fn file(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let app = call.app.clone();
     let (id, length) = {
         let question = app.question();
-        let mut session = app.peers.session(&question.shutdown)?;
+        let mut session = app.peers.session_with(app.vault.access(), &question.shutdown)?;
         let found = find_file(&mut session, selection(&snapshot, vec![path.clone()])?, &path)?;
         let _ = session.close();
         found
@@ -174,7 +209,10 @@ pub fn file(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let selection = selection(&id, vec![path])?;
     Ok(Reply::Stream(Box::new(move |out, is_head| {
         let question = app.question();
-        let mut session = app.peers.session(&question.shutdown).map_err(|error| io::Error::other(error.text))?;
+        let mut session = app
+            .peers
+            .session_with(app.vault.access(), &question.shutdown)
+            .map_err(|error| io::Error::other(error.text))?;
         write_head(out, 200, "application/octet-stream", length, &headers)?;
         if is_head {
             return Ok(());

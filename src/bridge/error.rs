@@ -55,6 +55,10 @@ impl From<ClientError> for ApiError {
 impl ApiError {
     /// The client's error with its status.
     pub fn of(error: &ClientError) -> ApiError {
+        if let ClientError::NoVaultKey { vault } = error {
+            let text = "this is in a vault that is not open here: open it first, on the page or at /api/vault/open";
+            return ApiError::new(423, text).with(json!({ "vault": vault }));
+        }
         let status = match (error, error.exit_code()) {
             (ClientError::Failure { code, .. }, _) if *code == FailureCode::NotFound => 404,
             (_, ExitCode::NoConnection | ExitCode::Interrupted) => 503,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::app::App;
+use super::error::ApiError;
 use super::job::{Intent, Job, Work};
 use super::parts::PartFiles;
 use super::upload::UPLOADS;
@@ -53,7 +54,7 @@ pub fn run(app: &Arc<App>, job: &Arc<Job>) -> RunEnd {
         Ok(end) => end,
         Err(ClientError::Interrupted) => RunEnd::Stopped,
         Err(_) if shutdown.is_requested() => RunEnd::Stopped,
-        Err(error) => RunEnd::Failed(error.to_string()),
+        Err(error) => RunEnd::Failed(ApiError::of(&error).text),
     }
 }
 
@@ -203,6 +204,7 @@ fn restored(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<RunEn
     let state = crate::client::state::StateFolder::look(&job.peer.folder);
     let options = job.peer.options(settings, settings.retry);
     let mut client = Client::open(options, state, &sink, shutdown.clone())?;
+    client.vault = app.vault.access();
     // A job that was paused goes on with the snapshot that it began with, whatever is the latest now.
     let selection = job.live().selection.clone().unwrap_or_else(|| selection.clone());
     let mut restore = Restore::create(selection, to, &sink)?;

@@ -14,6 +14,7 @@ use crate::base::progress::Silent;
 use crate::base::shutdown::Shutdown;
 use crate::client::config::ServerAddress;
 use crate::client::state::{Identity, StateError, StateFolder};
+use crate::client::vault::VaultAccess;
 use crate::client::{
     Client, ClientError, ClientOptions, Destination, RetryPolicy, Session, Window, server_fingerprint,
 };
@@ -186,12 +187,22 @@ impl Peers {
 
     /// A session for a question, of the server that is used now.
     pub fn session(&self, shutdown: &Shutdown) -> Result<Session, ApiError> {
+        self.session_with(None, shutdown)
+    }
+
+    /// The same, which opens what is in a vault.
+    pub fn session_with(&self, vault: Option<Arc<VaultAccess>>, shutdown: &Shutdown) -> Result<Session, ApiError> {
         let peer = self.current();
         if !peer.is_known() {
             let text = format!("the server at {} has not been met yet: connect first", peer.address());
             return Err(ApiError::conflict(text));
         }
-        let opened = open_session(&peer, StateFolder::look(&peer.folder), self.patient(0), shutdown);
+        let state = StateFolder::look(&peer.folder);
+        let client = Client::open(self.patient(0)(&peer), state, &Silent, shutdown.clone());
+        let opened = client.and_then(|mut client| {
+            client.vault = vault;
+            client.connect()
+        });
         peer.note(opened.is_ok());
         Ok(opened?)
     }

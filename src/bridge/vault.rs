@@ -4,6 +4,7 @@
 //! uses it holds it on, and counts as use. Nothing of a passphrase is kept. Passphrases are tried one at a time, and
 //! each try costs what Argon2id costs.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -14,16 +15,21 @@ use zeroize::Zeroizing;
 
 use super::error::ApiError;
 use super::hub::Hub;
+use crate::base::ids::SnapshotId;
 use crate::base::shutdown::Shutdown;
 use crate::base::vault::VaultId;
 use crate::client::ClientError;
 use crate::client::vault::key_file::{FULL_KEY_FILE, PUT_KEY_FILE, read_key_file};
-use crate::client::vault::{PassphraseSource, VaultKeys, calibrate, create_vault};
+use crate::client::vault::{PassphraseSource, VaultAccess, VaultKeys, calibrate, create_vault};
 use crate::crypto::vault::key_file::OpenKeyError;
 use crate::crypto::{CryptoError, FullKey, PutKey};
+use crate::protocol::message::SnapshotRow;
 
 /// An open vault that nobody uses locks itself after so long.
 pub const IDLE: Duration = Duration::from_secs(15 * 60);
+
+/// Snapshots whose heads are remembered while the vault is open.
+const ROWS_MAX: usize = 1_000;
 
 /// The vault of a state folder.
 pub struct Vault {
@@ -47,6 +53,8 @@ struct State {
 struct Held {
     key: Arc<FullKey>,
     used: Instant,
+    /// What heads said that were opened: they never change.
+    rows: HashMap<SnapshotId, SnapshotRow>,
 }
 
 impl Vault {
@@ -120,6 +128,24 @@ impl Vault {
         Some(held.key.clone())
     }
 
+    /// What the head of a snapshot said, if it was opened since the vault was.
+    pub fn row(&self, snapshot: &SnapshotId) -> Option<SnapshotRow> {
+        self.state().held.as_ref()?.rows.get(snapshot).cloned()
+    }
+
+    /// Remembers what a head says, until the vault is locked.
+    pub fn keep_row(&self, row: &SnapshotRow) {
+        let mut state = self.state();
+        if let Some(held) = state.held.as_mut().filter(|held| held.rows.len() < ROWS_MAX) {
+            held.rows.insert(row.id, row.clone());
+        }
+    }
+
+    /// What a session reads the vault with, if it is open.
+    pub fn access(&self) -> Option<Arc<VaultAccess>> {
+        self.key().map(|key| Arc::new(VaultAccess::of_open_key(key, &self.folder)))
+    }
+
     /// What a backup into the vault needs. Where there is no file of it, as on a host that only restored so far, the
     /// open key has it.
     pub fn put_key(&self) -> Result<PutKey, ApiError> {
@@ -172,7 +198,7 @@ impl Vault {
 
     fn hold(self: &Arc<Vault>, key: FullKey) -> Result<(), ApiError> {
         let mut state = self.state();
-        state.held = Some(Held { key: Arc::new(key), used: Instant::now() });
+        state.held = Some(Held { key: Arc::new(key), used: Instant::now(), rows: HashMap::new() });
         if !state.watched {
             let vault = self.clone();
             // A key that nobody would lock is not held.

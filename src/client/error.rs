@@ -9,6 +9,7 @@ use super::retry;
 use super::roots::RootsError;
 use super::state::StateError;
 use super::target::TargetError;
+use crate::base::vault::VaultId;
 use crate::channel::ChannelError;
 use crate::channel::worker::Gone;
 use crate::crypto::vault::OpenKeyError;
@@ -48,6 +49,10 @@ pub enum ClientError {
     VaultKey {
         file: String,
         source: OpenKeyError,
+    },
+    /// A vault's snapshot, and no key to open it with.
+    NoVaultKey {
+        vault: Option<VaultId>,
     },
     /// The host has no address.
     UnknownHost {
@@ -117,7 +122,7 @@ impl ClientError {
             },
             ClientError::Integrity(_) => ExitCode::Integrity,
             ClientError::Interrupted => ExitCode::Interrupted,
-            ClientError::Impossible(_) => ExitCode::Usage,
+            ClientError::Impossible(_) | ClientError::NoVaultKey { .. } => ExitCode::Usage,
             ClientError::Target(_) | ClientError::Io { .. } => ExitCode::Failed,
         }
     }
@@ -166,6 +171,10 @@ impl fmt::Display for ClientError {
                  another name to register anew"
             ),
             ClientError::VaultKey { file, source } => write!(formatter, "{file} does not open: {source}"),
+            ClientError::NoVaultKey { vault } => {
+                let vault = vault.map(|vault| format!(" {vault}")).unwrap_or_default();
+                write!(formatter, "what is in the vault{vault} opens with its full key only: give --vault-key FILE")
+            }
             ClientError::UnknownHost { address, source } => {
                 write!(
                     formatter,

@@ -3,6 +3,7 @@
 //! A handler runs on a thread of its own, so that a slow terminal or disk never looks like a dead client.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::connect::Session;
 use super::error::ClientError;
@@ -13,7 +14,7 @@ use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
 use crate::base::vault::VaultId;
 use crate::channel::{ChannelError, worker};
-use crate::crypto::{ContentHasher, ContentSums};
+use crate::crypto::{ContentHasher, ContentSums, FullKey};
 use crate::protocol::message::{ContentEnd, EntryRow, Selection, SnapshotRow, ToClient, ToServer};
 
 /// An entry of a snapshot with what is known of its content.
@@ -123,8 +124,7 @@ impl Session {
             self.send(request)?;
         }
         let vault = self.vault.clone();
-        let conversation = worker::converse(&mut self.channel, |intake, outbox| {
-            let mut line = Line::new(intake, outbox);
+        self.converse(|mut line| {
             let mut handler = handler;
             if is_anothers {
                 match vault.as_deref().map(|vault| vault.full_key(None)) {
@@ -137,11 +137,25 @@ impl Session {
             match take_all(&mut line, request, &mut handler)? {
                 Answer::Whole(result) => Ok(result),
                 Answer::Sealed(id, snapshot) => {
-                    let key = vault.as_deref().ok_or_else(|| no_key(id))?.full_key(Some(id))?;
+                    let access = vault.as_deref().ok_or(ClientError::NoVaultKey { vault: Some(id) })?;
+                    let key = access.full_key(Some(id))?;
                     take_sealed(VaultReader::new(line, key), request, Some(snapshot), &mut handler)
                 }
             }
-        });
+        })
+    }
+
+    /// What the server lists of a vault's snapshot, with what the snapshot's head says.
+    pub fn vault_row(&mut self, snapshot: SnapshotId, key: Arc<FullKey>) -> Result<SnapshotRow, ClientError> {
+        self.converse(|line| VaultReader::new(line, key).open_by_id(snapshot).map(|opened| opened.row))
+    }
+
+    /// Lets `work` talk to the server, on a worker's thread.
+    fn converse<R: Send>(
+        &mut self,
+        work: impl FnOnce(Line<'_>) -> Result<R, ClientError> + Send,
+    ) -> Result<R, ClientError> {
+        let conversation = worker::converse(&mut self.channel, |intake, outbox| work(Line::new(intake, outbox)));
         match conversation {
             // Whatever the worker was told is the better reason; a lost line is one only if nothing was told.
             Ok(worker::Conversation { result: Err(ClientError::Channel { .. }), channel: Err(error) }) => {
@@ -313,11 +327,6 @@ fn take_all<R>(
 /// Whether a selector may mean the snapshot: `latest` may mean any.
 pub(super) fn matches_selector(id: SnapshotId, selector: &str) -> bool {
     selector == "latest" || id.as_str().starts_with(selector)
-}
-
-fn no_key(vault: VaultId) -> ClientError {
-    let text = format!("what is in the vault {vault} opens with its full key only: give --vault-key FILE");
-    ClientError::Impossible(text)
 }
 
 /// Makes the answer from what is in the vault.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::viewers::Watcher;
 use super::{Gui, named};
-use crate::support::{TestServer, Workplace, closed_address};
+use crate::support::{TestServer, Workplace, closed_address, tree};
 
 pub const PASSPHRASE: &str = "seven green bicycles in the rain";
 
@@ -172,6 +172,47 @@ fn backups_and_uploads_go_into_the_vault_without_a_passphrase() {
     for telling in ["b_telling_name", "a telling label"] {
         assert!(!holds(&server.data, telling.as_bytes()), "{telling} lies at the server");
     }
+}
+
+#[test]
+fn a_vault_is_read_while_it_is_open_and_restores_the_same() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = with_a_vault(&workplace, &server);
+    let source = workplace.join("source");
+    workplace.write("source/below/large.raw", tree::bytes(3, 700_000));
+    let text = workplace.write("source/text.txt", "some words\n".repeat(3_000));
+    let job = gui.job(json!({ "paths": [source], "label": "evening", "vault": true }));
+    gui.wait_for(&job, "completed");
+    let row = || gui.get("/api/snapshots").expect(200)["snapshots"][0].clone();
+    let open = row();
+    assert_eq!((&open["label"], &open["files"]), (&json!("evening"), &json!(2)));
+    let name = source.to_str().unwrap()[1..].to_string();
+    let ask = |what: &str| gui.get(&format!("/api/snapshots/latest/{what}path={name}"));
+    let listed = ask("entries?").expect(200);
+    let names: Vec<&str> =
+        listed["entries"].as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["below", "text.txt"]);
+    let downloaded = gui.get(&format!("/api/snapshots/latest/file?path={name}/text.txt"));
+    assert!(downloaded.status == 200 && downloaded.body == std::fs::read(&text).unwrap());
+    let to = workplace.join("restored");
+    let restored =
+        gui.post("/api/restore", json!({ "to": to })).expect(202)["job_id"].as_str().unwrap().to_string();
+    gui.wait_for(&restored, "completed");
+    tree::assert_same(&source, &to.join(&name));
+    gui.post("/api/vault/lock", json!({})).expect(200);
+    for what in ["entries?", "file?"] {
+        let refused = ask(what).expect(423);
+        assert_eq!(refused["vault"], open["vault"], "{refused}");
+    }
+    let locked = row();
+    assert_eq!((&locked["label"], &locked["roots"]), (&json!(""), &json!([])));
+    let refused = gui.post("/api/restore", json!({ "to": to })).expect(202)["job_id"].as_str().unwrap().to_string();
+    let failed = gui.wait_for(&refused, "failed");
+    assert!(failed["error"].as_str().unwrap().contains("open it first"), "{failed}");
+    gui.post("/api/vault/open", json!({ "passphrase": PASSPHRASE })).expect(200);
+    assert_eq!(row(), open);
+    assert_eq!(row(), open, "from what is remembered");
 }
 
 #[test]

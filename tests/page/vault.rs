@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::{ENTER, Page};
 use crate::bridge::vault::PASSPHRASE;
+use crate::support::{tree, wait_until};
 
 /// Types a passphrase into the fields of what is shown, one after the other.
 fn type_into(page: &Page, form: &str, texts: &[&str]) {
@@ -54,9 +55,9 @@ fn a_vault_is_made_and_its_key_is_copied() {
     browser.assert_accessible("a vault that was made");
     browser.click("#vault-key");
     let copy = browser.downloads().join("vault.key");
-    crate::support::wait_until(|| copy.exists(), "the download");
+    wait_until(|| copy.exists(), "the download");
     let original = std::fs::read(page.workplace.join("state/vault.key")).unwrap();
-    crate::support::wait_until(|| std::fs::read(&copy).is_ok_and(|bytes| bytes == original), "all of the download");
+    wait_until(|| std::fs::read(&copy).is_ok_and(|bytes| bytes == original), "all of the download");
     browser.wait_for_text("#vault-cards", "The key’s copy");
     browser.assert_quiet();
 }
@@ -110,5 +111,96 @@ fn the_vault_is_accessible_in_light_and_dark_and_on_a_phone() {
     let width = browser.script("return document.documentElement.scrollWidth");
     assert!(width.as_u64().unwrap() <= 375, "the vault is {width} wide");
     browser.assert_accessible("the vault on a phone");
+    browser.assert_quiet();
+}
+
+/// A page with a snapshot in the vault, which is locked, and the history shown.
+fn with_a_locked_snapshot() -> Page {
+    let page = with_a_vault();
+    page.files(100_000);
+    page.gui.post("/api/vault/lock", json!({})).expect(200);
+    page.browser.wait_for_text("#vault-state", "Locked");
+    page.view("backup");
+    page.browser.click("#tab-host");
+    page.browser.wait_for("document.querySelector('.host-browser li, .host-browser .empty')");
+    let job = page.gui.job(json!({"paths": [page.workplace.join("drop")], "vault": true}));
+    page.gui.wait_for(&job, "completed");
+    page.browser.wait_for_text("#job-card h2", "into the vault");
+    page.view("history");
+    page.browser.wait_for_text(".snapshots", "shows when the vault is open");
+    page
+}
+
+const LOCKED: &str = "#snapshot-card .locked";
+
+#[test]
+fn to_look_into_a_locked_snapshot_asks_for_the_passphrase_in_its_place() {
+    let page = with_a_locked_snapshot();
+    let browser = &page.browser;
+    browser.wait_for_text(LOCKED, "the vault is locked");
+    browser.assert_accessible("a snapshot that is locked");
+    type_into(&page, LOCKED, &["wrong"]);
+    browser.press(ENTER);
+    browser.wait_for_text(LOCKED, "the passphrase is wrong");
+    assert_refused_once(&page, "/api/vault/open");
+    type_into(&page, LOCKED, &[PASSPHRASE]);
+    browser.press(ENTER);
+    browser.wait_for("document.querySelector('[role=treeitem] [role=treeitem] .tree-row')");
+    browser.wait_for_text(".snapshots", "5 files");
+    browser.wait_for_text(".snapshots .chip", "vault");
+    browser.enter("#snapshot-card input[type=search]", "TWO.j");
+    browser.wait_for_text(".found", "album/below/two.jpg");
+    browser.click(".found-row");
+    browser.wait_for_text(".detail", "BLAKE3");
+    browser.assert_accessible("a snapshot of the vault");
+    browser.click("#download");
+    let original = page.workplace.join("drop/album/below/two.jpg");
+    let copy = browser.downloads().join("two.jpg");
+    let wanted = std::fs::read(original).unwrap();
+    wait_until(|| std::fs::read(&copy).is_ok_and(|bytes| bytes == wanted), "the download");
+    // Locked from elsewhere: what is shown goes.
+    page.gui.post("/api/vault/lock", json!({})).expect(200);
+    browser.wait_for_text(LOCKED, "the vault is locked");
+    browser.wait_for("!document.querySelector('.tree, .found')");
+    browser.wait_for_text(".snapshots", "shows when the vault is open");
+    browser.assert_quiet();
+}
+
+#[test]
+fn a_restore_from_the_locked_vault_asks_first_and_goes_on() {
+    let page = with_a_locked_snapshot();
+    let browser = &page.browser;
+    browser.click_text("Restore all of it…");
+    browser.wait_for_text("dialog", "The vault is locked");
+    type_into(&page, "dialog", &[PASSPHRASE]);
+    browser.press(ENTER);
+    browser.wait_for("document.querySelector('dialog .crumb')");
+    let target = page.workplace.join("restored");
+    browser.script("document.getElementById('folder-path').value = ''");
+    browser.enter("#folder-path", &format!("{}{ENTER}", target.display()));
+    page.completed();
+    let original = page.workplace.join("drop");
+    tree::assert_same(&original, &target.join(original.strip_prefix("/").unwrap()));
+    browser.assert_quiet();
+}
+
+#[test]
+fn what_is_dropped_goes_into_the_vault_unless_the_switch_is_off() {
+    let page = with_a_vault();
+    let browser = &page.browser;
+    page.view("backup");
+    for (is_on, file) in [(true, "sealed.txt"), (false, "open.txt")] {
+        page.choose(&[page.workplace.write(format!("drop/{file}"), file.repeat(1_000))]);
+        browser.wait_for_text("#picked", file);
+        if !is_on {
+            browser.click("#into-vault");
+            browser.wait_for_text("#into-vault-note", "the server can read it");
+        }
+        browser.click("#start");
+        let listed = || page.gui.get("/api/snapshots").expect(200)["snapshots"].as_array().unwrap().clone();
+        wait_until(|| listed().len() == 1 + usize::from(!is_on), "the snapshot");
+        assert_eq!(listed()[0]["vault"].is_string(), is_on);
+        page.completed();
+    }
     browser.assert_quiet();
 }
