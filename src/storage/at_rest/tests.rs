@@ -270,6 +270,20 @@ fn segments_cannot_be_swapped_repeated_dropped_or_taken_from_another_file() {
 }
 
 #[test]
+fn what_is_written_behind_a_cut_counts_and_not_what_had_the_same_length_before() {
+    let place = Place::new(sealing());
+    for kept in [50, 2 * SEGMENT as usize + 50, 2 * SEGMENT as usize] {
+        let (first, second) = (bytes_of(kept + 70, 6), bytes_of(70, 7));
+        let mut file = place.create();
+        file.write(&first).and_then(|()| file.finish()).unwrap();
+        file.cut_back(kept as u64).unwrap();
+        file.write(&second).and_then(|()| file.finish()).unwrap();
+        assert!(place.read(Ending::Required).unwrap() == [&first[..kept], &second].concat(), "{kept}");
+        std::fs::remove_file(place.path()).unwrap();
+    }
+}
+
+#[test]
 fn a_plain_file_never_begins_like_a_sealed_one() {
     let place = Place::new(plain());
     let looks = [&SEALED_MAGIC[..], b" and more"].concat();

@@ -394,6 +394,8 @@ impl Sealing {
     }
 
     fn cut_back(&mut self, file: &mut NewFile, length: u64) -> io::Result<()> {
+        // Another text of the same length has another end.
+        self.ended_at = self.ended_at.filter(|end| *end <= length);
         if length >= self.segments * SEGMENT {
             self.filled = self.filled.min((length - self.segments * SEGMENT) as usize);
             return Ok(());
