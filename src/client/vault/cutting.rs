@@ -47,6 +47,11 @@ impl From<Gone> for CutError {
     }
 }
 
+/// A content that was read: its sums, its flags, and how many chunks it has.
+type ReadContent = Result<(ContentSums, u8, u32), SourceError>;
+/// The same, before it is known whether it changed meanwhile.
+type ReadOnce = Result<(ContentSums, u32), SourceError>;
+
 /// What the thread works with.
 pub struct Cutting<'a> {
     pub walked: Receiver<Walked>,
@@ -318,12 +323,7 @@ impl Cutter<'_> {
     }
 
     /// Reads a content into parcels, once more where it changed meanwhile. Its chunks are in `references` then.
-    #[allow(clippy::type_complexity)]
-    fn read(
-        &mut self,
-        entry: &Entry,
-        item: ScannedItem,
-    ) -> Result<Result<(ContentSums, u8, u32), SourceError>, CutError> {
+    fn read(&mut self, entry: &Entry, item: ScannedItem) -> Result<ReadContent, CutError> {
         // What is handed over may be waited for: what has been read goes out before that.
         let can_read_twice = self.source.can_read_twice();
         if !can_read_twice && !self.packer.parcel.items.is_empty() {
@@ -356,12 +356,7 @@ impl Cutter<'_> {
         unreachable!("the last try returns")
     }
 
-    #[allow(clippy::type_complexity)]
-    fn read_once(
-        &mut self,
-        file: &mut SourceFile,
-        entry: u32,
-    ) -> Result<Result<(ContentSums, u32), SourceError>, CutError> {
+    fn read_once(&mut self, file: &mut SourceFile, entry: u32) -> Result<ReadOnce, CutError> {
         self.references.clear();
         let (mut hasher, mut search, mut chunks) = (ContentHasher::new(), Search::default(), 0);
         let mut open = self.packer.parcel.bytes.len();
