@@ -1,5 +1,6 @@
 //! The vault: what the server stores and cannot read.
 
+mod backing_up;
 mod keys;
 mod restoring;
 

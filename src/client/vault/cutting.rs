@@ -216,7 +216,7 @@ impl Cutter<'_> {
             Ok((sums, flags, chunks)) => {
                 let ContentSums { size, crc32, blake3 } = sums;
                 self.told_read(entry, sums, flags);
-                self.packer.add(Item::FileEnd { is_empty: size == 0 });
+                self.packer.add(Item::FileEnd);
                 (ContentEnd { bytes: size, crc32, blake3, flags }, chunks)
             }
             Err(error) => {

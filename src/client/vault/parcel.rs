@@ -35,7 +35,7 @@ pub enum Item {
     /// A list that the server holds, and that the snapshot needs.
     Need { id: ChunkName },
     /// The chunks of a file end here.
-    FileEnd { is_empty: bool },
+    FileEnd,
 }
 
 impl Item {
@@ -44,7 +44,7 @@ impl Item {
         match self {
             Item::Chunk { name, .. } => Some(*name),
             Item::List { id, .. } => Some(*id),
-            Item::Need { .. } | Item::FileEnd { .. } => None,
+            Item::Need { .. } | Item::FileEnd => None,
         }
     }
 }

@@ -101,7 +101,7 @@ impl Sealing<'_> {
                     needs.extend_from_slice(id.as_bytes());
                 }
                 Item::Need { id } => needs.extend_from_slice(id.as_bytes()),
-                Item::Chunk { .. } | Item::FileEnd { .. } => {}
+                Item::Chunk { .. } | Item::FileEnd => {}
             }
         }
         if !needs.is_empty() {
@@ -122,7 +122,7 @@ fn lacking_items(answered: &Answered) -> Vec<bool> {
     answered.parcel.items.iter().map(lacking).collect()
 }
 
-/// Counts files of which something is sent, and those of which the server holds all.
+/// Counts files of which something is sent, and those of which the server holds all: empty ones among them.
 fn count(parcel: &Parcel, lacking: &[bool], is_file_lacking: &mut bool, sent: &mut Sent) {
     for (item, lacking) in parcel.items.iter().zip(lacking) {
         match item {
@@ -130,8 +130,8 @@ fn count(parcel: &Parcel, lacking: &[bool], is_file_lacking: &mut bool, sent: &m
                 sent.bytes += (end - start) as u64;
                 *is_file_lacking = true;
             }
-            Item::FileEnd { is_empty } => {
-                let is_sent = std::mem::take(is_file_lacking) || *is_empty;
+            Item::FileEnd => {
+                let is_sent = std::mem::take(is_file_lacking);
                 sent.files += u64::from(is_sent);
                 sent.files_same += u64::from(!is_sent);
             }
