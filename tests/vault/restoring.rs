@@ -44,7 +44,7 @@ fn listings_single_files_and_parts_are_those_of_a_plain_snapshot() {
     let size = workplace.join("source/size 131072");
     for words in [
         vec![OsStr::new("ls"), "--long".as_ref()],
-        vec!["ls".as_ref(), "--json".as_ref(), stored(&size), stored(&workplace.join("source/deep"))].to_vec(),
+        vec!["ls".as_ref(), "--json".as_ref(), stored(&size), stored(&workplace.join("source/deep"))],
         vec!["cat".as_ref(), stored(&large)],
         vec![
             "cat".as_ref(),
