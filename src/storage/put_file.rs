@@ -206,8 +206,8 @@ fn newest_base(upload: &Upload) -> Result<Option<Base>, StoreError> {
     let (layout, client) = (&upload.shared.layout, &upload.state.record.folder);
     let newest_but = |passed_over: usize| {
         upload.state.pin(layout, |catalog| {
-            let readable = catalog.heads().iter().rev().filter(|head| head.vault.is_none());
-            readable.skip(passed_over).next().cloned()
+            let mut readable = catalog.heads().iter().rev().filter(|head| head.vault.is_none());
+            readable.nth(passed_over).cloned()
         })
     };
     let mut passed_over = 0;

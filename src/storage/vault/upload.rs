@@ -207,7 +207,7 @@ impl VaultUpload {
 
     /// Takes a chunk that is sealed under this session's key. One that is held already is passed over.
     pub fn chunk(&mut self, name: ChunkName, sealed: &[u8]) -> Result<(), StoreError> {
-        let session = self.to_store()?;
+        let session = self.storing()?;
         check_sealed(name, session.key, sealed)?;
         session.store(Kind::Chunk, name, &[sealed])
     }
@@ -218,7 +218,7 @@ impl VaultUpload {
     /// `NotFound` where one of them is not.
     pub fn list(&mut self, names: &[u8]) -> Result<(), StoreError> {
         count_names(names)?;
-        let session = self.to_store()?;
+        let session = self.storing()?;
         if !session.lacking(names, Some(Kind::Chunk))?.is_empty() {
             return Err(gone("a chunk"));
         }
@@ -231,7 +231,7 @@ impl VaultUpload {
     /// `NotFound` where one of them is not held.
     pub fn needs(&mut self, lists: &[u8]) -> Result<(), StoreError> {
         let count = count_names(lists)?;
-        let session = self.to_store()?;
+        let session = self.storing()?;
         if session.lists.len() + count > VAULT_LISTS_MAX {
             return Err(StoreError::out_of_place(format!("a snapshot may need {VAULT_LISTS_MAX} lists")));
         }
@@ -245,10 +245,10 @@ impl VaultUpload {
     /// Makes the snapshot. When this returns it is on the disk, whatever happens next.
     pub fn commit(mut self, name: ChunkName, sealed: &[u8]) -> Result<Arc<Head>, StoreError> {
         let upload = self.upload;
-        let session = self.to_store()?;
+        let session = self.storing()?;
         check_sealed(name, session.key, sealed)?;
         let mut plain = self.plain.take().ok_or_else(|| StoreError::out_of_place("the upload is over"))?;
-        let session = self.session.as_mut().expect("to_store() found it");
+        let session = self.session.as_mut().expect("storing() found it");
         let snapshot = plain.snapshot();
         session.index_snapshot(&mut plain, upload, name, sealed)?;
         let committed = plain.commit(CommitCounts { ranges: 0, entries: 0, unreadable: 0 });
@@ -273,7 +273,7 @@ impl VaultUpload {
         self.plain.as_ref().map_or(Ok(()), |plain| plain.check_live())
     }
 
-    fn to_store(&mut self) -> Result<&mut VaultSession, StoreError> {
+    fn storing(&mut self) -> Result<&mut VaultSession, StoreError> {
         self.check_live()?;
         match &mut self.session {
             Some(session) if !self.dry_run => {
@@ -525,10 +525,10 @@ impl Drop for VaultSession {
             log::warn!("what came last of an upload will be sent again: {error}");
         }
         self.release_pack();
-        if self.ending != Ending::LeftBehind {
-            if let Err(error) = self.vault.forget_upload(&self.row_key) {
-                log::warn!("an upload that is over counts as left behind for a day: {error}");
-            }
+        if self.ending != Ending::LeftBehind
+            && let Err(error) = self.vault.forget_upload(&self.row_key)
+        {
+            log::warn!("an upload that is over counts as left behind for a day: {error}");
         }
         locked(&self.vault.live).remove(&self.row_key);
     }
