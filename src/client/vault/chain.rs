@@ -11,6 +11,8 @@ const CHAIN_FILE: &str = "vault-chain.json";
 const CHAIN_VERSION: u32 = 1;
 /// Chains that are kept: one for each vault and server.
 const CHAINS_MAX: usize = 64;
+/// Heads before the newest that are remembered, so that a server that shows one of them is known to have been set back.
+const EARLIER_MAX: usize = 64;
 
 /// What `vault-chain.json` holds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,6 +31,9 @@ struct KeptChain {
     server: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stored: Option<Link>,
+    /// The hashes of heads that were stored before it, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<String>,
     /// A head that was sent, and whose answer has not come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sent: Option<Link>,
@@ -70,7 +75,7 @@ impl Chain {
         let writer = file.as_ref().and_then(|file| unhex(&file.writer)).unwrap_or_else(random_array);
         let kept =
             file.into_iter().flat_map(|file| file.chains).find(|kept| kept.vault == vault && kept.server == server);
-        let new = || KeptChain { vault, server: server.to_string(), stored: None, sent: None };
+        let new = || KeptChain { vault, server: server.to_string(), stored: None, earlier: Vec::new(), sent: None };
         Ok(Chain { writer, kept: kept.unwrap_or_else(new) })
     }
 
@@ -97,8 +102,8 @@ impl Chain {
         if let (Some(sent), Some(shown)) = (&self.kept.sent, shown)
             && is(sent, shown)
         {
-            self.kept.stored = Some(Link { snapshot: Some(shown.snapshot), ..sent.clone() });
-            self.kept.sent = None;
+            let sent = sent.clone();
+            self.take_over(sent, shown.snapshot);
         }
         let stored = self.kept.stored.as_ref()?;
         let id = stored.snapshot.map_or_else(|| format!("number {}", stored.counter), |id| id.to_string());
@@ -109,7 +114,7 @@ impl Chain {
                 "the server has no snapshot of this host in the vault {vault} any more; the last one was {id}: unless \
                  it was dropped on purpose, the server has lost it or was set back to an older state"
             )),
-            Some(shown) if stored.snapshot.is_some_and(|id| shown.snapshot < id) => Some(format!(
+            Some(shown) if self.is_earlier(shown) => Some(format!(
                 "the newest snapshot of this host in the vault {vault} is {} at the server, older than {id}, which was \
                  stored last: unless that was dropped on purpose, the server has lost it or was set back",
                 shown.snapshot
@@ -134,9 +139,24 @@ impl Chain {
     /// The head that was sent is stored.
     pub fn note_stored(&mut self, state: &StateFolder, snapshot: SnapshotId) -> Result<(), StateError> {
         if let Some(sent) = self.kept.sent.take() {
-            self.kept.stored = Some(Link { snapshot: Some(snapshot), ..sent });
+            self.take_over(sent, snapshot);
         }
         self.write(state)
+    }
+
+    fn take_over(&mut self, sent: Link, snapshot: SnapshotId) {
+        let before = self.kept.stored.replace(Link { snapshot: Some(snapshot), ..sent });
+        self.kept.sent = None;
+        self.kept.earlier.extend(before.map(|link| link.head));
+        let spare = self.kept.earlier.len().saturating_sub(EARLIER_MAX);
+        self.kept.earlier.drain(..spare);
+    }
+
+    /// Whether what is shown came before the newest: one that is remembered, or by the time in its id.
+    fn is_earlier(&self, shown: Shown) -> bool {
+        let newest = self.kept.stored.as_ref().and_then(|link| link.snapshot);
+        let has_earlier_id = newest.is_some_and(|newest| shown.snapshot < newest);
+        has_earlier_id || self.kept.earlier.contains(&hex(&shown.head))
     }
 
     fn write(&self, state: &StateFolder) -> Result<(), StateError> {
@@ -187,6 +207,11 @@ mod tests {
         assert!(told(Some(Shown { snapshot: id(0), head: [9; 32] })).contains("older than"));
         assert!(told(Some(Shown { snapshot: id(1), head: [9; 32] })).contains("is not the one"));
         assert!(told(Some(Shown { snapshot: id(2), head: [9; 32] })).contains("does not know of"));
+
+        // What was stored before is known whatever the clock says.
+        again.note_sent(&state, 2, [7; 32]).unwrap();
+        again.note_stored(&state, id(1)).unwrap();
+        assert!(again.compare(Some(Shown { snapshot: id(2), head: [1; 32] })).unwrap().contains("older than"));
 
         // An answer that was lost.
         again.note_sent(&state, 2, [2; 32]).unwrap();
