@@ -82,8 +82,8 @@ struct VaultSession {
     pack: Option<PackWriter>,
     /// Written and not indexed yet.
     objects: BTreeMap<[u8; NAME_BYTES], (Kind, Place)>,
-    /// References that the lists among them add.
-    refs: BTreeMap<[u8; NAME_BYTES], u32>,
+    /// Of the lists among them, the names in them: up to [`VAULT_LISTED_AT_ONCE`], and one list.
+    new_lists: BTreeMap<[u8; NAME_BYTES], Vec<u8>>,
     listed: usize,
     /// Chunks that the client was told are lacking and that have not come: their coming is looked up no more.
     told_lacking: HashSet<[u8; NAME_BYTES]>,
@@ -336,7 +336,7 @@ impl VaultSession {
             wrapped: request.wrapped_key.clone(),
             pack: None,
             objects: BTreeMap::new(),
-            refs: BTreeMap::new(),
+            new_lists: BTreeMap::new(),
             listed: 0,
             told_lacking: HashSet::new(),
             lists: Vec::new(),
@@ -388,11 +388,8 @@ impl VaultSession {
         let was_there = self.objects.contains_key(name.as_bytes())
             || self.vault.index.read(|index| Ok(index.object(&name)?.is_some_and(|row| !row.is_lost())))?;
         self.store(Kind::List, name, &[names])?;
-        // A list that is damaged is replaced, and its references are counted; of one that is lost they are not known.
         if !was_there {
-            for name in names_in(names) {
-                *self.refs.entry(*name.as_bytes()).or_default() += 1;
-            }
+            self.new_lists.insert(*name.as_bytes(), names.to_vec());
             self.listed += names.len() / NAME_BYTES;
         }
         self.flush_when_due()
@@ -453,14 +450,14 @@ impl VaultSession {
             return Ok(());
         }
         self.vault.flush_pack(pack)?;
-        let (objects, refs) = (std::mem::take(&mut self.objects), std::mem::take(&mut self.refs));
+        let (objects, lists) = (std::mem::take(&mut self.objects), std::mem::take(&mut self.new_lists));
         self.listed = 0;
         let (number, length, key_bytes) = (pack.number, pack.length(), pack.take_key_bytes());
         self.row.touched = Timestamp::now().seconds.max(0) as u64;
         let indexed = self.vault.index.write(Flush::Now, |index| {
             let is_sealed = objects.values().any(|(kind, _)| *kind != Kind::List);
             let key = if is_sealed { index.number_of_key(self.key.as_bytes(), &self.wrapped)? } else { 0 };
-            add_objects(index, &objects, &refs, key)?;
+            add_objects(index, &objects, &references(index, &lists)?, key)?;
             if let Some(snapshot) = &snapshot {
                 snapshot.add(index)?;
             }
@@ -603,6 +600,21 @@ fn check_kind(held: Kind, kind: Kind) -> Result<(), StoreError> {
         true => Ok(()),
         false => Err(StoreError::out_of_place("a chunk and a list cannot have one name")),
     }
+}
+
+/// The references that lists add. A list that is damaged is replaced, and its references are counted already, as are those
+/// of one that another upload brought meanwhile; of one that is lost they are not known.
+fn references(
+    index: &Writing<'_>,
+    lists: &BTreeMap<[u8; NAME_BYTES], Vec<u8>>,
+) -> Result<BTreeMap<[u8; NAME_BYTES], u32>, IndexError> {
+    let mut refs = BTreeMap::new();
+    for (list, names) in lists {
+        if index.object(list)?.is_none_or(|row| row.is_lost()) {
+            names_in(names).for_each(|name| *refs.entry(*name.as_bytes()).or_default() += 1);
+        }
+    }
+    Ok(refs)
 }
 
 /// Puts new objects into the index, and references that lists among them add.

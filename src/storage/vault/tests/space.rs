@@ -58,6 +58,25 @@ fn what_an_open_upload_was_told_is_held_stays_for_it() {
 }
 
 #[test]
+fn lists_that_two_uploads_bring_at_once_are_counted_once() {
+    let fixture = fixture();
+    let (store, client) = (&fixture.store, fixture.client);
+    let begin = || Client::begin(store, client, request(UploadId::random())).unwrap();
+    let mut uploads = [begin(), begin()];
+    for upload in &mut uploads {
+        // Neither has flushed what it brought when the other brings it.
+        assert!(upload.send(&tree(0..5)).unwrap().0 > 0);
+    }
+    for upload in uploads {
+        let head = upload.commit().unwrap();
+        check_snapshot(store, &head, &tree(0..5));
+        drop_snapshot(store, &head);
+    }
+    while store.tidy_vault(vault()).unwrap() != Tidied::default() {}
+    assert_eq!(packs_of(&fixture.path()).len(), 0, "nothing needs them any more");
+}
+
+#[test]
 fn a_removed_client_leaves_nothing_that_others_do_not_need() {
     let fixture = fixture();
     let store = &fixture.store;
