@@ -70,6 +70,8 @@ const SNAPSHOT: &[(&str, char)] = &[
     ("label", 's'),
     ("tags", 'l'),
     ("roots", 'l'),
+    // Of a plain snapshot.
+    ("vault", '0'),
 ];
 const BACKUP_SUMMARY: &[(&str, char)] = &[
     ("snapshot", 's'),
@@ -197,7 +199,10 @@ fn a_restore_tells_each_file_and_ends_with_its_summary() {
 fn verify_and_stats_give_their_figures() {
     let stored = Stored::new();
     let verified = stored.run(["verify".as_ref()]).expect(0).event("summary");
-    assert_fields(&verified, &[("files", 'n'), ("bytes", 'n'), ("damaged", 'n'), ("exit_code", 'n')]);
+    // Only of a vault is anything opened.
+    let opened = [("opened_files", '0'), ("opened_bytes", '0')];
+    let fields = [("files", 'n'), ("bytes", 'n'), ("damaged", 'n'), ("exit_code", 'n')];
+    assert_fields(&verified, &[&fields[..], &opened].concat());
     assert_eq!((&verified["files"], &verified["bytes"], &verified["damaged"]), (&2.into(), &12.into(), &0.into()));
     let run = stored.run(["stats".as_ref()]).expect(0);
     assert_eq!(run.events().len(), 1, "{}", run.out());
