@@ -10,6 +10,7 @@ use super::{KeptSnapshot, Opening, Vault, VaultHandle, folder_of};
 use crate::base::ids::SnapshotId;
 use crate::base::time::Timestamp;
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
+use crate::crypto::data_key_id;
 use crate::storage::error::StoreError;
 use crate::storage::store::Store;
 
@@ -120,6 +121,11 @@ impl Vault {
             let Some(row) = row.filter(|row| row.kind == kind && !row.is_lost()) else { return Ok(None) };
             let read = self.read_record(name, &row).map_err(StoreError::of_named_file);
             match read {
+                Ok(Some(record)) if !self.has_key_of(&record)? => {
+                    log::error!("damage: vault {}: the data key of {name} is gone", self.id);
+                    self.mark(name, &row, true)?;
+                    return Ok(None);
+                }
                 Ok(Some(record)) => {
                     if row.is_damaged {
                         self.mark(name, &row, false)?;
@@ -140,6 +146,17 @@ impl Vault {
             }
         }
         Ok(None)
+    }
+
+    /// Whether the wrapped key is there that the record is sealed under: without it nobody opens it.
+    fn has_key_of(&self, record: &super::Record) -> Result<bool, StoreError> {
+        let Some(id) = record.key() else { return Ok(true) };
+        self.index.read(|index| {
+            let row = index.keys.get(id.as_bytes())?;
+            Ok(row
+                .and_then(|row| rows::KeyRow::decode(row.value()))
+                .is_some_and(|row| data_key_id(&row.wrapped) == id))
+        })
     }
 
     /// All snapshots that the index knows of, by id.
