@@ -13,6 +13,7 @@ pub mod limits;
 pub mod order;
 pub mod path;
 pub mod progress;
+pub mod selection;
 pub mod shutdown;
 pub mod time;
 pub mod vault;

@@ -260,13 +260,23 @@ fn begin(session: &mut Session, options: &BackupOptions, upload: UploadId) -> Re
         tags: options.tags.clone(),
         roots: options.roots.iter().filter_map(|root| root.path().cloned()).collect(),
     }))?;
+    opening(session, |answer| match answer {
+        ToClient::Begun { base, data } => Some(Answer::Open { base, data }),
+        ToClient::Stored(row) => Some(Answer::Stored(row)),
+        _ => None,
+    })
+}
+
+/// Waits for what opens an upload, or says that it is stored: `take` gives what it makes of such an answer.
+pub(super) fn opening<T>(
+    session: &mut Session,
+    take: impl FnOnce(ToClient<'_>) -> Option<T>,
+) -> Result<T, ClientError> {
     let answer = match session.channel.receive() {
         Ok(Some(message)) => match ToClient::decode(message.kind, message.body) {
-            Ok(ToClient::Begun { base, data }) => Ok(Answer::Open { base, data }),
-            Ok(ToClient::Stored(row)) => Ok(Answer::Stored(row)),
             Ok(ToClient::Busy { seconds }) => Err(ChannelError::Busy { seconds }),
             Ok(ToClient::Failure { code, text }) => return Err(ClientError::Failure { code, text }),
-            Ok(_) => Err(ChannelError::Violation("that answer does not open an upload")),
+            Ok(answer) => take(answer).ok_or(ChannelError::Violation("that answer does not open an upload")),
             Err(error) => Err(ChannelError::Malformed(error)),
         },
         Ok(None) => Err(ChannelError::Lost),

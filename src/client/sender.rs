@@ -213,33 +213,16 @@ impl ContentSender<'_> {
         mut held: Option<HeldContent>,
         batch: &mut Batch,
     ) -> Result<Result<(ContentSums, u8), SourceError>, Gone> {
-        let mut file = match self.source.open(&entry.path) {
+        let file = match self.source.open(&entry.path) {
             Ok(file) => file,
             Err(error) => return Ok(Err(error)),
         };
-        for is_last_try in [false, true] {
-            let sums = match self.send_content(&mut file, place, held, batch)? {
-                Ok(sums) => sums,
-                Err(error) => return Ok(Err(error)),
-            };
-            let seen = match file.check() {
-                Ok(seen) => seen,
-                Err(error) => return Ok(Err(error)),
-            };
-            if !seen.changed || is_last_try {
-                let mut flags = 0;
-                flags |= if seen.recheck { content_flag::RECHECK } else { 0 };
-                flags |= if seen.changed { content_flag::CHANGED_WHILE_READ } else { 0 };
-                return Ok(Ok((sums, flags)));
-            }
+        file.read_settled(true, |file| {
+            let sums = self.send_content(file, place, held, batch);
             // The beginning that lay at the server has been gone on with.
             held = held.map(|held| HeldContent { partial: None, ..held });
-            file = match file.restart() {
-                Ok(file) => file,
-                Err(error) => return Ok(Err(error)),
-            };
-        }
-        unreachable!("the last try returns")
+            sums
+        })
     }
 
     fn send_content(

@@ -17,6 +17,7 @@ use crate::base::folder::{FolderStack, Missing};
 use crate::base::limits::LARGE_FILE_BYTES;
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
+use crate::protocol::message::content_flag;
 
 /// How near a change must be to the reading for its time to prove nothing: file systems keep times in
 /// steps of up to two seconds.
@@ -287,6 +288,36 @@ impl SourceFile {
         rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
         let opened = FileFacts::of(&rustix::fs::fstat(&file)?);
         Ok(SourceFile::of_disk(DiskFile::new(file, opened)))
+    }
+
+    /// Has `read` take the file to its end; `again` from its start, where it changed meanwhile. Gives what the last reading
+    /// gave, and the bits of [`content_flag`] that are to be kept with it.
+    pub fn read_settled<T, E>(
+        mut self,
+        mut again: bool,
+        mut read: impl FnMut(&mut SourceFile) -> Result<Result<T, SourceError>, E>,
+    ) -> Result<Result<(T, u8), SourceError>, E> {
+        loop {
+            let taken = match read(&mut self)? {
+                Ok(taken) => taken,
+                Err(error) => return Ok(Err(error)),
+            };
+            let seen = match self.check() {
+                Ok(seen) => seen,
+                Err(error) => return Ok(Err(error)),
+            };
+            if !seen.changed || !again {
+                let mut flags = 0;
+                flags |= if seen.recheck { content_flag::RECHECK } else { 0 };
+                flags |= if seen.changed { content_flag::CHANGED_WHILE_READ } else { 0 };
+                return Ok(Ok((taken, flags)));
+            }
+            again = false;
+            self = match self.restart() {
+                Ok(file) => file,
+                Err(error) => return Ok(Err(error)),
+            };
+        }
     }
 
     /// Looks at the file once more, after its last byte was read.

@@ -32,9 +32,22 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// is still below the server's ring.
 const ANSWER_BYTES_MAX: usize = 96 * 1024;
 
-fn reader_gone() -> ClientError {
+/// The thread that reads the files has ended, which only a fault of its own does.
+pub(super) fn reader_gone() -> ClientError {
     let source = std::io::Error::other("the thread that reads them has ended");
     ClientError::Io { doing: "read the files to back up".into(), source }
+}
+
+/// Writes what is staged and sleeps until something happens on any side. `spoke` is when this side did so last.
+pub(super) fn rest(channel: &mut Channel, wakes: &WakeSource, spoke: &mut Instant) -> Result<(), ChannelError> {
+    channel.push()?;
+    if spoke.elapsed() >= Channel::PING_INTERVAL {
+        channel.ping()?;
+        *spoke = Instant::now();
+    }
+    let limit = Channel::PING_INTERVAL.saturating_sub(spoke.elapsed());
+    // The server answers every ping, so it is never silent for long, whoever is waited for.
+    channel.wait_for(wakes, limit)
 }
 
 /// How the server may answer for ranges.
@@ -262,16 +275,8 @@ impl<'a> Uploading<'a> {
         Uploaded { snapshot, scanned: self.walked.unwrap_or_default(), sent: self.sent }
     }
 
-    /// Writes what is staged and sleeps until something happens on any side.
     fn rest(&mut self) -> Result<(), Stopped> {
-        self.channel.push()?;
-        if self.spoke.elapsed() >= Channel::PING_INTERVAL {
-            self.channel.ping()?;
-            self.spoke = Instant::now();
-        }
-        let limit = Channel::PING_INTERVAL.saturating_sub(self.spoke.elapsed());
-        // The server answers every ping, so it is never silent for long, whoever is waited for.
-        Ok(self.channel.wait_for(&self.queues.wakes, limit)?)
+        Ok(rest(self.channel, &self.queues.wakes, &mut self.spoke)?)
     }
 
     /// Works through the answers that are here; gives the stored snapshot when it is among them.

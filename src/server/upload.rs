@@ -84,22 +84,48 @@ fn receive(
             return Ok(None);
         }
         Ok(Begun::Open(upload)) => upload,
-        // The older session is ending, on a slow disk: the client is to come again.
-        Err(error @ StoreError::StillOpen { .. }) => {
-            log::warn!("{error}");
-            outbox.send_to_client(&ToClient::Busy { seconds: BUSY_SECONDS })?;
-            return Ok(None);
-        }
-        Err(error) => return Err(error.into()),
+        Err(error) => return refuse(error, outbox),
     };
     let (device, inode) = store.place()?;
     let data = HostFolder { boot: boot_name(), device, inode };
     outbox.send_to_client(&ToClient::Begun { base: upload.base().map(|head| head.id), data })?;
     outbox.flush()?;
-    match take_in(&mut upload, live, intake, outbox) {
-        Ok(Some(counts)) => {
+    let taken = take_in(&mut upload, live, intake, outbox);
+    end(upload, taken, dry_run, live, outbox)
+}
+
+/// An upload that can be committed with what the client said last, or given up.
+pub trait Ending {
+    type Last;
+
+    fn commit(self, last: Self::Last) -> Result<Arc<Head>, StoreError>;
+    fn abandon(self);
+}
+
+impl Ending for Box<Upload> {
+    type Last = CommitCounts;
+
+    fn commit(self, counts: CommitCounts) -> Result<Arc<Head>, StoreError> {
+        Upload::commit(*self, counts)
+    }
+
+    fn abandon(self) {
+        Upload::abandon(*self);
+    }
+}
+
+/// Ends an upload of which all has been taken in that comes: gives the head it committed, if it did.
+pub fn end<U: Ending>(
+    upload: U,
+    taken: Result<Option<U::Last>, Ended>,
+    dry_run: bool,
+    live: &Live,
+    outbox: &mut Outbox,
+) -> Result<Option<Arc<Head>>, Ended> {
+    match taken {
+        Ok(Some(last)) => {
             live.set(Doing::Committing);
-            let head = upload.commit(counts)?;
+            let head = upload.commit(last)?;
             outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
             Ok(Some(head))
         }
@@ -115,6 +141,19 @@ fn receive(
             Err(failure.into())
         }
         Err(ended) => Err(ended),
+    }
+}
+
+/// Answers where an upload could not be opened.
+pub fn refuse(error: StoreError, outbox: &mut Outbox) -> Result<Option<Arc<Head>>, Ended> {
+    match error {
+        // The older session is ending, on a slow disk: the client is to come again.
+        StoreError::StillOpen { .. } => {
+            log::warn!("{error}");
+            outbox.send_to_client(&ToClient::Busy { seconds: BUSY_SECONDS })?;
+            Ok(None)
+        }
+        error => Err(error.into()),
     }
 }
 

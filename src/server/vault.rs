@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::listener::{BUSY_SECONDS, Shared};
+use super::listener::Shared;
 use super::session::{End, Ended, Failure};
 use super::sessions::{Doing, Live};
 use super::statistics::Count;
@@ -13,14 +13,14 @@ use crate::base::vault::{ChunkName, DataKeyId, VaultId};
 use crate::channel::worker::{self, Gone, Intake, Outbox};
 use crate::channel::{Channel, Closer};
 use crate::protocol::message::{
-    FailureCode, HostFolder, SealedHead, StoredHead, ToClient, ToServer, VaultAnswer, VaultBegin, VaultRequest,
-    vault_flag,
+    HostFolder, SealedHead, StoredHead, ToClient, ToServer, VaultAnswer, VaultBegin, VaultRequest, vault_flag,
 };
 use crate::storage::{
     ClientRecord, Head, SealedObject, Store, StoreError, VaultBegun, VaultReader, VaultUpload, VaultUploadRequest,
 };
 
 use super::answers::snapshot_row;
+use super::upload::{self, Ending};
 
 /// What an upload begins with, owned.
 pub struct Begin(VaultUploadRequest);
@@ -96,34 +96,23 @@ fn receive(
             return Ok(None);
         }
         Ok(VaultBegun::Open(upload)) => upload,
-        // The older session is ending, on a slow disk: the client is to come again.
-        Err(error @ StoreError::StillOpen { .. }) => {
-            log::warn!("{error}");
-            outbox.send_to_client(&ToClient::Busy { seconds: BUSY_SECONDS })?;
-            return Ok(None);
-        }
-        Err(error) => return Err(error.into()),
+        Err(error) => return upload::refuse(error, outbox),
     };
     send_begun(store, &upload, outbox)?;
-    match take_in(&mut upload, live, intake, outbox) {
-        Ok(Some((name, sealed))) => {
-            live.set(Doing::Committing);
-            let head = upload.commit(name, &sealed)?;
-            outbox.send_to_client(&ToClient::Stored(snapshot_row(&head)))?;
-            Ok(Some(head))
-        }
-        // The client wanted to know, not to store: what is left of an earlier session stays.
-        Ok(None) if dry_run => Ok(None),
-        Ok(None) => {
-            upload.abandon();
-            Ok(None)
-        }
-        // What a peer sent that breaks the rules is nothing to go on with.
-        Err(Ended::Failed(failure)) if failure.code == FailureCode::OutOfPlace => {
-            upload.abandon();
-            Err(failure.into())
-        }
-        Err(ended) => Err(ended),
+    let taken = take_in(&mut upload, live, intake, outbox);
+    upload::end(upload, taken, dry_run, live, outbox)
+}
+
+impl Ending for Box<VaultUpload> {
+    /// The head's name, and the sealed head.
+    type Last = (ChunkName, Vec<u8>);
+
+    fn commit(self, (name, sealed): (ChunkName, Vec<u8>)) -> Result<Arc<Head>, StoreError> {
+        VaultUpload::commit(*self, name, &sealed)
+    }
+
+    fn abandon(self) {
+        VaultUpload::abandon(*self);
     }
 }
 

@@ -9,8 +9,8 @@ use super::error::StoreError;
 use super::index::IndexRecord;
 use super::layout::RangeFolder;
 use super::range::StoredEntry;
-use crate::base::entry::merge_roots;
 use crate::base::path::EntryPath;
+use crate::base::selection::PathSelection;
 
 /// The entries of a snapshot, which is not dropped meanwhile. A damaged range is one error; the walk goes on behind it.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub struct Entries {
     ranges: RangeFolder,
     records: vec::IntoIter<IndexRecord>,
     current: vec::IntoIter<StoredEntry>,
-    filter: Filter,
+    filter: PathSelection,
     /// Only what comes later is given.
     after: Option<EntryPath>,
     damaged: Option<IndexRecord>,
@@ -32,8 +32,8 @@ impl Entries {
         filter: &[EntryPath],
         pin: Pin,
     ) -> Entries {
-        let filter = Filter::new(filter);
-        records.retain(|record| filter.may_select(record));
+        let filter = PathSelection::new(filter);
+        records.retain(|record| filter.may_select(|path| touches(path, record)));
         let (records, current) = (records.into_iter(), Vec::new().into_iter());
         Entries { ranges, records, current, filter, after: None, damaged: None, _pin: pin }
     }
@@ -54,7 +54,7 @@ impl Entries {
     /// The paths of the filter that selected nothing, and that no damaged range can have held; final once the
     /// walk has ended. Those that do not come later than where it began may have selected something before.
     pub fn unmatched(&self) -> &[EntryPath] {
-        &self.filter.unmatched
+        self.filter.unmatched()
     }
 }
 
@@ -73,47 +73,12 @@ impl Iterator for Entries {
             match read_range(&self.ranges, &record) {
                 Ok(entries) => self.current = entries.into_iter(),
                 Err(error) => {
-                    self.filter.pass(&record);
+                    self.filter.pass(|path| touches(path, &record));
                     self.damaged = Some(record);
                     return Some(Err(error));
                 }
             }
         }
-    }
-}
-
-/// Paths that select themselves and all below; none of them selects everything.
-#[derive(Debug)]
-struct Filter {
-    everything: bool,
-    /// Sorted, none within another.
-    paths: Vec<EntryPath>,
-    unmatched: Vec<EntryPath>,
-}
-
-impl Filter {
-    fn new(paths: &[EntryPath]) -> Filter {
-        Filter { everything: paths.is_empty(), paths: merge_roots(paths.to_vec()), unmatched: paths.to_vec() }
-    }
-
-    /// Whether something between the first and the last path of the range can be selected.
-    fn may_select(&self, record: &IndexRecord) -> bool {
-        self.everything || self.paths.iter().any(|path| touches(path, record))
-    }
-
-    /// Takes what the range may hold for found, since it cannot be read.
-    fn pass(&mut self, record: &IndexRecord) {
-        self.unmatched.retain(|path| !touches(path, record));
-    }
-
-    fn selects(&mut self, path: &EntryPath) -> bool {
-        // Of disjoint sorted paths only the last one that is not greater can hold this path.
-        let place = self.paths.partition_point(|selected| selected <= path);
-        let within = place.checked_sub(1).is_some_and(|place| path.is_within(&self.paths[place]));
-        if within {
-            self.unmatched.retain(|selected| !path.is_within(selected));
-        }
-        within || self.everything
     }
 }
 

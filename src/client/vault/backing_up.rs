@@ -5,7 +5,7 @@ use std::thread;
 
 use crossbeam_channel::{bounded, unbounded};
 
-use super::super::backup::{BackupOptions, WalkSink, walk_to};
+use super::super::backup::{BackupOptions, WalkSink, opening, walk_to};
 use super::super::connect::{Client, Session};
 use super::super::error::ClientError;
 use super::super::scan::{FolderIdentity, ScanOptions};
@@ -128,25 +128,15 @@ impl Try<'_> {
             wrapped_key: self.target.data_key.wrapped(),
         })))?;
         let mut shown = None;
-        let answer = match session.channel.receive() {
-            Ok(Some(message)) => match ToClient::decode(message.kind, message.body) {
-                Ok(ToClient::Vault(VaultAnswer::Begun { data, newest })) => {
-                    shown = newest.map(|(snapshot, head)| Shown {
-                        snapshot,
-                        head: head_hash(head.name, head.key, head.sealed),
-                    });
-                    Ok(Begun::Open(data))
-                }
-                Ok(ToClient::Stored(row)) => Ok(Begun::Stored(row)),
-                Ok(ToClient::Busy { seconds }) => Err(ChannelError::Busy { seconds }),
-                Ok(ToClient::Failure { code, text }) => return Err(ClientError::Failure { code, text }),
-                Ok(_) => Err(ChannelError::Violation("that answer does not open an upload")),
-                Err(error) => Err(ChannelError::Malformed(error)),
-            },
-            Ok(None) => Err(ChannelError::Lost),
-            Err(error) => Err(error),
-        };
-        let begun = answer.map_err(|error| session.error(error))?;
+        let begun = opening(session, |answer| match answer {
+            ToClient::Vault(VaultAnswer::Begun { data, newest }) => {
+                shown = newest
+                    .map(|(snapshot, head)| Shown { snapshot, head: head_hash(head.name, head.key, head.sealed) });
+                Some(Begun::Open(data))
+            }
+            ToClient::Stored(row) => Some(Begun::Stored(row)),
+            _ => None,
+        })?;
         if let Begun::Open(_) = begun
             && let Some(message) = self.chain.compare(shown)
         {

@@ -329,31 +329,12 @@ impl Cutter<'_> {
         if !can_read_twice && !self.packer.parcel.items.is_empty() {
             self.packer.hand_over(self.packer.parcel.bytes.len())?;
         }
-        let mut file = match self.source.open(&entry.path) {
+        let file = match self.source.open(&entry.path) {
             Ok(file) => file,
             Err(error) => return Ok(Err(error)),
         };
-        for is_last_try in [!can_read_twice, true] {
-            let (sums, chunks) = match self.read_once(&mut file, item.index)? {
-                Ok(read) => read,
-                Err(error) => return Ok(Err(error)),
-            };
-            let seen = match file.check() {
-                Ok(seen) => seen,
-                Err(error) => return Ok(Err(error)),
-            };
-            if !seen.changed || is_last_try {
-                let mut flags = 0;
-                flags |= if seen.recheck { content_flag::RECHECK } else { 0 };
-                flags |= if seen.changed { content_flag::CHANGED_WHILE_READ } else { 0 };
-                return Ok(Ok((sums, flags, chunks)));
-            }
-            file = match file.restart() {
-                Ok(file) => file,
-                Err(error) => return Ok(Err(error)),
-            };
-        }
-        unreachable!("the last try returns")
+        let read = file.read_settled(can_read_twice, |file| self.read_once(file, item.index))?;
+        Ok(read.map(|((sums, chunks), flags)| (sums, flags, chunks)))
     }
 
     fn read_once(&mut self, file: &mut SourceFile, entry: u32) -> Result<ReadOnce, CutError> {

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use super::super::error::ClientError;
 use super::super::ranges::ScanTotals;
 use super::super::reach::Reach;
-use super::super::uploading::{Progress, Sent, Stopped};
+use super::super::uploading::{Progress, Sent, Stopped, reader_gone, rest};
 use super::parcel::{Found, Handed, Parcel};
 use super::sealing::{Answered, SealedBatch};
 use crate::base::progress::{Event, ProgressSink, Totals};
@@ -77,11 +77,6 @@ pub struct VaultUploading<'a> {
     spoke: Instant,
 }
 
-fn reader_gone() -> Stopped {
-    let source = std::io::Error::other("the thread that reads them has ended");
-    Stopped::Client(ClientError::Io { doing: "read the files to back up".into(), source })
-}
-
 fn answer_bytes(names: usize) -> usize {
     MESSAGE_HEADER_BYTES + 4 + names.div_ceil(8)
 }
@@ -136,20 +131,9 @@ impl<'a> VaultUploading<'a> {
                 return Ok(found);
             }
             if !busy {
-                self.rest()?;
+                rest(self.channel, &self.queues.wakes, &mut self.spoke)?;
             }
         }
-    }
-
-    /// Writes what is staged and sleeps until something happens on any side.
-    fn rest(&mut self) -> Result<(), Stopped> {
-        self.channel.push()?;
-        if self.spoke.elapsed() >= Channel::PING_INTERVAL {
-            self.channel.ping()?;
-            self.spoke = Instant::now();
-        }
-        let limit = Channel::PING_INTERVAL.saturating_sub(self.spoke.elapsed());
-        Ok(self.channel.wait_for(&self.queues.wakes, limit)?)
     }
 
     fn take_answers(&mut self) -> Result<(), Stopped> {
@@ -207,7 +191,7 @@ impl<'a> VaultUploading<'a> {
         let batch = match self.queues.sealed.try_recv() {
             Ok(batch) => batch,
             Err(TryRecvError::Empty) => return Ok(false),
-            Err(TryRecvError::Disconnected) => return Err(reader_gone()),
+            Err(TryRecvError::Disconnected) => return Err(reader_gone().into()),
         };
         self.sealing -= 1;
         self.channel.send_encoded(&batch.bytes)?;
@@ -256,7 +240,7 @@ impl<'a> VaultUploading<'a> {
             }
             Ok(Handed::Failed(error)) => return Err(error.into()),
             Err(TryRecvError::Empty) => return Ok(false),
-            Err(TryRecvError::Disconnected) => return Err(reader_gone()),
+            Err(TryRecvError::Disconnected) => return Err(reader_gone().into()),
         }
         Ok(true)
     }

@@ -8,9 +8,10 @@ use super::format::{
     CHUNK_REFERENCE_BYTES, CONTENT_HEADER_BYTES, ChunkReference, ContentHeader, IndexedRange, Stream, VaultHead,
 };
 use crate::base::codec::{DecodeError, Reader};
-use crate::base::entry::{Entry, merge_roots};
+use crate::base::entry::Entry;
 use crate::base::limits::{PATH_BYTES_MAX, RANGE_BYTES_MAX, VAULT_LIST_CHUNKS};
 use crate::base::path::EntryPath;
+use crate::base::selection::PathSelection;
 use crate::base::vault::ChunkName;
 use crate::crypto::ChunkKind;
 use crate::protocol::message::ContentEnd;
@@ -131,31 +132,9 @@ impl Index {
     }
 }
 
-/// Paths that select themselves and all below; none of them selects everything.
-pub struct Filter {
-    everything: bool,
-    /// Sorted, none within another.
-    paths: Vec<EntryPath>,
-    unmatched: Vec<EntryPath>,
-}
-
-impl Filter {
-    pub fn new(paths: &[EntryPath]) -> Filter {
-        Filter { everything: paths.is_empty(), paths: merge_roots(paths.to_vec()), unmatched: paths.to_vec() }
-    }
-
-    fn selects(&mut self, path: &EntryPath) -> bool {
-        let place = self.paths.partition_point(|selected| selected <= path);
-        let within = place.checked_sub(1).is_some_and(|place| path.is_within(&self.paths[place]));
-        if within {
-            self.unmatched.retain(|selected| !path.is_within(selected));
-        }
-        within || self.everything
-    }
-
-    fn touches(path: &EntryPath, range: &IndexedRange, next: Option<&EntryPath>) -> bool {
-        next.is_none_or(|next| path < next) && (range.path <= *path || range.path.is_within(path))
-    }
+/// Whether the range may hold the path, or something below it: it ends before `next` begins.
+fn touches(path: &EntryPath, range: &IndexedRange, next: Option<&EntryPath>) -> bool {
+    next.is_none_or(|next| path < next) && (range.path <= *path || range.path.is_within(path))
 }
 
 /// What of an entry's content is wanted.
@@ -189,7 +168,7 @@ pub enum Choice {
 
 /// A walk over what is selected of a snapshot, and comes later than `after`.
 pub struct Walk {
-    pub filter: Filter,
+    pub filter: PathSelection,
     pub after: Option<EntryPath>,
     /// Entries, and ranges that could not be read, so far.
     pub rows: u64,
@@ -198,12 +177,12 @@ pub struct Walk {
 
 impl Walk {
     pub fn new(paths: &[EntryPath], after: Option<EntryPath>) -> Walk {
-        Walk { filter: Filter::new(paths), after, rows: 0, last: None }
+        Walk { filter: PathSelection::new(paths), after, rows: 0, last: None }
     }
 
     /// The paths that selected nothing, and that no damaged range can have held.
     pub fn unmatched(&self) -> &[EntryPath] {
-        &self.filter.unmatched
+        self.filter.unmatched()
     }
 
     /// Gives entries and contents to `contents`, as `choose` wants them; damaged ranges to `damage`.
@@ -231,7 +210,7 @@ impl Walk {
                 Err(Trouble::Damaged(text)) => {
                     self.rows += 1;
                     let next = next.as_ref().map(|next| &next.path);
-                    self.filter.unmatched.retain(|path| !Filter::touches(path, &range, next));
+                    self.filter.pass(|path| touches(path, &range, next));
                     contents.drain()?;
                     damage(contents, Some(&first), format!("the list from here on is damaged: {text}"))?;
                 }
@@ -252,7 +231,7 @@ impl Walk {
             Err(Trouble::Damaged(text)) => {
                 self.rows += 1;
                 // Whatever was looked for may be in what cannot be read.
-                self.filter.unmatched.clear();
+                self.filter.pass(|_| true);
                 damage(contents, None, format!("its index is damaged: {text}"))?;
                 Ok(None)
             }
@@ -263,7 +242,7 @@ impl Walk {
         let next = next.map(|next| &next.path);
         let is_behind = self.after.as_ref().is_none_or(|after| next.is_none_or(|next| after < next));
         let filter = &self.filter;
-        is_behind && (filter.everything || filter.paths.iter().any(|path| Filter::touches(path, range, next)))
+        is_behind && filter.may_select(|path| touches(path, range, next))
     }
 
     /// Walks one range; false where the walk is to stop.

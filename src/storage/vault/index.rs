@@ -23,6 +23,7 @@ use super::rows::*;
 use crate::base::durable::Disk;
 use crate::base::limits::VAULT_INDEX_CACHE_BYTES;
 use crate::base::vault::ChunkName;
+use crate::crypto::data_key_id;
 use crate::storage::error::{At, StoreError};
 
 /// What goes wrong while the index is looked at or changed.
@@ -245,6 +246,7 @@ impl StorageBackend for IndexFile {
 pub struct Reading {
     pub objects: ReadOnlyTable<Name, &'static [u8; OBJECT_BYTES]>,
     pub keys: ReadOnlyTable<&'static [u8; 16], &'static [u8]>,
+    pub key_numbers: ReadOnlyTable<u32, &'static [u8; 16]>,
     pub packs: ReadOnlyTable<u32, &'static [u8; PACK_BYTES]>,
     pub snapshots:
         ReadOnlyTable<&'static [u8; crate::base::ids::SnapshotId::LENGTH], &'static [u8; SNAPSHOT_BYTES]>,
@@ -257,6 +259,7 @@ impl Reading {
         Ok(Reading {
             objects: transaction.open_table(OBJECTS)?,
             keys: transaction.open_table(KEYS)?,
+            key_numbers: transaction.open_table(KEY_NUMBERS)?,
             packs: transaction.open_table(PACKS)?,
             snapshots: transaction.open_table(SNAPSHOTS)?,
             damaged: transaction.open_table(DAMAGED)?,
@@ -429,4 +432,18 @@ pub fn find_object(
 ) -> Result<Option<ObjectRow>, IndexError> {
     let Some(bytes) = objects.get(name)? else { return Ok(None) };
     ObjectRow::decode(name, bytes.value()).map(Some).ok_or(IndexError::Wrong("the row of an object was changed"))
+}
+
+/// Whether the wrapped key is there that an object is sealed under, if it is: without it nobody opens the object.
+pub fn has_key(
+    key_numbers: &impl ReadableTable<u32, &'static [u8; 16]>,
+    keys: &impl ReadableTable<&'static [u8; 16], &'static [u8]>,
+    row: &ObjectRow,
+) -> Result<bool, IndexError> {
+    if row.key == 0 {
+        return Ok(true);
+    }
+    let Some(id) = key_numbers.get(row.key)? else { return Ok(false) };
+    let key = keys.get(id.value())?.and_then(|key| KeyRow::decode(key.value()));
+    Ok(key.is_some_and(|key| data_key_id(&key.wrapped).as_bytes() == id.value()))
 }

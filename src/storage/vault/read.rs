@@ -4,13 +4,13 @@
 use redb::ReadableTable;
 
 use super::access;
+use super::index::has_key;
 use super::record::{Kind, SnapshotPayload};
 use super::rows::{self, of_snapshot_row};
 use super::{KeptSnapshot, Opening, Vault, VaultHandle, folder_of};
 use crate::base::ids::SnapshotId;
 use crate::base::time::Timestamp;
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
-use crate::crypto::data_key_id;
 use crate::storage::error::StoreError;
 use crate::storage::store::Store;
 
@@ -117,11 +117,16 @@ impl Vault {
     /// Reads an object; none where there is none of this name and kind, or it is damaged, which is noted.
     pub fn record(&self, name: &ChunkName, kind: Kind) -> Result<Option<super::Record>, StoreError> {
         for look in 1.. {
-            let row = self.index.read(|index| index.object(name))?;
-            let Some(row) = row.filter(|row| row.kind == kind && !row.is_lost()) else { return Ok(None) };
+            let found = self.index.read(|index| {
+                let Some(row) = index.object(name)? else { return Ok(None) };
+                Ok(Some((row, has_key(&index.key_numbers, &index.keys, &row)?)))
+            })?;
+            let Some((row, has_key)) = found.filter(|(row, _)| row.kind == kind && !row.is_lost()) else {
+                return Ok(None);
+            };
             let read = self.read_record(name, &row).map_err(StoreError::of_named_file);
             match read {
-                Ok(Some(record)) if !self.has_key_of(&record)? => {
+                Ok(Some(_)) if !has_key => {
                     log::error!("damage: vault {}: the data key of {name} is gone", self.id);
                     self.mark(name, &row, true)?;
                     return Ok(None);
@@ -146,17 +151,6 @@ impl Vault {
             }
         }
         Ok(None)
-    }
-
-    /// Whether the wrapped key is there that the record is sealed under: without it nobody opens it.
-    fn has_key_of(&self, record: &super::Record) -> Result<bool, StoreError> {
-        let Some(id) = record.key() else { return Ok(true) };
-        self.index.read(|index| {
-            let row = index.keys.get(id.as_bytes())?;
-            Ok(row
-                .and_then(|row| rows::KeyRow::decode(row.value()))
-                .is_some_and(|row| data_key_id(&row.wrapped) == id))
-        })
     }
 
     /// All snapshots that the index knows of, by id.

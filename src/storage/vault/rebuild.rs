@@ -10,7 +10,7 @@ use std::path::Path;
 
 use redb::ReadableTable;
 
-use super::index::{Flush, Index, IndexError, Writing};
+use super::index::{Flush, Index, IndexError, Writing, has_key};
 use super::pack::{Scanned, Scanner, has_header, pack_name, pack_number};
 use super::record::{Kind, Record, names_in};
 use super::rows::{KeyRow, NAME_BYTES, ObjectRow, PackRow, Place};
@@ -67,21 +67,7 @@ impl Rebuilding<'_> {
     fn take_pack(&self, number: u32) -> Result<(), StoreError> {
         let path = self.packs.join(pack_name(number));
         let mut scanner = Scanner::open(&path, 0, true).at("open", &path)?;
-        let mut is_over = false;
-        while !is_over {
-            self.index.write(Flush::Now, |index| {
-                let mut key_bytes = 0;
-                for _ in 0..VAULT_OBJECTS_AT_ONCE {
-                    let Some(scanned) = scanner.next().at("read", &path)? else {
-                        is_over = true;
-                        break;
-                    };
-                    key_bytes += take_record(index, number, &scanned)?;
-                }
-                index.note_pack(number, scanner.offset(), key_bytes);
-                Ok(())
-            })?;
-        }
+        take_records(self.index, number, &mut scanner, &path, take_record)?;
         if scanner.passed_bytes > 0 {
             log::error!("damage: {}: {} bytes are no records", path.display(), scanner.passed_bytes);
         }
@@ -205,16 +191,11 @@ fn settle(index: &mut Writing<'_>, names: &[[u8; NAME_BYTES]]) -> Result<(), Ind
         let Some(row) = index.object(name)? else { continue };
         if row.refs == 0 && row.kind != Kind::Chunk {
             index.put_object(name, Some(row), None)?;
-        } else if row.key != 0 && !has_wrapped(index, row.key)? {
+        } else if !has_key(&index.key_numbers, &index.keys, &row)? {
             index.put_object(name, Some(row), Some(ObjectRow { is_damaged: true, ..row }))?;
         }
     }
     Ok(())
-}
-
-fn has_wrapped(index: &Writing<'_>, number: u32) -> Result<bool, IndexError> {
-    let Some(id) = index.key_numbers.get(number)?.map(|id| *id.value()) else { return Ok(false) };
-    Ok(index.key(&id)?.is_some_and(|row| !row.wrapped.is_empty()))
 }
 
 fn drop_unused_keys(index: &mut Writing<'_>) -> Result<(), IndexError> {
@@ -242,29 +223,40 @@ pub fn index_tail(vault: &Vault, number: u32, row: PackRow) -> Result<(), StoreE
         return Ok(());
     }
     let mut scanner = Scanner::open(&path, row.indexed_bytes, false).at("open", &path)?;
-    let mut is_over = false;
-    let mut found = 0u64;
     // What was written, and not flushed before a stop, may be in the page cache only.
     let file = std::fs::File::open(&path).at("open", &path)?;
     vault.disk.flush_file(file.as_fd(), name.as_bytes()).at("flush", &path)?;
+    let found = take_records(&vault.index, number, &mut scanner, &path, take_tail_record)?;
+    drop(vault.disk.reopen_file(vault.packs.as_fd(), name.as_bytes(), scanner.offset()).at("cut off", &path)?);
+    log::info!("vault {}, pack {number:08x}: {found} records were found behind the indexed ones", vault.id);
+    Ok(())
+}
+
+/// Has `take` put the records into the index that are still to come, some thousands at a time; gives how many there were.
+fn take_records(
+    index: &Index,
+    number: u32,
+    scanner: &mut Scanner,
+    path: &Path,
+    take: impl Fn(&mut Writing<'_>, u32, &Scanned) -> Result<u64, IndexError>,
+) -> Result<u64, StoreError> {
+    let (mut found, mut is_over) = (0, false);
     while !is_over {
-        vault.index.write(Flush::Now, |index| {
+        index.write(Flush::Now, |index| {
             let mut key_bytes = 0;
             for _ in 0..VAULT_OBJECTS_AT_ONCE {
-                let Some(scanned) = scanner.next().at("read", &path)? else {
+                let Some(scanned) = scanner.next().at("read", path)? else {
                     is_over = true;
                     break;
                 };
                 found += 1;
-                key_bytes += take_tail_record(index, number, &scanned)?;
+                key_bytes += take(index, number, &scanned)?;
             }
             index.note_pack(number, scanner.offset(), key_bytes);
             Ok(())
         })?;
     }
-    drop(vault.disk.reopen_file(vault.packs.as_fd(), name.as_bytes(), scanner.offset()).at("cut off", &path)?);
-    log::info!("vault {}, pack {number:08x}: {found} records were found behind the indexed ones", vault.id);
-    Ok(())
+    Ok(found)
 }
 
 /// Of a snapshot that comes here no head was written. A list is taken where its chunks are there.
