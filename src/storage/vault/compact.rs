@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use super::index::Flush;
 use super::pack::{PackWriter, Scanned, Scanner, pack_name};
 use super::record::{Kind, NewRecord, Record};
-use super::rows::{KeyRow, ObjectRow, PackRow, Place};
+use super::rows::{ObjectRow, PackRow, Place};
 use super::{Vault, pack_rows};
 use crate::base::limits::{VAULT_OBJECTS_AT_ONCE, VAULT_PACK_BYTES};
 use crate::base::vault::ChunkName;
@@ -41,8 +41,7 @@ impl Vault {
         let mut copies = Copies::default();
         let mut result = Ok(());
         for (_, number) in numbers {
-            let row =
-                self.index.read(|index| Ok(index.packs.get(number)?.map(|row| PackRow::decode(row.value()))))?;
+            let row = self.index.read(|index| index.packs.get(&number))?;
             let Some(row) = row.filter(|row| row.objects == 0 || row.live_bytes * 2 < row.indexed_bytes) else {
                 continue;
             };
@@ -78,7 +77,7 @@ impl Vault {
             }
             self.settle_copies(copies)?;
         }
-        let left = self.index.read(|index| Ok(index.packs.get(number)?.map(|row| PackRow::decode(row.value()))))?;
+        let left = self.index.read(|index| index.packs.get(&number))?;
         if left.is_some_and(|left| left.objects > 0) {
             log::error!("vault {}: pack {number:08x} stays: something in it is damaged", self.id);
             return Ok(0);
@@ -94,7 +93,7 @@ impl Vault {
         let wrapped = self.index.read(|index| {
             let is_here = index.object(&name)?.is_some_and(|row| row.place == from);
             let key = record.key().map(|key| index.keys.get(key.as_bytes())).transpose()?.flatten();
-            Ok(is_here.then(|| key.and_then(|row| KeyRow::decode(row.value())).map(|row| row.wrapped)))
+            Ok(is_here.then(|| key.map(|row| row.wrapped)))
         })?;
         // Dead, or it has another place by now.
         let Some(wrapped) = wrapped else { return Ok(()) };
@@ -153,7 +152,7 @@ impl Vault {
             removed => removed.at("remove", &path)?,
         }
         self.disk.flush_folder(self.packs.as_fd(), b"packs").at("flush", &self.packs_path())?;
-        self.index.write(Flush::Now, |index| Ok(index.packs.remove(number).map(drop)?))?;
+        self.index.write(Flush::Now, |index| index.packs.remove(&number))?;
         Ok(bytes)
     }
 }

@@ -13,14 +13,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use redb::{
-    Builder, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, Table,
-    WriteTransaction,
-};
+use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, WriteTransaction};
 
 use super::record::Kind;
 use super::rows::*;
+use super::tables::{ReadRows, Rows, WriteRows};
 use crate::base::durable::Disk;
+use crate::base::ids::SnapshotId;
 use crate::base::limits::VAULT_INDEX_CACHE_BYTES;
 use crate::base::vault::ChunkName;
 use crate::crypto::data_key_id;
@@ -87,7 +86,7 @@ impl Index {
     /// Makes the empty file at `path` an index without rows.
     pub fn create(disk: &Disk, path: &Path) -> Result<Index, StoreError> {
         let index = Index::open_database(disk, path)?;
-        index.write(Flush::Now, |tables| Ok(tables.meta.insert(FORMAT, FORMAT_VERSION).map(drop)?))?;
+        index.write(Flush::Now, |tables| tables.meta.insert(&FORMAT, &FORMAT_VERSION))?;
         Ok(index)
     }
 
@@ -113,8 +112,8 @@ impl Index {
     }
 
     fn format(&self) -> Result<Option<u64>, StoreError> {
-        self.guarded(|| match self.database().begin_read()?.open_table(META) {
-            Ok(meta) => Ok(meta.get(FORMAT)?.map(|version| version.value())),
+        self.guarded(|| match META.read(&self.database().begin_read()?) {
+            Ok(meta) => meta.get(&FORMAT),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
             Err(error) => Err(error.into()),
         })
@@ -244,25 +243,24 @@ impl StorageBackend for IndexFile {
 
 /// One state of the index.
 pub struct Reading {
-    pub objects: ReadOnlyTable<Name, &'static [u8; OBJECT_BYTES]>,
-    pub keys: ReadOnlyTable<&'static [u8; 16], &'static [u8]>,
-    pub key_numbers: ReadOnlyTable<u32, &'static [u8; 16]>,
-    pub packs: ReadOnlyTable<u32, &'static [u8; PACK_BYTES]>,
-    pub snapshots:
-        ReadOnlyTable<&'static [u8; crate::base::ids::SnapshotId::LENGTH], &'static [u8; SNAPSHOT_BYTES]>,
-    pub damaged: ReadOnlyTable<Name, ()>,
+    pub objects: ReadRows<Name, [u8; OBJECT_BYTES]>,
+    pub keys: ReadRows<[u8; 16], KeyRow>,
+    pub key_numbers: ReadRows<u32, [u8; 16]>,
+    pub packs: ReadRows<u32, PackRow>,
+    pub snapshots: ReadRows<SnapshotId, SnapshotRow>,
+    pub damaged: ReadRows<Name, ()>,
 }
 
 impl Reading {
     fn begin(database: &Database) -> Result<Reading, IndexError> {
         let transaction = database.begin_read()?;
         Ok(Reading {
-            objects: transaction.open_table(OBJECTS)?,
-            keys: transaction.open_table(KEYS)?,
-            key_numbers: transaction.open_table(KEY_NUMBERS)?,
-            packs: transaction.open_table(PACKS)?,
-            snapshots: transaction.open_table(SNAPSHOTS)?,
-            damaged: transaction.open_table(DAMAGED)?,
+            objects: OBJECTS.read(&transaction)?,
+            keys: KEYS.read(&transaction)?,
+            key_numbers: KEY_NUMBERS.read(&transaction)?,
+            packs: PACKS.read(&transaction)?,
+            snapshots: SNAPSHOTS.read(&transaction)?,
+            damaged: DAMAGED.read(&transaction)?,
         })
     }
 
@@ -273,15 +271,15 @@ impl Reading {
 
 /// A change of the index under way.
 pub struct Writing<'a> {
-    pub objects: Table<'a, Name, &'static [u8; OBJECT_BYTES]>,
-    pub keys: Table<'a, &'static [u8; 16], &'static [u8]>,
-    pub key_numbers: Table<'a, u32, &'static [u8; 16]>,
-    pub packs: Table<'a, u32, &'static [u8; PACK_BYTES]>,
-    pub snapshots: Table<'a, &'static [u8; crate::base::ids::SnapshotId::LENGTH], &'static [u8; SNAPSHOT_BYTES]>,
-    pub unreferenced: Table<'a, &'static [u8; UNREFERENCED_BYTES], ()>,
-    pub damaged: Table<'a, Name, ()>,
-    pub uploads: Table<'a, &'static [u8; UPLOAD_KEY_BYTES], &'static [u8; UPLOAD_BYTES]>,
-    pub meta: Table<'a, &'static str, u64>,
+    pub objects: WriteRows<'a, Name, [u8; OBJECT_BYTES]>,
+    pub keys: WriteRows<'a, [u8; 16], KeyRow>,
+    pub key_numbers: WriteRows<'a, u32, [u8; 16]>,
+    pub packs: WriteRows<'a, u32, PackRow>,
+    pub snapshots: WriteRows<'a, SnapshotId, SnapshotRow>,
+    pub unreferenced: WriteRows<'a, [u8; UNREFERENCED_BYTES], ()>,
+    pub damaged: WriteRows<'a, Name, ()>,
+    pub uploads: WriteRows<'a, UploadKey, UploadRow>,
+    pub meta: WriteRows<'a, u32, u64>,
     /// What becomes of packs and of keys' counts: written once, at the end.
     pack_changes: BTreeMap<u32, PackChange>,
     key_changes: BTreeMap<u32, i64>,
@@ -298,15 +296,15 @@ struct PackChange {
 impl<'a> Writing<'a> {
     fn begin(transaction: &'a WriteTransaction) -> Result<Writing<'a>, IndexError> {
         Ok(Writing {
-            objects: transaction.open_table(OBJECTS)?,
-            keys: transaction.open_table(KEYS)?,
-            key_numbers: transaction.open_table(KEY_NUMBERS)?,
-            packs: transaction.open_table(PACKS)?,
-            snapshots: transaction.open_table(SNAPSHOTS)?,
-            unreferenced: transaction.open_table(UNREFERENCED)?,
-            damaged: transaction.open_table(DAMAGED)?,
-            uploads: transaction.open_table(UPLOADS)?,
-            meta: transaction.open_table(META)?,
+            objects: OBJECTS.write(transaction)?,
+            keys: KEYS.write(transaction)?,
+            key_numbers: KEY_NUMBERS.write(transaction)?,
+            packs: PACKS.write(transaction)?,
+            snapshots: SNAPSHOTS.write(transaction)?,
+            unreferenced: UNREFERENCED.write(transaction)?,
+            damaged: DAMAGED.write(transaction)?,
+            uploads: UPLOADS.write(transaction)?,
+            meta: META.write(transaction)?,
             pack_changes: BTreeMap::new(),
             key_changes: BTreeMap::new(),
         })
@@ -318,7 +316,7 @@ impl<'a> Writing<'a> {
 
     /// The turn that is now.
     pub fn turn(&self) -> Result<u64, IndexError> {
-        Ok(self.meta.get(TURN)?.map_or(0, |turn| turn.value()))
+        Ok(self.meta.get(&TURN)?.unwrap_or(0))
     }
 
     /// Notes up to where a pack is indexed, and how many bytes of keys came with that.
@@ -343,12 +341,12 @@ impl<'a> Writing<'a> {
                 self.unreferenced.remove(&unreferenced_key(since, name))?;
             }
             if let Some(since) = new_wait {
-                self.unreferenced.insert(&unreferenced_key(since, name), ())?;
+                self.unreferenced.insert(&unreferenced_key(since, name), &())?;
             }
         }
         match (old.is_some_and(|row| !row.is_whole()), new.is_some_and(|row| !row.is_whole())) {
-            (true, false) => drop(self.damaged.remove(name)?),
-            (false, true) => drop(self.damaged.insert(name, ())?),
+            (true, false) => self.damaged.remove(name)?,
+            (false, true) => self.damaged.insert(name, &())?,
             _ => {}
         }
         let states = [(old, -1), (new, 1)];
@@ -363,10 +361,9 @@ impl<'a> Writing<'a> {
             }
         }
         match new {
-            Some(row) => drop(self.objects.insert(name, &row.encode(name))?),
-            None => drop(self.objects.remove(name)?),
+            Some(row) => self.objects.insert(name, &row.encode(name)),
+            None => self.objects.remove(name),
         }
-        Ok(())
     }
 
     fn count_in_pack(&mut self, row: &ObjectRow, count: i64) {
@@ -380,70 +377,64 @@ impl<'a> Writing<'a> {
     /// Writes what was noted of packs and keys. A key that nothing is sealed under any more goes.
     fn finish(&mut self) -> Result<(), IndexError> {
         for (number, change) in std::mem::take(&mut self.pack_changes) {
-            let mut row = self.packs.get(number)?.map_or_else(PackRow::default, |row| PackRow::decode(row.value()));
+            let mut row = self.packs.get(&number)?.unwrap_or_default();
             let objects = i64::from(row.objects) + change.objects;
             let wrong = |_| IndexError::Wrong("a pack holds less than nothing");
             row.objects = u32::try_from(objects).map_err(wrong)?;
             row.live_bytes = u64::try_from(row.live_bytes as i64 + change.live_bytes).map_err(wrong)?;
             row.indexed_bytes = change.indexed_bytes.unwrap_or(row.indexed_bytes);
-            self.packs.insert(number, &row.encode())?;
+            self.packs.insert(&number, &row)?;
         }
         for (number, change) in std::mem::take(&mut self.key_changes) {
             if number == 0 || change == 0 {
                 continue;
             }
             let wrong = || IndexError::Wrong("an object is sealed under a key that is not there");
-            let id = self.key_numbers.get(number)?.map(|id| *id.value()).ok_or_else(wrong)?;
-            let mut row = self.key(&id)?.ok_or_else(wrong)?;
+            let id = self.key_numbers.get(&number)?.ok_or_else(wrong)?;
+            let mut row = self.keys.get(&id)?.ok_or_else(wrong)?;
             row.objects = u32::try_from(i64::from(row.objects) + change).map_err(|_| wrong())?;
             if row.objects == 0 {
                 self.keys.remove(&id)?;
-                self.key_numbers.remove(number)?;
+                self.key_numbers.remove(&number)?;
             } else {
-                self.keys.insert(&id, &row.encode()[..])?;
+                self.keys.insert(&id, &row)?;
             }
         }
         Ok(())
     }
 
-    pub fn key(&self, id: &[u8; 16]) -> Result<Option<KeyRow>, IndexError> {
-        let Some(bytes) = self.keys.get(id)? else { return Ok(None) };
-        KeyRow::decode(bytes.value()).map(Some).ok_or(IndexError::Wrong("the row of a key is too short"))
-    }
-
     /// The number of a key, which gets one where it has none.
     pub fn number_of_key(&mut self, id: &[u8; 16], wrapped: &[u8]) -> Result<u32, IndexError> {
-        if let Some(row) = self.key(id)? {
+        if let Some(row) = self.keys.get(id)? {
             return Ok(row.number);
         }
-        let number = self.meta.get(NEXT_KEY)?.map_or(1, |next| next.value());
-        self.meta.insert(NEXT_KEY, number + 1)?;
+        let number = self.meta.get(&NEXT_KEY)?.unwrap_or(1);
+        self.meta.insert(&NEXT_KEY, &(number + 1))?;
         let number = u32::try_from(number).map_err(|_| IndexError::Wrong("the numbers of keys are used up"))?;
         let row = KeyRow { number, objects: 0, wrapped: wrapped.to_vec() };
-        self.keys.insert(id, &row.encode()[..])?;
-        self.key_numbers.insert(number, id)?;
+        self.keys.insert(id, &row)?;
+        self.key_numbers.insert(&number, id)?;
         Ok(number)
     }
 }
 
-pub fn find_object(
-    objects: &impl ReadableTable<Name, &'static [u8; OBJECT_BYTES]>,
-    name: &[u8; NAME_BYTES],
+fn find_object<T: ReadableTable<&'static [u8], &'static [u8]>>(
+    objects: &Rows<T, Name, [u8; OBJECT_BYTES]>,
+    name: &Name,
 ) -> Result<Option<ObjectRow>, IndexError> {
     let Some(bytes) = objects.get(name)? else { return Ok(None) };
-    ObjectRow::decode(name, bytes.value()).map(Some).ok_or(IndexError::Wrong("the row of an object was changed"))
+    ObjectRow::decode(name, &bytes).map(Some).ok_or(IndexError::Wrong("the row of an object was changed"))
 }
 
 /// Whether the wrapped key is there that an object is sealed under, if it is: without it nobody opens the object.
-pub fn has_key(
-    key_numbers: &impl ReadableTable<u32, &'static [u8; 16]>,
-    keys: &impl ReadableTable<&'static [u8; 16], &'static [u8]>,
+pub fn has_key<T: ReadableTable<&'static [u8], &'static [u8]>>(
+    key_numbers: &Rows<T, u32, [u8; 16]>,
+    keys: &Rows<T, [u8; 16], KeyRow>,
     row: &ObjectRow,
 ) -> Result<bool, IndexError> {
     if row.key == 0 {
         return Ok(true);
     }
-    let Some(id) = key_numbers.get(row.key)? else { return Ok(false) };
-    let key = keys.get(id.value())?.and_then(|key| KeyRow::decode(key.value()));
-    Ok(key.is_some_and(|key| data_key_id(&key.wrapped).as_bytes() == id.value()))
+    let Some(id) = key_numbers.get(&row.key)? else { return Ok(false) };
+    Ok(keys.get(&id)?.is_some_and(|key| *data_key_id(&key.wrapped).as_bytes() == id))
 }

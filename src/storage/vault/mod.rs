@@ -22,6 +22,7 @@ mod read;
 mod rebuild;
 mod record;
 mod rows;
+mod tables;
 mod tidy;
 mod upload;
 mod verify;
@@ -34,8 +35,6 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-
-use redb::ReadableTable;
 
 use self::access::WriteAccess;
 use self::index::{Flush, Index};
@@ -151,7 +150,6 @@ impl Vault {
             let mut last = 0;
             for row in index.packs.iter()?.rev().take(PACKS_TRIED_MAX) {
                 let (number, row) = row?;
-                let (number, row) = (number.value(), PackRow::decode(row.value()));
                 last = last.max(number);
                 if row.indexed_bytes < VAULT_PACK_BYTES && !claims.contains(&number) {
                     open = Some((number, row.indexed_bytes));
@@ -291,14 +289,7 @@ fn check_packs(index: &Index, packs: &Path) -> Result<(), StoreError> {
 }
 
 fn pack_rows(index: &Index) -> Result<HashMap<u32, PackRow>, StoreError> {
-    index.read(|index| {
-        let mut rows = HashMap::new();
-        for row in index.packs.iter()? {
-            let (number, row) = row?;
-            rows.insert(number.value(), PackRow::decode(row.value()));
-        }
-        Ok(rows)
-    })
+    index.read(|index| index.packs.iter()?.collect())
 }
 
 fn read_at(path: &Path, row: &ObjectRow) -> Result<Option<Record>, StoreError> {

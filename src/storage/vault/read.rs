@@ -1,12 +1,10 @@
 //! What is given back of a vault: sealed chunks by name, wrapped keys, heads of snapshots. Each record is looked at
 //! whole before any of it is given out.
 
-use redb::ReadableTable;
-
 use super::access;
 use super::index::has_key;
 use super::record::{Kind, SnapshotPayload};
-use super::rows::{self, of_snapshot_row};
+use super::rows::SnapshotRow;
 use super::{KeptSnapshot, Opening, Vault, VaultHandle, folder_of};
 use crate::base::ids::SnapshotId;
 use crate::base::time::Timestamp;
@@ -93,7 +91,7 @@ impl VaultReader {
     pub fn wrapped_key(&self, id: &DataKeyId) -> Result<Option<Vec<u8>>, StoreError> {
         self.vault.index.read(|index| {
             let row = index.keys.get(id.as_bytes())?;
-            Ok(row.and_then(|row| rows::KeyRow::decode(row.value())).map(|row| row.wrapped))
+            Ok(row.map(|row| row.wrapped))
         })
     }
 }
@@ -158,10 +156,7 @@ impl Vault {
         self.index.read(|index| {
             let mut found = Vec::new();
             for row in index.snapshots.iter()? {
-                let (snapshot, row) = row?;
-                let (client, object) = of_snapshot_row(row.value());
-                let id = std::str::from_utf8(snapshot.value()).ok().and_then(|text| text.parse().ok());
-                let snapshot = id.ok_or(super::index::IndexError::Wrong("the row of a snapshot was changed"))?;
+                let (snapshot, SnapshotRow { client, object }) = row?;
                 found.push(KeptSnapshot { snapshot, client, object });
             }
             Ok(found)

@@ -5,15 +5,14 @@
 //! a snapshot needs and no pack has is in the index as lost, so that the next backup that has it is asked for it.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::path::Path;
-
-use redb::ReadableTable;
 
 use super::index::{Flush, Index, IndexError, Writing, has_key};
 use super::pack::{Scanned, Scanner, has_header, pack_name, pack_number};
 use super::record::{Kind, Record, names_in};
-use super::rows::{KeyRow, NAME_BYTES, ObjectRow, PackRow, Place};
+use super::rows::{KeyRow, NAME_BYTES, ObjectRow, PackRow, Place, SnapshotRow};
 use super::{INDEX, KeptSnapshot, NEW_INDEX, PACKS, Vault, read_at};
 use crate::base::durable::{Disk, exists};
 use crate::base::folder::open_folder;
@@ -81,9 +80,8 @@ impl Rebuilding<'_> {
         let mut lists = names_in(lists);
         self.index.write(Flush::Now, |index| {
             refer_to(index, kept.object.as_bytes(), Kind::Snapshot)?;
-            let key = kept.snapshot.as_str().as_bytes().first_chunk().expect("an id has this length");
-            let row = super::rows::snapshot_row(kept.client, kept.object);
-            Ok(index.snapshots.insert(key, &row).map(drop)?)
+            let row = SnapshotRow { client: kept.client, object: kept.object };
+            index.snapshots.insert(&kept.snapshot, &row)
         })?;
         let mut is_over = false;
         while !is_over {
@@ -119,8 +117,8 @@ impl Rebuilding<'_> {
             let some = self.index.read(|index| {
                 let from = after.unwrap_or([0; NAME_BYTES]);
                 let mut some = Vec::new();
-                for item in index.objects.range::<&[u8; NAME_BYTES]>(&from..)? {
-                    let name = *item?.0.value();
+                for item in index.objects.range(Bound::Included(&from), Bound::Unbounded)? {
+                    let (name, _) = item?;
                     if Some(name) != after {
                         some.push(name);
                     }
@@ -155,9 +153,9 @@ fn take_record(index: &mut Writing<'_>, number: u32, scanned: &Scanned) -> Resul
     if record.kind == Kind::Key {
         let id = record.name.as_bytes().first_chunk::<16>().expect("32 bytes have 16");
         let known = index.number_of_key(id, record.payload())?;
-        if let Some(row) = index.key(id)?.filter(|row| row.wrapped.is_empty()) {
+        if let Some(row) = index.keys.get(id)?.filter(|row| row.wrapped.is_empty()) {
             let row = KeyRow { number: known, wrapped: record.payload().to_vec(), ..row };
-            index.keys.insert(id, &row.encode()[..])?;
+            index.keys.insert(id, &row)?;
         }
         return Ok(record.as_bytes().len() as u64);
     }
@@ -202,13 +200,13 @@ fn drop_unused_keys(index: &mut Writing<'_>) -> Result<(), IndexError> {
     let mut unused = Vec::new();
     for item in index.keys.iter()? {
         let (id, row) = item?;
-        if let Some(row) = KeyRow::decode(row.value()).filter(|row| row.objects == 0) {
-            unused.push((*id.value(), row.number));
+        if row.objects == 0 {
+            unused.push((id, row.number));
         }
     }
     for (id, number) in unused {
         index.keys.remove(&id)?;
-        index.key_numbers.remove(number)?;
+        index.key_numbers.remove(&number)?;
     }
     Ok(())
 }
@@ -281,7 +279,7 @@ fn take_tail_record(index: &mut Writing<'_>, number: u32, scanned: &Scanned) -> 
         }
         // A chunk comes behind its key.
         Kind::Chunk => match scanned.record.key() {
-            Some(key) if index.key(key.as_bytes())?.is_some() => {}
+            Some(key) if index.keys.get(key.as_bytes())?.is_some() => {}
             _ => return Ok(0),
         },
         Kind::Key => {}

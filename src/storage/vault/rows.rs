@@ -2,9 +2,10 @@
 //! database does not look at its pages' sums when it reads, and a wrong count of references must not let anything go
 //! that is needed.
 
-use redb::TableDefinition;
+use std::borrow::Cow;
 
 use super::record::Kind;
+use super::tables::{Definition, Stored};
 use crate::base::ids::{ClientId, SnapshotId};
 use crate::base::vault::ChunkName;
 use crate::crypto::crc32;
@@ -17,31 +18,27 @@ pub const UNREFERENCED_BYTES: usize = 8 + NAME_BYTES;
 /// Client and upload.
 pub const UPLOAD_KEY_BYTES: usize = 16 + 16;
 pub const UPLOAD_BYTES: usize = 8 + 8 + 8;
-/// Client and name of the snapshot's object.
-pub const SNAPSHOT_BYTES: usize = 16 + NAME_BYTES;
 /// Number and count before the wrapped key.
 const KEY_FIXED_BYTES: usize = 4 + 4;
 
-pub type Name = &'static [u8; NAME_BYTES];
+pub type Name = [u8; NAME_BYTES];
+pub type UploadKey = [u8; UPLOAD_KEY_BYTES];
 
-pub const OBJECTS: TableDefinition<'static, Name, &'static [u8; OBJECT_BYTES]> = TableDefinition::new("objects");
-pub const KEYS: TableDefinition<'static, &'static [u8; 16], &'static [u8]> = TableDefinition::new("keys");
-pub const KEY_NUMBERS: TableDefinition<'static, u32, &'static [u8; 16]> = TableDefinition::new("key numbers");
-pub const PACKS: TableDefinition<'static, u32, &'static [u8; PACK_BYTES]> = TableDefinition::new("packs");
-pub const SNAPSHOTS: TableDefinition<'static, &'static [u8; SnapshotId::LENGTH], &'static [u8; SNAPSHOT_BYTES]> =
-    TableDefinition::new("snapshots");
-pub const UNREFERENCED: TableDefinition<'static, &'static [u8; UNREFERENCED_BYTES], ()> =
-    TableDefinition::new("unreferenced");
-pub const DAMAGED: TableDefinition<'static, Name, ()> = TableDefinition::new("damaged");
-pub const UPLOADS: TableDefinition<'static, &'static [u8; UPLOAD_KEY_BYTES], &'static [u8; UPLOAD_BYTES]> =
-    TableDefinition::new("uploads");
-/// [`TURN`], [`NEXT_KEY`] and [`FORMAT`].
-pub const META: TableDefinition<'static, &'static str, u64> = TableDefinition::new("meta");
+pub const OBJECTS: Definition<Name, [u8; OBJECT_BYTES]> = Definition::new("objects");
+pub const KEYS: Definition<[u8; 16], KeyRow> = Definition::new("keys");
+pub const KEY_NUMBERS: Definition<u32, [u8; 16]> = Definition::new("key numbers");
+pub const PACKS: Definition<u32, PackRow> = Definition::new("packs");
+pub const SNAPSHOTS: Definition<SnapshotId, SnapshotRow> = Definition::new("snapshots");
+pub const UNREFERENCED: Definition<[u8; UNREFERENCED_BYTES], ()> = Definition::new("unreferenced");
+pub const DAMAGED: Definition<Name, ()> = Definition::new("damaged");
+pub const UPLOADS: Definition<UploadKey, UploadRow> = Definition::new("uploads");
+/// [`FORMAT`], [`TURN`] and [`NEXT_KEY`].
+pub const META: Definition<u32, u64> = Definition::new("meta");
 
+pub const FORMAT: u32 = 1;
 /// Counts the uploads that began; orders them and what lost its last reference.
-pub const TURN: &str = "turn";
-pub const NEXT_KEY: &str = "next key";
-pub const FORMAT: &str = "format";
+pub const TURN: u32 = 2;
+pub const NEXT_KEY: u32 = 3;
 pub const FORMAT_VERSION: u64 = 1;
 
 /// Where a record lies. Pack 0 is none: the object is lost, and what refers to it is still counted.
@@ -138,17 +135,18 @@ pub struct PackRow {
     pub objects: u32,
 }
 
-impl PackRow {
-    pub fn encode(&self) -> [u8; PACK_BYTES] {
-        let mut bytes = [0; PACK_BYTES];
-        bytes[..8].copy_from_slice(&self.indexed_bytes.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.live_bytes.to_le_bytes());
-        bytes[16..].copy_from_slice(&self.objects.to_le_bytes());
-        bytes
+impl Stored for PackRow {
+    fn to_bytes(&self) -> Cow<'_, [u8]> {
+        let mut bytes = Vec::with_capacity(PACK_BYTES);
+        bytes.extend_from_slice(&self.indexed_bytes.to_le_bytes());
+        bytes.extend_from_slice(&self.live_bytes.to_le_bytes());
+        bytes.extend_from_slice(&self.objects.to_le_bytes());
+        bytes.into()
     }
 
-    pub fn decode(bytes: &[u8; PACK_BYTES]) -> PackRow {
-        PackRow { indexed_bytes: u64_at(bytes, 0), live_bytes: u64_at(bytes, 8), objects: u32_at(bytes, 16) }
+    fn of_bytes(bytes: &[u8]) -> Option<PackRow> {
+        let bytes: &[u8; PACK_BYTES] = bytes.try_into().ok()?;
+        Some(PackRow { indexed_bytes: u64_at(bytes, 0), live_bytes: u64_at(bytes, 8), objects: u32_at(bytes, 16) })
     }
 }
 
@@ -160,12 +158,12 @@ pub struct KeyRow {
     pub wrapped: Vec<u8>,
 }
 
-impl KeyRow {
-    pub fn encode(&self) -> Vec<u8> {
-        [&self.number.to_le_bytes(), &self.objects.to_le_bytes(), &self.wrapped[..]].concat()
+impl Stored for KeyRow {
+    fn to_bytes(&self) -> Cow<'_, [u8]> {
+        [&self.number.to_le_bytes(), &self.objects.to_le_bytes(), &self.wrapped[..]].concat().into()
     }
 
-    pub fn decode(bytes: &[u8]) -> Option<KeyRow> {
+    fn of_bytes(bytes: &[u8]) -> Option<KeyRow> {
         let wrapped = bytes.get(KEY_FIXED_BYTES..)?.to_vec();
         Some(KeyRow { number: u32_at(bytes, 0), objects: u32_at(bytes, 4), wrapped })
     }
@@ -182,17 +180,14 @@ pub struct UploadRow {
     pub stored_bytes: u64,
 }
 
-impl UploadRow {
-    pub fn encode(&self) -> [u8; UPLOAD_BYTES] {
-        let mut bytes = [0; UPLOAD_BYTES];
-        for (place, value) in [self.turn, self.touched, self.stored_bytes].iter().enumerate() {
-            bytes[8 * place..8 * place + 8].copy_from_slice(&value.to_le_bytes());
-        }
-        bytes
+impl Stored for UploadRow {
+    fn to_bytes(&self) -> Cow<'_, [u8]> {
+        [self.turn, self.touched, self.stored_bytes].map(u64::to_le_bytes).concat().into()
     }
 
-    pub fn decode(bytes: &[u8; UPLOAD_BYTES]) -> UploadRow {
-        UploadRow { turn: u64_at(bytes, 0), touched: u64_at(bytes, 8), stored_bytes: u64_at(bytes, 16) }
+    fn of_bytes(bytes: &[u8]) -> Option<UploadRow> {
+        let bytes: &[u8; UPLOAD_BYTES] = bytes.try_into().ok()?;
+        Some(UploadRow { turn: u64_at(bytes, 0), touched: u64_at(bytes, 8), stored_bytes: u64_at(bytes, 16) })
     }
 }
 
@@ -210,18 +205,35 @@ pub fn of_unreferenced(key: &[u8; UNREFERENCED_BYTES]) -> (u64, [u8; NAME_BYTES]
     (since, key[8..].try_into().expect("the rest of it"))
 }
 
-/// The row of a snapshot: who stored it, and what its object is called.
-pub fn snapshot_row(client: ClientId, object: ChunkName) -> [u8; SNAPSHOT_BYTES] {
-    let mut bytes = [0; SNAPSHOT_BYTES];
-    bytes[..16].copy_from_slice(client.as_bytes());
-    bytes[16..].copy_from_slice(object.as_bytes());
-    bytes
+impl Stored for SnapshotId {
+    fn to_bytes(&self) -> Cow<'_, [u8]> {
+        self.as_str().as_bytes().into()
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Option<SnapshotId> {
+        std::str::from_utf8(bytes).ok()?.parse().ok()
+    }
 }
 
-pub fn of_snapshot_row(bytes: &[u8; SNAPSHOT_BYTES]) -> (ClientId, ChunkName) {
-    let client = bytes[..16].try_into().expect("sixteen bytes of a longer array");
-    let object = bytes[16..].try_into().expect("the rest of it");
-    (ClientId::from_bytes(client), ChunkName::from_bytes(object))
+/// What is known of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotRow {
+    /// Who stored it.
+    pub client: ClientId,
+    /// What its record is called.
+    pub object: ChunkName,
+}
+
+impl Stored for SnapshotRow {
+    fn to_bytes(&self) -> Cow<'_, [u8]> {
+        [&self.client.as_bytes()[..], self.object.as_bytes()].concat().into()
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Option<SnapshotRow> {
+        let (client, object) = bytes.split_first_chunk::<16>()?;
+        let object = ChunkName::from_bytes(object.try_into().ok()?);
+        Some(SnapshotRow { client: ClientId::from_bytes(*client), object })
+    }
 }
 
 #[cfg(test)]
@@ -248,9 +260,14 @@ mod tests {
             bytes[place] ^= 0x10;
         }
         let pack = PackRow { indexed_bytes: 1, live_bytes: 2, objects: 3 };
-        assert_eq!(PackRow::decode(&pack.encode()), pack);
+        assert_eq!(PackRow::of_bytes(&pack.to_bytes()), Some(pack));
+        let upload = UploadRow { turn: 1, touched: 2, stored_bytes: 3 };
+        assert_eq!(UploadRow::of_bytes(&upload.to_bytes()), Some(upload));
+        let snapshot = SnapshotRow { client: ClientId::from_bytes([1; 16]), object: ChunkName::from_bytes(name) };
+        assert_eq!(SnapshotRow::of_bytes(&snapshot.to_bytes()), Some(snapshot));
+        assert_eq!(SnapshotRow::of_bytes(&snapshot.to_bytes()[1..]), None);
         let key = KeyRow { number: 1, objects: 2, wrapped: vec![3; 384] };
-        assert_eq!(KeyRow::decode(&key.encode()), Some(key));
+        assert_eq!(KeyRow::of_bytes(&key.to_bytes()).as_ref(), Some(&key));
         assert_eq!(of_unreferenced(&unreferenced_key(9, &name)), (9, name));
     }
 }

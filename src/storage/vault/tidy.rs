@@ -3,8 +3,7 @@
 //! steps, each of them one change of the index, beside uploads and readers; one that is cut short is simply done again.
 
 use std::collections::BTreeSet;
-
-use redb::ReadableTable;
+use std::ops::Bound;
 
 use super::index::{Flush, IndexError, Writing};
 use super::record::{Kind, names_in};
@@ -148,9 +147,8 @@ impl Vault {
     fn release(&self, row: &KeptSnapshot) -> Result<(), StoreError> {
         let record = self.record(&row.object, Kind::Snapshot)?;
         let lists = record.as_ref().and_then(|record| record.snapshot()).map_or(&[][..], |snapshot| snapshot.lists);
-        let key = row.snapshot.as_str().as_bytes().first_chunk().expect("an id has this length");
         let is_lost = self.index.write(Flush::Now, |index| {
-            index.snapshots.remove(key)?;
+            index.snapshots.remove(&row.snapshot)?;
             let Some(old) = index.object(row.object.as_bytes())? else { return Ok(false) };
             let refs = old.refs.saturating_sub(1);
             let new = (refs > 0).then_some(ObjectRow { refs, ..old });
@@ -211,8 +209,8 @@ impl Vault {
 fn unreferenced_before(index: &Writing<'_>, turn: u64) -> Result<Vec<[u8; NAME_BYTES]>, IndexError> {
     let end = unreferenced_key(turn, &[0; NAME_BYTES]);
     let mut names = Vec::new();
-    for item in index.unreferenced.range::<&[u8; super::rows::UNREFERENCED_BYTES]>(..&end)? {
-        names.push(of_unreferenced(item?.0.value()).1);
+    for item in index.unreferenced.range(Bound::Unbounded, Bound::Excluded(&end))? {
+        names.push(of_unreferenced(&item?.0).1);
         if names.len() == VAULT_OBJECTS_AT_ONCE {
             break;
         }

@@ -5,16 +5,15 @@
 //! What is kept in memory is bounded: so many objects at most wait for their flush, and the snapshot's lists.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Bound;
 use std::sync::Arc;
-
-use redb::{ReadableTable, ReadableTableMetadata};
 
 use super::access::{self, WriteAccess};
 use super::index::{Flush, IndexError, Reading, Writing};
 use super::pack::PackWriter;
 use super::read::SealedObject;
 use super::record::{Kind, NewRecord, names_in, snapshot_object_name};
-use super::rows::{self, NAME_BYTES, ObjectRow, Place, UPLOAD_KEY_BYTES, UploadRow};
+use super::rows::{self, NAME_BYTES, ObjectRow, Place, SnapshotRow, UploadKey, UploadRow};
 use super::{Opening, Vault, VaultHandle, create, folder_of};
 use crate::base::ids::{ClientId, SnapshotId, UploadId};
 use crate::base::limits::{
@@ -75,7 +74,7 @@ pub struct VaultUpload {
 #[derive(Debug)]
 struct VaultSession {
     vault: VaultHandle,
-    row_key: [u8; UPLOAD_KEY_BYTES],
+    row_key: UploadKey,
     row: UploadRow,
     key: DataKeyId,
     wrapped: Vec<u8>,
@@ -353,7 +352,7 @@ impl VaultSession {
         let (mut lacking, mut fading) = (Vec::new(), Vec::new());
         let (vault, objects, turn) = (&*self.vault, &self.objects, self.row.turn);
         vault.index.read(|index| {
-            let any_damage = index.damaged.len()? > 0;
+            let any_damage = index.damaged.count()? > 0;
             for (place, name) in names_in(names).enumerate() {
                 if objects.get(name.as_bytes()).is_some_and(|(is, _)| kind.is_none_or(|kind| kind == *is)) {
                     continue;
@@ -403,7 +402,7 @@ impl VaultSession {
         let is_new = kind == Kind::Chunk && self.told_lacking.remove(name.as_bytes());
         let held = !is_new
             && vault.index.read(|index| {
-                let any_damage = index.damaged.len()? > 0;
+                let any_damage = index.damaged.count()? > 0;
                 let Some(row) = index.object(&name)? else { return Ok(false) };
                 check_kind(row.kind, kind)?;
                 vault.is_held(index, &name, &row, any_damage)
@@ -462,7 +461,7 @@ impl VaultSession {
                 snapshot.add(index)?;
             }
             index.note_pack(number, length, key_bytes);
-            Ok(index.uploads.insert(&self.row_key, &self.row.encode()).map(drop)?)
+            index.uploads.insert(&self.row_key, &self.row)
         });
         // What is not in the index now is as good as not stored.
         if indexed.is_err() || length >= VAULT_PACK_BYTES {
@@ -534,22 +533,22 @@ impl Drop for VaultSession {
 /// The row of an upload that begins, or goes on: those that were left behind too long ago, or are too many, go.
 fn begin_row(
     index: &mut Writing<'_>,
-    row_key: &[u8; UPLOAD_KEY_BYTES],
+    row_key: &UploadKey,
     now: u64,
-    live: &BTreeSet<[u8; UPLOAD_KEY_BYTES]>,
+    live: &BTreeSet<UploadKey>,
 ) -> Result<UploadRow, IndexError> {
     let turn = index.turn()? + 1;
-    index.meta.insert(rows::TURN, turn)?;
-    let found = index.uploads.get(row_key)?.map(|row| UploadRow::decode(row.value()));
+    index.meta.insert(&rows::TURN, &turn)?;
+    let found = index.uploads.get(row_key)?;
     let row = UploadRow { touched: now, ..found.unwrap_or(UploadRow { turn, touched: now, stored_bytes: 0 }) };
     let (mut first, mut last) = (*row_key, *row_key);
     first[16..].fill(0);
     last[16..].fill(0xff);
     let mut left = Vec::new();
-    for item in index.uploads.range::<&[u8; UPLOAD_KEY_BYTES]>(&first..=&last)? {
+    for item in index.uploads.range(Bound::Included(&first), Bound::Included(&last))? {
         let (key, row) = item?;
-        if key.value() != row_key && !live.contains(key.value()) {
-            left.push((UploadRow::decode(row.value()).turn, *key.value()));
+        if key != *row_key && !live.contains(&key) {
+            left.push((row.turn, key));
         }
     }
     left.sort_unstable();
@@ -557,20 +556,19 @@ fn begin_row(
         let (_, oldest) = left.remove(0);
         index.uploads.remove(&oldest)?;
     }
-    index.uploads.insert(row_key, &row.encode())?;
+    index.uploads.insert(row_key, &row)?;
     Ok(row)
 }
 
 /// The first turn of all uploads that are open or were left behind not too long ago; the others are forgotten.
-pub fn first_turn(index: &mut Writing<'_>, live: &BTreeSet<[u8; UPLOAD_KEY_BYTES]>) -> Result<u64, IndexError> {
+pub fn first_turn(index: &mut Writing<'_>, live: &BTreeSet<UploadKey>) -> Result<u64, IndexError> {
     let now = Timestamp::now().seconds.max(0) as u64;
     let (mut first, mut expired) = (u64::MAX, Vec::new());
     for item in index.uploads.iter()? {
         let (key, row) = item?;
-        let row = UploadRow::decode(row.value());
-        match live.contains(key.value()) || now.saturating_sub(row.touched) < PARTIAL_TIMEOUT.as_secs() {
+        match live.contains(&key) || now.saturating_sub(row.touched) < PARTIAL_TIMEOUT.as_secs() {
             true => first = first.min(row.turn),
-            false => expired.push(*key.value()),
+            false => expired.push(key),
         }
     }
     for key in expired {
@@ -667,17 +665,13 @@ impl NewSnapshot<'_> {
             }
         }
         add_references(index, self.object.as_bytes(), 1)?;
-        let row = rows::snapshot_row(self.client, self.object);
-        Ok(index.snapshots.insert(self.snapshot_key(), &row).map(drop)?)
-    }
-
-    fn snapshot_key(&self) -> &[u8; SnapshotId::LENGTH] {
-        self.snapshot.as_str().as_bytes().first_chunk().expect("an id has this length")
+        let row = SnapshotRow { client: self.client, object: self.object };
+        index.snapshots.insert(&self.snapshot, &row)
     }
 }
 
-fn row_key(client: ClientId, upload: UploadId) -> [u8; UPLOAD_KEY_BYTES] {
-    let mut key = [0; UPLOAD_KEY_BYTES];
+fn row_key(client: ClientId, upload: UploadId) -> UploadKey {
+    let mut key = UploadKey::default();
     key[..16].copy_from_slice(client.as_bytes());
     key[16..].copy_from_slice(upload.as_bytes());
     key
@@ -685,8 +679,8 @@ fn row_key(client: ClientId, upload: UploadId) -> [u8; UPLOAD_KEY_BYTES] {
 
 impl Vault {
     /// Nothing is kept any longer for an upload that is over.
-    fn forget_upload(&self, row_key: &[u8; UPLOAD_KEY_BYTES]) -> Result<(), StoreError> {
-        let forget = |index: &mut Writing<'_>| Ok(index.uploads.remove(row_key).map(drop)?);
+    fn forget_upload(&self, row_key: &UploadKey) -> Result<(), StoreError> {
+        let forget = |index: &mut Writing<'_>| index.uploads.remove(row_key);
         self.index.write(Flush::Later, forget)
     }
 
@@ -714,13 +708,13 @@ impl Vault {
     fn bytes_of_only(&self, client: ClientId) -> Result<Option<u64>, StoreError> {
         self.index.read(|index| {
             for row in index.snapshots.iter()? {
-                if rows::of_snapshot_row(row?.1.value()).0 != client {
+                if row?.1.client != client {
                     return Ok(None);
                 }
             }
             let mut sum = 0u64;
             for row in index.packs.iter()? {
-                sum = sum.saturating_add(rows::PackRow::decode(row?.1.value()).indexed_bytes);
+                sum = sum.saturating_add(row?.1.indexed_bytes);
             }
             Ok(Some(sum))
         })
