@@ -20,13 +20,22 @@ let chosen = null;
 let isStale = true;
 let selected = null;
 let asked = 0;
+/** The snapshots were asked for so often: only the answer to the newest question is shown. */
+let loads = 0;
+let newest = null;
 const parts = {};
 
 export function setUp() {
   $("snapshots-again").addEventListener("click", () => load());
-  on("status", (status) => { if (status.state === "completed") isStale = true; });
+  on("status", (status) => { if (status.state === "completed") jobCompleted(); });
   on("connected", () => { isStale = true; });
   on("vault_changed", vaultChanged);
+}
+
+/** There may be a snapshot more; the view may be shown before the bridge tells of it. */
+function jobCompleted() {
+  isStale = true;
+  if (!$("history").hidden) load();
 }
 
 /** What a vault's snapshots are called, and what is in them, is known only while it is open. */
@@ -47,23 +56,28 @@ export async function show(id) {
   if (id && snapshots.some((one) => one.snapshot === id)) choose(id);
 }
 
-async function load() {
+function load() {
+  newest = ask(++loads);
+  return newest;
+}
+
+async function ask(turn) {
   if (!(await isKnown())) {
     $("snapshots").replaceChildren(notMet());
     return choose(null);
   }
   if (snapshots.length === 0) $("snapshots").replaceChildren(loading("Asking the server for its snapshots…"));
-  try {
-    const answer = await get("/api/snapshots");
-    isStale = false;
-    snapshots = answer.snapshots;
-    draw(SNAPSHOTS_SHOWN, answer.damaged ?? []);
-    if (!snapshots.some((one) => one.snapshot === chosen)) choose(snapshots[0]?.snapshot ?? null);
-  } catch (error) {
+  const answer = await get("/api/snapshots").catch((error) => ({ error }));
+  if (turn !== loads) return newest;
+  if (answer.error) {
     snapshots = [];
-    $("snapshots").replaceChildren(failed(error, load));
-    choose(null);
+    $("snapshots").replaceChildren(failed(answer.error, load));
+    return choose(null);
   }
+  isStale = false;
+  snapshots = answer.snapshots;
+  draw(SNAPSHOTS_SHOWN, answer.damaged ?? []);
+  if (!snapshots.some((one) => one.snapshot === chosen)) choose(snapshots[0]?.snapshot ?? null);
   return undefined;
 }
 
