@@ -81,11 +81,13 @@ function card(title, where, text, fields, path, gather) {
 function transferCard(info) {
   const server = h("input", { id: "set-server", value: info.server, required: true, pattern: "\\S+:[0-9]{1,5}", title: "HOST:PORT", autocomplete: "off", spellcheck: "false" });
   const user = h("input", { id: "set-user", value: info.user, required: true, autocomplete: "off", spellcheck: "false" });
+  const vault = h("input", { type: "checkbox", id: "set-vault", checked: info.vault });
   const paths = h("textarea", { id: "set-paths", rows: 4, value: (info.paths ?? []).join("\n"), spellcheck: "false" });
   const fields = [field("Server", server, "HOST:PORT, the first line of the file"), field("Name", user, "the second line"),
+    h("label", { class: "check" }, vault, "Back up into the vault, which the server cannot read"),
     field("Paths", paths, "one a line: what “cyberbackup backup” backs up when it is told nothing else")];
   return card("Backups", info.file, "What programs use that are told nothing else, from their next start on.", fields, "/api/transfer_info",
-    () => ({ server: server.value.trim(), user: user.value.trim(), paths: paths.value.split("\n").map((line) => line.trim()).filter(Boolean) }));
+    () => ({ server: server.value.trim(), user: user.value.trim(), vault: vault.checked, paths: paths.value.split("\n").map((line) => line.trim()).filter(Boolean) }));
 }
 
 function pageCard({ settings: values, files }) {

@@ -118,19 +118,24 @@ impl SnapshotId {
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("checked to be ASCII")
     }
+
+    /// Whether ids can begin with this text.
+    pub fn is_beginning(text: &str) -> bool {
+        let fits = |(byte, form): (u8, u8)| match form {
+            b'0' => byte.is_ascii_digit(),
+            b'x' => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            literal => byte == literal,
+        };
+        text.len() <= SnapshotId::LENGTH && text.bytes().zip(*b"00000000T000000Z-xxxxxxxx").all(fits)
+    }
 }
 
 impl FromStr for SnapshotId {
     type Err = IdError;
     fn from_str(text: &str) -> Result<SnapshotId, IdError> {
-        let matches = |(byte, form): (u8, u8)| match form {
-            b'0' => byte.is_ascii_digit(),
-            b'x' => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-            literal => byte == literal,
-        };
         let bytes: Option<[u8; SnapshotId::LENGTH]> = text.as_bytes().try_into().ok();
         bytes
-            .filter(|bytes| bytes.iter().copied().zip(*b"00000000T000000Z-xxxxxxxx").all(matches))
+            .filter(|_| SnapshotId::is_beginning(text))
             .map(SnapshotId)
             .ok_or(IdError { what: "snapshot id", problem: "the form is YYYYMMDDTHHMMSSZ-xxxxxxxx" })
     }

@@ -12,6 +12,7 @@ pub mod ids;
 pub mod limits;
 pub mod order;
 pub mod path;
+pub mod pattern;
 pub mod progress;
 pub mod selection;
 pub mod shutdown;

@@ -1,6 +1,7 @@
 //! Times: a signed timestamp with nanoseconds as file systems keep it, and UTC as text.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -95,6 +96,46 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// Why a text is no moment.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MomentError;
+
+impl fmt::Display for MomentError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .write_str("a moment is a date, as in 2026-01-31, or a date and a time in UTC, as in 2026-01-31T23:59")
+    }
+}
+
+impl std::error::Error for MomentError {}
+
+/// As it is shown; the seconds, the time and the `Z` may be left out.
+impl FromStr for Timestamp {
+    type Err = MomentError;
+
+    fn from_str(text: &str) -> Result<Timestamp, MomentError> {
+        const FORM: &[u8] = b"0000-00-00T00:00:00";
+        const LENGTHS: [usize; 3] = [10, 16, 19];
+        let digits = text.strip_suffix('Z').filter(|rest| rest.len() > LENGTHS[0]).unwrap_or(text).as_bytes();
+        let fits = |(byte, form): (&u8, &u8)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form };
+        if !LENGTHS.contains(&digits.len()) || !digits.iter().zip(FORM).all(fits) {
+            return Err(MomentError);
+        }
+        let number = |from: usize, to: usize| {
+            let part = digits.get(from..to).unwrap_or_default();
+            part.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0'))
+        };
+        let days = days_from_civil(number(0, 4), number(5, 7), number(8, 10));
+        let seconds = days * SECONDS_PER_DAY + number(11, 13) * 3600 + number(14, 16) * 60 + number(17, 19);
+        let moment = Timestamp { seconds, nanoseconds: 0 };
+        // A 30th of February, or a minute 60, is another moment when it is shown.
+        match moment.to_string().as_bytes().starts_with(digits) {
+            true => Ok(moment),
+            false => Err(MomentError),
+        }
+    }
+}
+
 struct Civil {
     year: i64,
     month: i64,
@@ -122,6 +163,18 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     (year, month, day)
 }
 
+/// The other way round; months and days out of bounds count on.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    const CYCLE_DAYS: i64 = 146_097;
+    const DAYS_FROM_YEAR_0_MARCH: i64 = 719_468;
+    let march_year = year - i64::from(month <= 2);
+    let march_month = if month > 2 { month - 3 } else { month + 9 };
+    let (cycle, year_of_cycle) = (march_year.div_euclid(400), march_year.rem_euclid(400));
+    let day_of_year = (153 * march_month + 2) / 5 + day - 1;
+    let day_of_cycle = 365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100 + day_of_year;
+    cycle * CYCLE_DAYS + day_of_cycle - DAYS_FROM_YEAR_0_MARCH
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +187,21 @@ mod tests {
         assert_eq!(shown(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(shown(4_107_542_399), "2100-02-28T23:59:59Z");
         assert_eq!(Timestamp { seconds: 1_700_000_000, nanoseconds: 0 }.compact(), "20231114T221320Z");
+    }
+
+    #[test]
+    fn a_moment_is_read_as_it_is_shown() {
+        for seconds in [0, -1, 951_782_400, 4_107_542_399, 1_700_000_000] {
+            let moment = Timestamp { seconds, nanoseconds: 0 };
+            assert_eq!(moment.to_string().parse(), Ok(moment));
+        }
+        let seconds = |text: &str| text.parse::<Timestamp>().map(|moment| moment.seconds);
+        assert_eq!(seconds("2000-02-29"), Ok(951_782_400));
+        assert_eq!((seconds("1970-01-01T00:01"), seconds("1970-01-01T00:01Z")), (Ok(60), Ok(60)));
+        for wrong in ["", "2026", "2026-02-30", "2026-13-01", "2026-01-01T24:00", "2026-01-01 10:00", "2026-01-01Z"]
+        {
+            assert_eq!(seconds(wrong), Err(MomentError), "{wrong}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::answer::{Answer, JSON};
 use super::error::ApiError;
 use super::routes::{Call, Reply};
 use super::settings::write_transfer_info;
-use crate::client::config::TransferInfo;
+use crate::client::config::{TransferInfo, VAULT_LINE};
 
 pub fn progress_file(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     Ok(plain(json!(call.app.settings.progress())))
@@ -38,9 +38,19 @@ pub fn transfer_info(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let mut data = match &read {
         Some(bytes) => {
             let info = TransferInfo::parse(bytes, file).map_err(|error| ApiError::conflict(error.to_string()))?;
-            json!({ "server": info.server.to_string(), "user": info.user.as_str(), "paths": lines(bytes) })
+            json!({
+                "server": info.server.to_string(),
+                "user": info.user.as_str(),
+                "vault": info.vault,
+                "paths": paths(bytes),
+            })
         }
-        None => json!({ "server": peer.address().to_string(), "user": peer.user.as_str(), "paths": [] }),
+        None => json!({
+            "server": peer.address().to_string(),
+            "user": peer.user.as_str(),
+            "vault": false,
+            "paths": [],
+        }),
     };
     data["exists"] = json!(read.is_some());
     data["file"] = json!(file.display().to_string());
@@ -48,9 +58,10 @@ pub fn transfer_info(call: &mut Call<'_>) -> Result<Reply, ApiError> {
 }
 
 /// The paths as they are written, not as they are resolved.
-fn lines(bytes: &[u8]) -> Vec<String> {
+fn paths(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
-    text.lines().skip(2).filter(|line| !line.trim().is_empty()).map(str::to_string).collect()
+    let is_path = |line: &&str| !matches!(line.trim(), "" | VAULT_LINE);
+    text.lines().skip(2).filter(is_path).map(str::to_string).collect()
 }
 
 pub fn change_transfer_info(call: &mut Call<'_>) -> Result<Reply, ApiError> {
@@ -68,6 +79,12 @@ pub fn change_transfer_info(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     {
         return Err(ApiError::bad("a path with .. is not taken"));
     }
-    write_transfer_info(&call.app.config.transfer_info, text("server")?, text("user")?, &paths)?;
+    let file = &call.app.config.transfer_info;
+    let vault = match body.get("vault") {
+        // What is not said stays as it is.
+        None => TransferInfo::open(file).is_ok_and(|info| info.vault),
+        Some(vault) => vault.as_bool().ok_or_else(|| ApiError::bad("vault must be true or false"))?,
+    };
+    write_transfer_info(file, text("server")?, text("user")?, vault, &paths)?;
     transfer_info(call)
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use crate::base::durable::replace_file;
-use crate::client::config::TransferInfo;
+use crate::client::config::{TransferInfo, VAULT_LINE};
 
 pub const PAGE_FILE: &str = "server_gui_settings.json";
 pub const PROGRESS_FILE: &str = "progress_config.json";
@@ -215,13 +215,23 @@ fn replace(file: &Path, bytes: &[u8]) -> Result<(), ApiError> {
 }
 
 /// Writes `transfer.info` from text fields, after reading it back as every run will.
-pub fn write_transfer_info(file: &Path, server: &str, user: &str, paths: &[String]) -> Result<(), ApiError> {
-    let lines: Vec<&str> = [server, user].into_iter().chain(paths.iter().map(String::as_str)).collect();
+pub fn write_transfer_info(
+    file: &Path,
+    server: &str,
+    user: &str,
+    vault: bool,
+    paths: &[String],
+) -> Result<(), ApiError> {
+    let flag = vault.then_some(VAULT_LINE);
+    let lines: Vec<&str> = [server, user].into_iter().chain(flag).chain(paths.iter().map(String::as_str)).collect();
     if lines.iter().any(|line| line.contains(['\n', '\r', '\0'])) {
         return Err(ApiError::bad("a line end cannot stand in transfer.info"));
     }
     let text = lines.join("\n") + "\n";
-    TransferInfo::parse(text.as_bytes(), file).map_err(|error| ApiError::bad(error.to_string()))?;
+    let read = TransferInfo::parse(text.as_bytes(), file).map_err(|error| ApiError::bad(error.to_string()))?;
+    if read.vault != vault {
+        return Err(ApiError::bad("a path --vault is written as ./--vault"));
+    }
     replace(file, text.as_bytes())
 }
 
@@ -277,11 +287,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("transfer.info");
         let paths = |path: &str| vec![path.to_string()];
-        for (server, user, path) in [("host", "ada", "/a"), ("host:1", "", "/a"), ("host:1", "ada", "/a\n/b")] {
-            assert_eq!(write_transfer_info(&file, server, user, &paths(path)).unwrap_err().status, 400);
+        for (server, user, path) in [
+            ("host", "ada", "/a"),
+            ("host:1", "", "/a"),
+            ("host:1", "ada", "/a\n/b"),
+            ("host:1", "ada", "--vault"),
+            ("host:1", "ada", "--other"),
+        ] {
+            assert_eq!(write_transfer_info(&file, server, user, false, &paths(path)).unwrap_err().status, 400);
         }
         assert!(!file.exists());
-        write_transfer_info(&file, "host:1", "ada", &paths("/a b")).unwrap();
+        write_transfer_info(&file, "host:1", "ada", false, &paths("/a b")).unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "host:1\nada\n/a b\n");
+        write_transfer_info(&file, "host:1", "ada", true, &paths("/a b")).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "host:1\nada\n--vault\n/a b\n");
     }
 }

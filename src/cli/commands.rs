@@ -182,8 +182,10 @@ pub const COMMANDS: &[Command] = &[
         name: "snapshots",
         usage: "[FLAGS]",
         summary: "list the snapshots",
-        about: "Lists this client's snapshots, oldest first.",
-        flags: &[CLIENT, COMMON],
+        about: "Lists this client's snapshots, oldest first. Of those in a vault it says only when they were stored;\n\
+                with the vault's full key (--vault-key, or a passphrase given) this host opens what is sealed of them,\n\
+                and lists those too that other hosts have stored into it.",
+        flags: &[VAULT_KEY, CLIENT, COMMON],
     },
     Command {
         name: "ls",
@@ -213,6 +215,64 @@ pub const COMMANDS: &[Command] = &[
                 valued("length", "BYTES", "print at most so many bytes (all)"),
             ],
             SELECT,
+            VAULT_KEY,
+            CLIENT,
+            COMMON,
+        ],
+    },
+    Command {
+        name: "find",
+        usage: "[FLAGS] PATTERN…",
+        summary: "find files in the snapshots, by name",
+        about: "Prints snapshot, time, size and path of all that matches one of the patterns, in all of this client's\n\
+                snapshots, newest first. In a pattern * is any characters, ? one, [a-z] one of these, ** any folders;\n\
+                quote it. Without a slash it is about a name, with slashes about the last names of a path, and with a\n\
+                slash before it about the whole path. Exit code 0: found; 1: nothing found; 3: snapshots in a vault\n\
+                whose key is not here, which are named, were not looked into; 6: damaged lists were met.",
+        flags: &[
+            &[
+                valued(
+                    "snapshot",
+                    "ID",
+                    "only this snapshot: an id, a unique beginning of one, latest, or all (all)",
+                ),
+                valued("root", "PATH", "with latest: the newest snapshot of this root"),
+                Flag {
+                    name: "ignore-case",
+                    short: Some('i'),
+                    value: None,
+                    help: "small letters match capital ones",
+                },
+                valued("type", "TYPE", "only files (f), folders (d) or links (l)"),
+                valued(
+                    "newer",
+                    "TIME",
+                    "only what was changed after it: 2026-01-31, 2026-01-31T12:00 (UTC), or 3d ago",
+                ),
+                valued("older", "TIME", "only what was changed before it"),
+                valued("larger", "SIZE", "only files with more than so many bytes: 500, 10M, 2G"),
+                valued("smaller", "SIZE", "only files with less"),
+                Flag { name: "null", short: Some('0'), value: None, help: "end each row with a NUL byte" },
+            ],
+            VAULT_KEY,
+            CLIENT,
+            COMMON,
+        ],
+    },
+    Command {
+        name: "diff",
+        usage: "[FLAGS] SNAPSHOT [SNAPSHOT] [PATH…]",
+        summary: "list what differs between two snapshots",
+        about: "Compares two snapshots, or one with the latest: all of them, or what lies at the paths. Prints a line\n\
+                for each path that differs, and a summary:\n\
+                + added   - removed   M other content   U other mode, owner, time or link target   T other type\n\
+                A snapshot is an id, a unique beginning of one, or latest. A path that looks like an id is given with\n\
+                a / before it. Exit code 0: no difference; 1: differences; 6: damaged lists were met.",
+        flags: &[
+            &[
+                valued("root", "PATH", "with latest: the newest snapshot of this root"),
+                Flag { name: "null", short: Some('0'), value: None, help: "end each path with a NUL byte" },
+            ],
             VAULT_KEY,
             CLIENT,
             COMMON,

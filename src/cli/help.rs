@@ -48,10 +48,11 @@ fn spelled(flag: &Flag) -> String {
 /// `cyberbackup --version`.
 pub fn version() -> String {
     format!(
-        "cyberbackup {} (protocol {}, store {})\n",
+        "cyberbackup {} (protocol {}, store {}, vault {})\n",
         env!("CARGO_PKG_VERSION"),
         crate::protocol::header::VERSION,
-        crate::storage::STORE_VERSION
+        crate::storage::STORE_VERSION,
+        crate::client::vault::format::HEAD_VERSION
     )
 }
 

@@ -1,5 +1,6 @@
 //! `snapshots`, `ls`, `cat`, `verify` and `stats`: looking without changing anything.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 
 use base64::Engine;
@@ -9,16 +10,18 @@ use serde_json::{Value, json};
 use super::arguments::{Arguments, UsageError};
 use super::output::{Output, bytes_text, count_text};
 use super::setup::{Access, CliError, Setup, selection};
+use crate::base::ids::SnapshotId;
 use crate::base::path::display_bytes;
 use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::base::shutdown::Shutdown;
+use crate::base::time::Timestamp;
 use crate::client::json::{entry_json, size, snapshot_json};
 use crate::client::vault::Telling;
 use crate::client::{ClientError, Damage, ExitCode, ListSummary, Listed, Session};
 use crate::protocol::message::SnapshotRow;
 
 /// Opens a session for a command that only looks.
-fn session(
+pub fn session(
     arguments: &Arguments,
     output: &Output,
     shutdown: &Shutdown,
@@ -30,7 +33,7 @@ fn session(
 }
 
 /// An answer that has ended is whole: how the connection ends after it does not matter.
-fn close(session: Session) {
+pub fn close(session: Session) {
     let _ = session.close();
 }
 
@@ -44,13 +47,98 @@ fn no_paths(arguments: &Arguments, command: &str) -> Result<(), UsageError> {
 pub fn snapshots(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
     no_paths(arguments, "snapshots")?;
     let (mut session, _setup) = session(arguments, output, shutdown, "snapshots")?;
-    let row = |row: &SnapshotRow| output.result("snapshot", snapshot_json(row), &snapshot_text(row));
-    let summary = session.snapshots(row, |damage| output.damage(damage))?;
+    // Nobody is asked for a passphrase who has not named a key: cron prints this list too.
+    let summary = match session.has_vault_key() {
+        true => snapshots_with_vault(&mut session, output)?,
+        false => own_snapshots(&mut session, output)?,
+    };
     close(session);
     if summary == ListSummary::default() {
         output.say("there is no snapshot yet: \"cyberbackup backup\" makes one");
     }
     Ok(list_code(summary))
+}
+
+/// This client's snapshots, as the server lists them.
+fn own_snapshots(session: &mut Session, output: &Output) -> Result<ListSummary, ClientError> {
+    let mut sealed = 0;
+    let row = |row: &SnapshotRow| {
+        sealed += u64::from(row.vault.is_some());
+        put_row(output, row, Head::Sealed)
+    };
+    let summary = session.snapshots(row, |damage| output.damage(damage))?;
+    if sealed > 0 {
+        output.say(&format!(
+            "{} in a vault: \"cyberbackup snapshots --vault-key FILE\" shows what is in it, and other hosts' snapshots too",
+            count_text(sealed, "snapshot"),
+        ));
+    }
+    Ok(summary)
+}
+
+/// This client's snapshots, and those that other hosts have stored into the key's vault; the heads in it opened.
+fn snapshots_with_vault(session: &mut Session, output: &Output) -> Result<ListSummary, ClientError> {
+    let key = session.vault_key(None)?;
+    let vault = key.put().vault();
+    let mut own = Vec::new();
+    let row = |row: &SnapshotRow| {
+        own.push(row.clone());
+        Ok(())
+    };
+    let mut summary = session.snapshots(row, |damage| output.damage(damage))?;
+    let own_ids: HashSet<SnapshotId> = own.iter().map(|row| row.id).collect();
+    let others = session.vault_snapshots(key.clone())?.into_iter().filter(|(_, id)| !own_ids.contains(id));
+    let mut rows: Vec<(Timestamp, SnapshotId, Option<SnapshotRow>)> =
+        others.map(|(committed, id)| (committed, id, None)).collect();
+    summary.rows += rows.len() as u64;
+    rows.extend(own.into_iter().map(|row| (row.committed, row.id, Some(row))));
+    rows.sort_by_key(|(committed, id, _)| (*committed, *id));
+    for (_, id, own) in rows {
+        let of_host = if own.is_some() { Head::Own } else { Head::Others };
+        match own {
+            Some(row) if row.vault != Some(vault) => put_row(output, &row, Head::Sealed)?,
+            own => match session.vault_row(id, key.clone()) {
+                Ok(row) => put_row(output, &row, of_host)?,
+                Err(ClientError::Integrity(text)) => {
+                    summary.damaged += 1;
+                    output.damage_text(&text);
+                    if let Some(row) = own {
+                        put_row(output, &row, Head::Sealed)?;
+                    }
+                }
+                Err(error) => return Err(error),
+            },
+        }
+    }
+    Ok(summary)
+}
+
+/// What is known of the head of a snapshot in a vault.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Head {
+    Sealed,
+    /// It is open, and this client has stored it.
+    Own,
+    /// It is open, and another host has.
+    Others,
+}
+
+/// Prints a row; what it says of a vault's snapshot is in its head.
+fn put_row(output: &Output, row: &SnapshotRow, head: Head) -> Result<(), ClientError> {
+    let is_sealed = row.vault.is_some() && head == Head::Sealed;
+    let mut data = snapshot_json(row);
+    data["own"] = json!(head != Head::Others);
+    if is_sealed {
+        for name in ["entries", "files", "bytes", "new_bytes", "unreadable", "host", "label", "tags", "roots"] {
+            data[name] = Value::Null;
+        }
+    }
+    let text = if is_sealed { sealed_text(row) } else { snapshot_text(row, head) };
+    output.result("snapshot", data, &text)
+}
+
+fn sealed_text(row: &SnapshotRow) -> String {
+    format!("{}  {:>9} files  {:>12}  {:>12} new  vault", row.id, "-", "-", "-")
 }
 
 /// What was listed is true; where something could not be listed, that counts.
@@ -63,13 +151,22 @@ fn roots_text(row: &SnapshotRow) -> String {
     if roots.is_empty() { "/".to_string() } else { roots.join(" ") }
 }
 
-fn snapshot_text(row: &SnapshotRow) -> String {
+fn snapshot_text(row: &SnapshotRow, head: Head) -> String {
     let tags = match row.tags.is_empty() {
         true => String::new(),
         false => format!("  [{}]", display_bytes(row.tags.join(", ").as_bytes())),
     };
+    let label = match row.label.is_empty() {
+        true => String::new(),
+        false => format!("  \"{}\"", display_bytes(row.label.as_bytes())),
+    };
+    let place = match (row.vault, head) {
+        (None, _) => String::new(),
+        (Some(_), Head::Others) => format!("  (vault, of {})", display_bytes(row.host.as_bytes())),
+        (Some(_), _) => "  (vault)".to_string(),
+    };
     format!(
-        "{}  {:>9} files  {:>12}  {:>12} new  {}{tags}",
+        "{}  {:>9} files  {:>12}  {:>12} new  {}{label}{tags}{place}",
         row.id,
         row.files,
         bytes_text(row.bytes),
@@ -80,11 +177,7 @@ fn snapshot_text(row: &SnapshotRow) -> String {
 
 pub fn ls(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
     let selection = selection(arguments, "latest")?;
-    let style = ListStyle {
-        long: arguments.is_on("long"),
-        escape: std::io::stdout().is_terminal() && !arguments.is_on("null"),
-        null: arguments.is_on("null"),
-    };
+    let style = ListStyle::of(arguments);
     let (mut session, _setup) = session(arguments, output, shutdown, "ls")?;
     let row = |listed: &Listed| match output.is_json() {
         true => output.result("entry", entry_json(listed), ""),
@@ -95,14 +188,21 @@ pub fn ls(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result
     Ok(list_code(summary))
 }
 
-struct ListStyle {
+/// How entries are printed.
+pub struct ListStyle {
     long: bool,
     escape: bool,
     null: bool,
 }
 
 impl ListStyle {
-    fn line(&self, listed: &Listed) -> Vec<u8> {
+    pub fn of(arguments: &Arguments) -> ListStyle {
+        let null = arguments.is_on("null");
+        ListStyle { long: arguments.is_on("long"), escape: std::io::stdout().is_terminal() && !null, null }
+    }
+
+    /// The line of an entry, with its end.
+    pub fn line(&self, listed: &Listed) -> Vec<u8> {
         let mut line = Vec::new();
         if self.long {
             line.extend_from_slice(details(listed).as_bytes());

@@ -4,7 +4,9 @@
 mod arguments;
 mod clients;
 mod commands;
+mod diff;
 mod export;
+mod find;
 mod help;
 mod logging;
 mod look;
@@ -41,8 +43,20 @@ use crate::base::shutdown::Shutdown;
 use crate::client::{ClientError, ExitCode};
 
 /// The commands whose standard output has rows and nothing else.
-const LISTINGS: [&str; 10] =
-    ["snapshots", "ls", "cat", "stats", "clients", "enroll", "prune", "hold", "release", "server-key"];
+const LISTINGS: [&str; 12] = [
+    "snapshots",
+    "ls",
+    "cat",
+    "find",
+    "diff",
+    "stats",
+    "clients",
+    "enroll",
+    "prune",
+    "hold",
+    "release",
+    "server-key",
+];
 
 /// Runs the program with these words (its own name left out) and gives the exit code.
 pub fn run(words: Vec<OsString>) -> i32 {
@@ -54,7 +68,7 @@ pub fn run(words: Vec<OsString>) -> i32 {
         Some("--version" | "-V") => print(&help::version()),
         Some("--help" | "-h") => print(&help::overview()),
         Some(HELP) => print_help(rest.first().map(OsString::as_os_str)),
-        Some(name) => match find(name) {
+        Some(name) => match command(name) {
             Some(command) => run_command(command, rest),
             None => unknown(name),
         },
@@ -69,7 +83,7 @@ fn print(text: &str) -> i32 {
 }
 
 fn print_help(name: Option<&OsStr>) -> i32 {
-    match name.map(|name| (name, name.to_str().and_then(find))) {
+    match name.map(|name| (name, name.to_str().and_then(command))) {
         None => print(&help::overview()),
         Some((name, None)) if name == HELP => print(&help::overview()),
         Some((_, Some(command))) => print(&help::of_command(command)),
@@ -77,7 +91,7 @@ fn print_help(name: Option<&OsStr>) -> i32 {
     }
 }
 
-fn find(name: &str) -> Option<&'static Command> {
+fn command(name: &str) -> Option<&'static Command> {
     COMMANDS.iter().find(|command| command.name == name)
 }
 
@@ -133,6 +147,8 @@ fn dispatch(command: &Command, arguments: &Arguments, output: &Output) -> Result
         "snapshots" => look::snapshots(arguments, output, &shutdown),
         "ls" => look::ls(arguments, output, &shutdown),
         "cat" => look::cat(arguments, output, &shutdown),
+        "find" => find::find(arguments, output, &shutdown),
+        "diff" => diff::run(arguments, output, &shutdown),
         "verify" if verify_data::is_asked_for(arguments) => verify_data::run(arguments, output, &shutdown),
         "verify" => look::verify(arguments, output, &shutdown),
         "stats" => look::stats(arguments, output, &shutdown),

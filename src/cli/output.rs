@@ -132,7 +132,11 @@ impl Output {
 
     /// Names damage beside a listing: never among its rows.
     pub fn damage(&self, damage: &Damage) {
-        self.complain(&damage.to_string());
+        self.damage_text(&damage.to_string());
+    }
+
+    pub fn damage_text(&self, text: &str) {
+        self.complain(text);
     }
 
     /// Names damage as a result of its own.

@@ -86,7 +86,7 @@ fn vault_key(
     options: &BackupOptions,
     shutdown: &Shutdown,
 ) -> Result<Option<Arc<PutKey>>, CliError> {
-    if !arguments.is_on("vault") {
+    if !arguments.is_on("vault") && !setup.info.as_ref().is_some_and(|info| info.vault) {
         return Ok(None);
     }
     if options.parent.is_some() {

@@ -60,6 +60,13 @@ fn is_given(arguments: &Arguments, name: &'static str) -> bool {
 pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
     let settings = settings(arguments)?;
     let mut setup = Setup::new(arguments, "backup --legacy", Access::Exclusive, output)?;
+    if let Some(info) = setup.info.as_ref().filter(|info| info.vault) {
+        let text = format!(
+            "{} says --vault, and the legacy dialect has nothing like it: use another file with --config",
+            info.file.display()
+        );
+        return Err(UsageError(text).into());
+    }
     let (paths, base) = paths(arguments, &setup)?;
     let resolved = resolve_roots(&paths, &base).map_err(ClientError::from)?;
     let mut options = BackupOptions::new(resolved);

@@ -1,7 +1,7 @@
 //! From arguments and files to a client that is ready to connect. Precedence: flag, environment, file,
 //! default.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -352,15 +352,24 @@ fn client_options(
 
 /// The snapshot and the paths that a command is about.
 pub fn selection(arguments: &Arguments, default_snapshot: &str) -> Result<Selection, CliError> {
-    let root = arguments.value("root").map(entry_path).transpose()?;
-    let given = arguments.text("snapshot")?;
-    let snapshot = match (given, &root) {
+    let (snapshot, root) = (arguments.text("snapshot")?, arguments.value("root"));
+    selection_of(snapshot, root, default_snapshot, &arguments.positional)
+}
+
+/// What `snapshot` selects; where it is not said, with a root the newest, else what `default_snapshot` does.
+pub fn selection_of(
+    snapshot: Option<String>,
+    root: Option<&OsStr>,
+    default_snapshot: &str,
+    paths: &[OsString],
+) -> Result<Selection, CliError> {
+    let root = root.map(entry_path).transpose()?;
+    let snapshot = match (snapshot, &root) {
         (Some(snapshot), _) => snapshot,
         (None, Some(_)) => "latest".to_string(),
         (None, None) => default_snapshot.to_string(),
     };
-    let paths: Result<Vec<EntryPath>, UsageError> =
-        arguments.positional.iter().map(|path| entry_path(path)).collect();
+    let paths: Result<Vec<EntryPath>, UsageError> = paths.iter().map(|path| entry_path(path)).collect();
     let selection = Selection { snapshot, root, paths: paths? };
     check_selection(&selection)?;
     Ok(selection)

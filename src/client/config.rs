@@ -15,6 +15,8 @@ use crate::base::path::display_bytes;
 
 /// How much of a configuration file is read.
 const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// The line that has backups go into the vault, as the flag does.
+pub const VAULT_LINE: &str = "--vault";
 /// Longest host name, by RFC 1035 as text.
 const HOST_CHARACTERS_MAX: usize = 253;
 
@@ -110,6 +112,8 @@ pub struct TransferInfo {
     pub file: PathBuf,
     pub server: ServerAddress,
     pub user: UserName,
+    /// Backups go into the vault.
+    pub vault: bool,
     paths: Vec<PathBuf>,
 }
 
@@ -175,12 +179,16 @@ impl TransferInfo {
         let user = text(2, "the user name")?.parse();
         let user = user.map_err(|error: crate::base::ids::IdError| problem(2, error.to_string()))?;
         let folder = file.parent().unwrap_or(Path::new(""));
-        let mut paths = Vec::new();
+        let (mut paths, mut vault) = (Vec::new(), false);
         for (index, bytes) in lines.iter().enumerate().skip(2) {
+            if bytes.trim_ascii() == VAULT_LINE.as_bytes() {
+                vault = true;
+                continue;
+            }
             check_path(bytes, paths.len()).map_err(|wrong| problem(index + 1, wrong.to_string()))?;
             paths.push(folder.join(PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec()))));
         }
-        Ok(TransferInfo { file: file.to_path_buf(), server, user, paths })
+        Ok(TransferInfo { file: file.to_path_buf(), server, user, vault, paths })
     }
 
     /// The paths to back up. An error where there are none: only a command that needs them asks.
@@ -196,6 +204,9 @@ impl TransferInfo {
 fn check_path(bytes: &[u8], before: usize) -> Result<(), &'static str> {
     if bytes.trim_ascii().is_empty() {
         return Err("a path to back up is wanted here: remove the empty line");
+    }
+    if bytes.starts_with(b"--") {
+        return Err("of flags only --vault can stand here: write a path that begins with -- as ./--");
     }
     if bytes.contains(&0) || bytes.len() > PATH_BYTES_MAX {
         return Err("this is no path");
@@ -279,6 +290,17 @@ mod tests {
         assert_eq!(
             message(b"host:1\nada\n/a\n\n/b"),
             "etc/transfer.info line 4: a path to back up is wanted here: remove the empty line"
+        );
+    }
+
+    #[test]
+    fn one_line_says_that_backups_go_into_the_vault() {
+        let info = parsed(b"host:1\nada\n/a\n--vault \n./--vault\n").unwrap();
+        assert!(info.vault && !parsed(b"host:1\nada\n/a\n./--vault").unwrap().vault);
+        assert_eq!(info.paths().unwrap(), [PathBuf::from("/a"), Path::new("etc").join("./--vault")]);
+        assert_eq!(
+            parsed(b"host:1\nada\n--valt").unwrap_err(),
+            "etc/transfer.info line 3: of flags only --vault can stand here: write a path that begins with -- as ./--"
         );
     }
 

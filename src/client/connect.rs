@@ -227,7 +227,7 @@ impl<'a> Client<'a> {
             client,
             rotates_keys: server.rotates_keys,
             vault: self.vault.clone(),
-            looked_for: None,
+            looked_for: Vec::new(),
             keeps_vaults: server.keeps_vaults,
         })
     }
@@ -366,8 +366,8 @@ pub struct Session {
     /// Whether the server lets keys be exchanged.
     pub(super) rotates_keys: bool,
     pub(super) vault: Option<Arc<VaultAccess>>,
-    /// A selector that was looked for among this client's snapshots, and whether it means none of them.
-    pub(super) looked_for: Option<(String, bool)>,
+    /// Selectors that were looked for among this client's snapshots, and whether they mean one of them.
+    pub(super) looked_for: Vec<(String, bool)>,
     /// Whether the server keeps vaults.
     pub(super) keeps_vaults: bool,
 }

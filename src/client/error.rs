@@ -132,6 +132,11 @@ impl ClientError {
         ClientError::StillBusy { address: address.to_string(), minutes }
     }
 
+    /// Whether, of the key of a vault, it says that it is not here.
+    pub fn lacks_vault_key(&self) -> bool {
+        matches!(self, ClientError::NoVaultKey { .. } | ClientError::Impossible(_))
+    }
+
     /// Whether a new connection could end differently.
     pub fn is_passing(&self) -> bool {
         match self {

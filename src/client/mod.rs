@@ -5,6 +5,7 @@ mod backup;
 pub mod config;
 mod connect;
 mod delta;
+pub mod diff;
 mod error;
 mod export;
 mod facts;

@@ -3,18 +3,17 @@
 //! A handler runs on a thread of its own, so that a slow terminal or disk never looks like a dead client.
 
 use std::fmt;
-use std::sync::Arc;
 
 use super::connect::Session;
 use super::error::ClientError;
-use super::vault::{Line, VaultReader, selection_of};
+use super::vault::{Line, Place, VaultReader, selection_of};
 use crate::base::codec::Reader;
 use crate::base::entry::Entry;
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
 use crate::base::vault::VaultId;
 use crate::channel::{ChannelError, worker};
-use crate::crypto::{ContentHasher, ContentSums, FullKey};
+use crate::crypto::{ContentHasher, ContentSums};
 use crate::protocol::message::{ContentEnd, EntryRow, Selection, SnapshotRow, ToClient, ToServer};
 
 /// An entry of a snapshot with what is known of its content.
@@ -108,6 +107,8 @@ impl VerifySummary {
     }
 }
 
+/// Selectors of which is remembered whose snapshots they mean.
+const SELECTORS_KNOWN_MAX: usize = 8;
 /// Most damages that are kept by name; all are counted and told as they come.
 const DAMAGES_NAMED_MAX: usize = 10_000;
 
@@ -119,39 +120,40 @@ impl Session {
         request: &ToServer<'_>,
         handler: impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError> + Send,
     ) -> Result<R, ClientError> {
-        let is_anothers = self.is_anothers(request)?;
-        if !is_anothers {
+        let place = self.place_of(request)?;
+        if let Place::Servers = place {
             self.send(request)?;
         }
         let vault = self.vault.clone();
         self.converse(|mut line| {
             let mut handler = handler;
-            if is_anothers {
-                match vault.as_deref().map(|vault| vault.full_key(None)) {
-                    Some(Ok(key)) => return take_sealed(VaultReader::new(line, key), request, None, &mut handler),
-                    Some(Err(error @ ClientError::VaultKey { .. })) => return Err(error),
-                    // Nobody is to hear of a missing passphrase instead of a mistyped id: the server says it.
-                    Some(Err(_)) | None => line.send(request)?,
+            let key = |id| match &vault {
+                Some(vault) => vault.full_key(id),
+                None => Err(ClientError::NoVaultKey { vault: id }),
+            };
+            match place {
+                Place::Servers => {}
+                Place::Sealed(id) => {
+                    return take_sealed(VaultReader::new(line, key(None)?), request, Some(id), &mut handler);
                 }
+                Place::Anothers => match key(None) {
+                    Ok(key) => return take_sealed(VaultReader::new(line, key), request, None, &mut handler),
+                    Err(error @ ClientError::VaultKey { .. }) => return Err(error),
+                    // Nobody is to hear of a missing passphrase instead of a mistyped id: the server says it.
+                    Err(_) => line.send(request)?,
+                },
             }
             match take_all(&mut line, request, &mut handler)? {
                 Answer::Whole(result) => Ok(result),
                 Answer::Sealed(id, snapshot) => {
-                    let access = vault.as_deref().ok_or(ClientError::NoVaultKey { vault: Some(id) })?;
-                    let key = access.full_key(Some(id))?;
-                    take_sealed(VaultReader::new(line, key), request, Some(snapshot), &mut handler)
+                    take_sealed(VaultReader::new(line, key(Some(id))?), request, Some(snapshot), &mut handler)
                 }
             }
         })
     }
 
-    /// What the server lists of a vault's snapshot, with what the snapshot's head says.
-    pub fn vault_row(&mut self, snapshot: SnapshotId, key: Arc<FullKey>) -> Result<SnapshotRow, ClientError> {
-        self.converse(|line| VaultReader::new(line, key).open_by_id(snapshot).map(|opened| opened.row))
-    }
-
     /// Lets `work` talk to the server, on a worker's thread.
-    fn converse<R: Send>(
+    pub(super) fn converse<R: Send>(
         &mut self,
         work: impl FnOnce(Line<'_>) -> Result<R, ClientError> + Send,
     ) -> Result<R, ClientError> {
@@ -166,26 +168,50 @@ impl Session {
         }
     }
 
-    /// Whether a request is about a snapshot that this client has not stored, and that may be in its vault.
-    fn is_anothers(&mut self, request: &ToServer<'_>) -> Result<bool, ClientError> {
+    /// Where the snapshot is that a request is about: where this client may have the key of a vault, that may be one that
+    /// another host has stored.
+    fn place_of(&mut self, request: &ToServer<'_>) -> Result<Place, ClientError> {
         let is_possible = self.vault.as_ref().is_some_and(|vault| vault.is_possible());
-        let Some(selection) = selection_of(request).filter(|_| is_possible) else { return Ok(false) };
-        let (selector, root) = (selection.snapshot.clone(), selection.root.clone());
-        if let Some((known, is_anothers)) = &self.looked_for
-            && *known == selector
-            && root.is_none()
-        {
-            return Ok(*is_anothers);
+        let Some(selection) = selection_of(request).filter(|_| is_possible) else { return Ok(Place::Servers) };
+        if let Some(root) = selection.root.as_ref().filter(|_| selection.snapshot == "latest") {
+            return self.newest_of_root(&root.clone());
         }
-        let mut is_own = false;
-        let row = |row: &SnapshotRow| {
-            let has_root = root.as_ref().is_none_or(|root| row.roots.contains(root));
-            is_own |= matches_selector(row.id, &selector) && has_root;
-            Ok(())
+        let selector = selection.snapshot.clone();
+        let known = self.looked_for.iter().find(|(known, _)| *known == selector).map(|(_, is_own)| *is_own);
+        let is_own = match known {
+            Some(is_own) => is_own,
+            None => {
+                let mut is_own = false;
+                let row = |row: &SnapshotRow| {
+                    is_own |= matches_selector(row.id, &selector);
+                    Ok(())
+                };
+                self.snapshots(row, |_| {})?;
+                self.remember_selector(selector, is_own);
+                is_own
+            }
         };
-        self.snapshots(row, |_| {})?;
-        self.looked_for = Some((selector, !is_own)).filter(|_| root.is_none());
-        Ok(!is_own)
+        Ok(if is_own { Place::Servers } else { Place::Anothers })
+    }
+
+    /// Remembers whether a selector means one of this client's own snapshots.
+    fn remember_selector(&mut self, selector: String, is_own: bool) {
+        if self.looked_for.len() == SELECTORS_KNOWN_MAX {
+            self.looked_for.remove(0);
+        }
+        self.looked_for.push((selector, is_own));
+    }
+
+    /// The entries of a snapshot that is one of this client's own.
+    pub fn own_entries(
+        &mut self,
+        snapshot: SnapshotId,
+        row: impl FnMut(&Listed) -> Result<(), ClientError> + Send,
+        damage: impl FnMut(&Damage) + Send,
+    ) -> Result<ListSummary, ClientError> {
+        self.remember_selector(snapshot.to_string(), true);
+        let selection = Selection { snapshot: snapshot.to_string(), root: None, paths: Vec::new() };
+        self.entries(selection, |_| Ok(()), row, damage)
     }
 
     /// The snapshots by sequence; those that cannot be read are given to `damage`.

@@ -260,6 +260,27 @@ fn a_transfer_info_that_is_none_is_a_conflict_and_says_what_is_wrong() {
 }
 
 #[test]
+fn that_backups_go_into_the_vault_stays_until_it_is_said_otherwise() {
+    let workplace = Workplace::new();
+    let gui = Gui::start_with(&workplace, &closed_address(), &[]);
+    let info = |vault: Value| {
+        let mut info = json!({ "server": "localhost:1", "user": "ada", "paths": ["docs"] });
+        info["vault"] = vault;
+        info
+    };
+    let mut unsaid = info(json!(true));
+    let answer = gui.post("/api/transfer_info", unsaid.clone()).expect(200);
+    assert_eq!((&answer["vault"], &answer["paths"]), (&json!(true), &json!(["docs"])));
+    let file = answer["file"].as_str().unwrap();
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "localhost:1\nada\n--vault\ndocs\n");
+    unsaid.as_object_mut().unwrap().remove("vault");
+    assert_eq!(gui.post("/api/transfer_info", unsaid).expect(200)["vault"], true);
+    assert_eq!(gui.post("/api/transfer_info", info(json!("yes"))).status, 400);
+    assert_eq!(gui.post("/api/transfer_info", info(json!(false))).expect(200)["vault"], false);
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "localhost:1\nada\ndocs\n");
+}
+
+#[test]
 fn to_connect_wants_an_object() {
     let workplace = Workplace::new();
     let gui = Gui::start_with(&workplace, &closed_address(), &[]);

@@ -2,8 +2,21 @@
 
 use crate::support::{Run, TestClient, TestServer, Workplace};
 
-const COMMANDS: [&str; 11] =
-    ["server", "backup", "restore", "snapshots", "ls", "cat", "verify", "stats", "enroll", "clients", "export"];
+const COMMANDS: [&str; 13] = [
+    "server",
+    "backup",
+    "restore",
+    "snapshots",
+    "ls",
+    "cat",
+    "find",
+    "diff",
+    "verify",
+    "stats",
+    "enroll",
+    "clients",
+    "export",
+];
 
 #[test]
 fn every_command_has_help_in_three_ways() {
@@ -30,15 +43,21 @@ fn no_words_at_all_are_wrong_usage_and_show_the_help() {
 }
 
 #[test]
-fn the_version_names_protocol_and_store_too() {
+fn the_version_names_those_of_protocol_store_and_vault_too() {
     let workplace = Workplace::new();
-    let wanted = format!("cyberbackup {} (protocol ", env!("CARGO_PKG_VERSION"));
+    let program = format!("cyberbackup {} (", env!("CARGO_PKG_VERSION"));
     for flag in ["--version", "-V"] {
         let text = workplace.run([flag]).expect(0).out();
-        let rest = text.strip_prefix(&wanted).unwrap_or_else(|| panic!("{text}"));
-        let numbers: Vec<u32> =
-            rest.trim_end_matches(")\n").split(", store ").map(|number| number.parse().unwrap()).collect();
-        assert_eq!(numbers.len(), 2, "{text}");
+        let rest = text.strip_prefix(&program).and_then(|rest| rest.strip_suffix(")\n"));
+        let parts = rest.unwrap_or_else(|| panic!("{text}")).split(", ");
+        let names: Vec<&str> = parts
+            .map(|part| {
+                let (name, number) = part.split_once(' ').unwrap();
+                assert!(number.parse::<u32>().is_ok(), "{text}");
+                name
+            })
+            .collect();
+        assert_eq!(names, ["protocol", "store", "vault"], "{text}");
     }
 }
 

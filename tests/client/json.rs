@@ -70,6 +70,7 @@ const SNAPSHOT: &[(&str, char)] = &[
     ("label", 's'),
     ("tags", 'l'),
     ("roots", 'l'),
+    ("own", 'b'),
     // Of a plain snapshot.
     ("vault", '0'),
 ];

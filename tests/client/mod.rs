@@ -2,8 +2,10 @@
 
 mod changing_files;
 mod command_line;
+mod comparing;
 mod configuration;
 mod connecting;
+mod finding;
 mod interruption;
 mod json;
 mod looking;

@@ -3,6 +3,7 @@
 mod backing_up;
 mod independent;
 mod keys;
+mod looking;
 mod restoring;
 mod secrecy;
 

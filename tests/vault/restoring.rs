@@ -138,19 +138,55 @@ fn the_newest_of_a_root_is_found_among_other_hosts_snapshots() {
     assert!(run.out().contains("a/file") && !run.out().contains("b/file"), "{}", run.out());
 }
 
+/// Makes a file of holes, with so many bytes of data at each of these places.
+fn sparse_file(path: &Path, length: u64, data: usize, places: impl IntoIterator<Item = u64>) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = fs::File::create(path).unwrap();
+    file.set_len(length).unwrap();
+    for place in places {
+        std::os::unix::fs::FileExt::write_all_at(&file, &tree::bytes(place, data), place).unwrap();
+    }
+}
+
+fn disk_bytes(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().blocks() * 512
+}
+
 #[test]
-fn holes_stay_holes() {
+fn holes_stay_holes_and_are_not_sent() {
+    let workplace = Workplace::new();
+    let (server, client) = with_vault(&workplace);
+    let source = workplace.join("source");
+    let (few, many) = (source.join("few"), source.join("many"));
+    sparse_file(&few, (1 << 30) + 12_345, 300_000, [5_000_001, 700_000_000]);
+    sparse_file(&many, 256 << 20, 4096, (0..64).map(|number| number << 22));
+    back_up(&client, &source);
+    assert!(tree::bytes_below(&server.data) < 4 << 20, "{}", tree::bytes_below(&server.data));
+    let came = restore(&client, &source, "to");
+    tree::assert_same(&source, &came);
+    for (name, most) in [("few", 1 << 20), ("many", 1 << 20)] {
+        let bytes = disk_bytes(&came.join(name));
+        assert!(bytes < most, "{name} takes {bytes}");
+    }
+    // Whoever has it checked or printed gets the zeros too.
+    Run::of(opened(&client, ["verify", "--read-data"])).expect(0);
+    let printed = Run::of(opened(&client, [OsStr::new("cat"), stored(&many)])).expect(0).stdout;
+    assert!(printed == fs::read(&many).unwrap());
+}
+
+#[test]
+fn a_file_has_the_same_chunks_with_and_without_holes() {
     let workplace = Workplace::new();
     let (_server, client) = with_vault(&workplace);
-    let source = workplace.join("source");
-    fs::create_dir(&source).unwrap();
-    let file = fs::File::create(source.join("sparse")).unwrap();
-    file.set_len(8 << 20).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"in the middle", 4 << 20).unwrap();
-    back_up(&client, &source);
-    let came = restore(&client, &source, "to").join("sparse");
-    assert!(fs::read(&came).unwrap() == fs::read(source.join("sparse")).unwrap());
-    assert!(fs::metadata(&came).unwrap().blocks() * 512 < 1 << 20);
+    let sparse = workplace.join("sparse/file");
+    sparse_file(&sparse, 40_000_003, 70_001, [0, 1_000_003, 1_200_000, 30_000_000, 39_930_002]);
+    back_up(&client, &workplace.join("sparse"));
+    workplace.write("dense/file", fs::read(&sparse).unwrap());
+    assert!(disk_bytes(&workplace.join("dense/file")) >= 40_000_000);
+    let dense = workplace.join("dense");
+    let words = ["backup", "--vault", "--json", "--quiet"].map(OsStr::new);
+    let summary = client.run(words.into_iter().chain([dense.as_os_str()])).expect(0).event("summary");
+    assert_eq!((&summary["bytes"], &summary["bytes_sent"]), (&40_000_003.into(), &0.into()));
 }
 
 /// Flips one bit of each pack, at so many places evenly spread, one at a time.

@@ -25,9 +25,9 @@ enum Step {
         skip: u32,
         take: u32,
     },
-    /// So many zeros, which need not be fetched.
+    /// So many zeros, which are not fetched.
     Zeros {
-        bytes: u64,
+        bytes: u32,
     },
     End(ContentEnd),
     /// The content cannot be given.
@@ -43,6 +43,8 @@ pub struct Contents<'a, 'l, 'e> {
     wanted_bytes: usize,
     /// What the longest chunk of zeros is called: most of a file's holes.
     zeros: ChunkName,
+    /// Whether that chunk has been asked for.
+    has_zeros: bool,
     /// Zeros are told as holes.
     tells_holes: bool,
     /// The present content has failed: what still comes of it is not given.
@@ -59,6 +61,7 @@ impl<'a, 'l, 'e> Contents<'a, 'l, 'e> {
             wanted: Vec::new(),
             wanted_bytes: 0,
             zeros,
+            has_zeros: false,
             tells_holes,
             has_failed: false,
         }
@@ -70,8 +73,11 @@ impl<'a, 'l, 'e> Contents<'a, 'l, 'e> {
 
     /// Part of the content's next chunk: `take` bytes behind the first `skip`.
     pub fn chunk(&mut self, chunk: ChunkReference, skip: u32, take: u32) -> Result<(), ClientError> {
-        if chunk.name == self.zeros && chunk.length as usize == VAULT_CHUNK_BYTES_MAX && self.tells_holes {
-            return self.add(Step::Zeros { bytes: take.into() });
+        if chunk.name == self.zeros && chunk.length as usize == VAULT_CHUNK_BYTES_MAX {
+            // Who reads contents to see whether they are whole gets it once.
+            if self.tells_holes || std::mem::replace(&mut self.has_zeros, true) {
+                return self.add(Step::Zeros { bytes: take });
+            }
         }
         self.wanted.push(chunk.name);
         self.wanted_bytes += chunk.length as usize;
@@ -134,7 +140,7 @@ impl<'a, 'l, 'e> Contents<'a, 'l, 'e> {
                 (self.emit)(&ToClient::Entry(EntryRow { content, entry: &entry }))
             }
             Step::Chunk { length, skip, take } => self.take_chunk(length, skip, take),
-            Step::Zeros { bytes } if !self.has_failed => (self.emit)(&ToClient::ContentHole { bytes }),
+            Step::Zeros { bytes } if !self.has_failed => self.give_zeros(bytes),
             Step::End(end) if !self.has_failed => (self.emit)(&ToClient::ContentEnd(end)),
             Step::Failed(text) => self.take_failure(text),
             Step::Zeros { .. } | Step::End(_) => Ok(()),
@@ -150,11 +156,33 @@ impl<'a, 'l, 'e> Contents<'a, 'l, 'e> {
         if self.has_failed {
             return Ok(());
         }
-        let bytes = &bytes[skip as usize..][..take as usize];
-        if self.tells_holes && is_zeros(bytes) {
-            return (self.emit)(&ToClient::ContentHole { bytes: bytes.len() as u64 });
+        let mut bytes = &bytes[skip as usize..][..take as usize];
+        while !bytes.is_empty() {
+            let (is_hole, length) = if self.tells_holes { first_run(bytes) } else { (false, bytes.len()) };
+            let (run, rest) = bytes.split_at(length);
+            match is_hole {
+                true => (self.emit)(&ToClient::ContentHole { bytes: length as u64 })?,
+                false => run
+                    .chunks(CONTENT_CHUNK_BYTES)
+                    .try_for_each(|piece| (self.emit)(&ToClient::ContentData(piece)))?,
+            }
+            bytes = rest;
         }
-        bytes.chunks(CONTENT_CHUNK_BYTES).try_for_each(|piece| (self.emit)(&ToClient::ContentData(piece)))
+        Ok(())
+    }
+
+    fn give_zeros(&mut self, bytes: u32) -> Result<(), ClientError> {
+        static ZEROS: [u8; CONTENT_CHUNK_BYTES] = [0; CONTENT_CHUNK_BYTES];
+        if self.tells_holes {
+            return (self.emit)(&ToClient::ContentHole { bytes: bytes.into() });
+        }
+        let mut left = bytes as usize;
+        while left > 0 {
+            let piece = &ZEROS[..left.min(ZEROS.len())];
+            (self.emit)(&ToClient::ContentData(piece))?;
+            left -= piece.len();
+        }
+        Ok(())
     }
 
     /// Once for a content.
@@ -170,8 +198,26 @@ fn zeros_name(key: &PutKey) -> ChunkName {
     key.name(ChunkKind::Content, &vec![0; VAULT_CHUNK_BYTES_MAX])
 }
 
-/// Whether so many zeros are worth a hole: a block of a file system at least.
-fn is_zeros(bytes: &[u8]) -> bool {
+/// Whether the bytes begin with zeros that are worth a hole, whole blocks of a file system, and how far that goes on.
+fn first_run(bytes: &[u8]) -> (bool, usize) {
     const BLOCK_BYTES: usize = 4096;
-    bytes.len() >= BLOCK_BYTES && bytes.iter().all(|byte| *byte == 0)
+    let is_hole = |block: &[u8]| block.len() == BLOCK_BYTES && block.iter().all(|byte| *byte == 0);
+    let mut blocks = bytes.chunks(BLOCK_BYTES).map(is_hole);
+    let first = blocks.next().unwrap_or(false);
+    let count = 1 + blocks.take_while(|next| *next == first).count();
+    (first, (count * BLOCK_BYTES).min(bytes.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_blocks_of_zeros_are_holes_and_all_else_is_data() {
+        let bytes = [&[0; 8192][..], &[1], &[0; 8191], &[0; 4095]].concat();
+        assert_eq!(first_run(&bytes), (true, 8192));
+        assert_eq!(first_run(&bytes[8192..]), (false, 4096));
+        assert_eq!(first_run(&bytes[12288..]), (true, 4096));
+        assert_eq!(first_run(&bytes[16384..]), (false, 4095));
+    }
 }

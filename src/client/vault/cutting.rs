@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use crossbeam_channel::Receiver;
 
+use super::super::delta::HOLE_STEP_BYTES;
 use super::super::error::ClientError;
 use super::super::facts::cause;
 use super::super::ranges::{ScanTotals, ScannedItem, ScannedRange};
@@ -23,7 +24,9 @@ use super::parcel::{Found, Handed, Item, PARCEL_CAPACITY, Packer};
 use super::spool::Spool;
 use crate::base::codec::{Reader, Writer};
 use crate::base::entry::Entry;
-use crate::base::limits::{CONTENT_CHUNK_BYTES, RANGES_PENDING_BYTES_MAX, RANGES_PENDING_MAX};
+use crate::base::limits::{
+    CONTENT_CHUNK_BYTES, RANGES_PENDING_BYTES_MAX, RANGES_PENDING_MAX, VAULT_CHUNK_BYTES_MAX,
+};
 use crate::base::progress::{Event, ProgressSink};
 use crate::base::vault::ChunkName;
 use crate::channel::worker::Gone;
@@ -92,11 +95,7 @@ impl Cutting<'_> {
     pub fn run(self) -> Option<CacheWriter> {
         let mut cutter = Cutter {
             source: self.source,
-            namer: Namer {
-                key: self.key,
-                chunker: Chunker::new(self.key.gear()),
-                recent: vec![ChunkName::from_bytes([0; 32]); RECENT_NAMES],
-            },
+            namer: Namer::new(self.key),
             packer: self.packer,
             known: self.known,
             cache: self.cache,
@@ -339,51 +338,115 @@ impl Cutter<'_> {
 
     fn read_once(&mut self, file: &mut SourceFile, entry: u32) -> Result<ReadOnce, CutError> {
         self.references.clear();
-        let (mut hasher, mut search, mut chunks) = (ContentHasher::new(), Search::default(), 0);
-        let mut open = self.packer.parcel.bytes.len();
+        let mut reading = Reading { open: self.packer.parcel.bytes.len(), ..Reading::default() };
         loop {
             if self.packer.is_full() {
-                self.packer.parcel.reached = Some((self.ranges, entry, file.position()));
-                self.packer.hand_over(open)?;
-                open = 0;
+                self.hand_over(file.position(), entry, &mut reading)?;
+            }
+            match self.skip_hole(file, &reading) {
+                Ok(0) => {}
+                Ok(hole) => {
+                    self.cut_hole(hole, &mut reading)?;
+                    // Hashing zeros takes its time too: between two steps it is seen whether anybody waits for it.
+                    if hole == HOLE_STEP_BYTES {
+                        self.hand_over(file.position(), entry, &mut reading)?;
+                    }
+                    continue;
+                }
+                Err(error) => return Ok(Err(self.give_up(&reading, error))),
             }
             let start = self.packer.parcel.bytes.len();
             let count = match read_piece(file, &mut self.packer.parcel.bytes) {
                 Ok(count) => count,
-                Err(error) => {
-                    self.packer.parcel.bytes.truncate(open);
-                    return Ok(Err(error));
-                }
+                Err(error) => return Ok(Err(self.give_up(&reading, error))),
             };
-            hasher.update(&self.packer.parcel.bytes[start..]);
+            reading.hasher.update(&self.packer.parcel.bytes[start..]);
             self.packer.parcel.bytes_done += count as u64;
-            while let Some(length) = self.namer.chunker.cut(&self.packer.parcel.bytes[open..], &mut search) {
-                self.chunk(open, open + length)?;
-                open += length;
-                chunks += 1;
+            while let Some(length) =
+                self.namer.chunker.cut(&self.packer.parcel.bytes[reading.open..], &mut reading.search)
+            {
+                self.chunk(length, &mut reading)?;
             }
             if count == 0 {
-                let end = self.packer.parcel.bytes.len();
-                if open < end {
-                    self.chunk(open, end)?;
-                    chunks += 1;
+                let left = self.packer.parcel.bytes.len() - reading.open;
+                if left > 0 {
+                    self.chunk(left, &mut reading)?;
                 }
-                return Ok(Ok((hasher.finish(), chunks)));
+                return Ok(Ok((reading.hasher.finish(), reading.chunks)));
             }
         }
     }
 
-    /// A chunk of a content, which lies in the parcel.
-    fn chunk(&mut self, start: usize, end: usize) -> Result<(), CutError> {
+    fn hand_over(&mut self, position: u64, entry: u32, reading: &mut Reading) -> Result<(), Gone> {
+        self.packer.parcel.reached = Some((self.ranges, entry, position));
+        self.packer.hand_over(std::mem::take(&mut reading.open))
+    }
+
+    /// What is open of a content that cannot be read on is of no use.
+    fn give_up(&mut self, reading: &Reading, error: SourceError) -> SourceError {
+        self.packer.parcel.bytes.truncate(reading.open);
+        error
+    }
+
+    /// Leaves out the hole that begins at the next byte, and gives its length: none where a chunk is open that has
+    /// more than zeros.
+    fn skip_hole(&self, file: &mut SourceFile, reading: &Reading) -> Result<u64, SourceError> {
+        match self.packer.parcel.bytes[reading.open..].iter().all(|byte| *byte == 0) {
+            true => file.skip_hole(1, HOLE_STEP_BYTES),
+            false => Ok(0),
+        }
+    }
+
+    /// Cuts a hole, and the zeros that are open before it, as if all of it had been read: so a content has the same
+    /// chunks whether or not it is sparse.
+    fn cut_hole(&mut self, hole: u64, reading: &mut Reading) -> Result<(), CutError> {
+        reading.hasher.update_zeros(hole);
+        self.packer.parcel.bytes_done += hole;
+        let zeros = self.namer.zeros;
+        let open = (self.packer.parcel.bytes.len() - reading.open) as u64 + hole;
+        let (whole, rest) = (open / u64::from(zeros.length), open % u64::from(zeros.length));
+        if whole > 0 && !self.namer.is_recent(zeros.name) {
+            let (start, end) = (reading.open, reading.open + zeros.length as usize);
+            self.packer.parcel.bytes.resize(end, 0);
+            self.packer.add(Item::Chunk { name: zeros.name, start, end, is_content: true });
+            reading.open = end;
+        }
+        for _ in 0..whole {
+            self.refer(zeros, reading)?;
+        }
+        self.packer.parcel.bytes.resize(reading.open + rest as usize, 0);
+        reading.search = Search::default();
+        Ok(())
+    }
+
+    /// A chunk of a content, which lies in the parcel: so many bytes of what is open.
+    fn chunk(&mut self, length: usize, reading: &mut Reading) -> Result<(), CutError> {
+        let (start, end) = (reading.open, reading.open + length);
         let (name, is_recent) = self.namer.name(ChunkKind::Content, &self.packer.parcel.bytes[start..end]);
         if !is_recent {
             self.packer.add(Item::Chunk { name, start, end, is_content: true });
         }
+        reading.open = end;
+        self.refer(ChunkReference { length: length as u32, name }, reading)
+    }
+
+    fn refer(&mut self, chunk: ChunkReference, reading: &mut Reading) -> Result<(), CutError> {
         let mut reference = Vec::with_capacity(CHUNK_REFERENCE_BYTES);
-        ChunkReference { length: (end - start) as u32, name }.encode(&mut reference);
+        chunk.encode(&mut reference);
         let reference = reference.first_chunk().expect("a reference has this length");
+        reading.chunks += 1;
         self.references.push(reference).map_err(spool_error)
     }
+}
+
+/// A content while it is read and cut.
+#[derive(Default)]
+struct Reading {
+    hasher: ContentHasher,
+    search: Search,
+    chunks: u32,
+    /// Where in the parcel begins what follows the last cut.
+    open: usize,
 }
 
 /// Names chunks, and remembers those that came last.
@@ -391,17 +454,30 @@ struct Namer<'a> {
     key: &'a PutKey,
     chunker: Chunker,
     recent: Vec<ChunkName>,
+    /// The chunk that is cut from zeros and more zeros.
+    zeros: ChunkReference,
 }
 
 impl Namer<'_> {
+    fn new(key: &PutKey) -> Namer<'_> {
+        let (chunker, zeros) = (Chunker::new(key.gear()), vec![0; VAULT_CHUNK_BYTES_MAX]);
+        let length = chunker.cut(&zeros, &mut Search::default()).expect("no chunk is longer");
+        let name = key.name(ChunkKind::Content, &zeros[..length]);
+        let zeros = ChunkReference { length: length as u32, name };
+        Namer { key, chunker, recent: vec![ChunkName::from_bytes([0; 32]); RECENT_NAMES], zeros }
+    }
+
     /// The name, and whether a chunk of that name has come lately.
     fn name(&mut self, kind: ChunkKind, bytes: &[u8]) -> (ChunkName, bool) {
         let name = self.key.name(kind, bytes);
+        (name, self.is_recent(name))
+    }
+
+    /// Whether a chunk of that name has come lately; from now on it has.
+    fn is_recent(&mut self, name: ChunkName) -> bool {
         let head: [u8; 4] = *name.as_bytes().last_chunk().expect("a name has 32 bytes");
         let slot = &mut self.recent[u32::from_le_bytes(head) as usize % RECENT_NAMES];
-        let is_recent = *slot == name;
-        *slot = name;
-        (name, is_recent)
+        std::mem::replace(slot, name) == name
     }
 }
 

@@ -11,7 +11,7 @@ use crate::base::vault::ChunkName;
 use crate::protocol::message::ContentEnd;
 
 /// The version of the head, and so of all that it leads to.
-const HEAD_VERSION: u8 = 1;
+pub const HEAD_VERSION: u8 = 1;
 /// What stands before the names of a content's chunks: size, CRC32, BLAKE3, flags and how many there are.
 pub const CONTENT_HEADER_BYTES: usize = 8 + 4 + 32 + 1 + 4;
 /// A chunk of a content: its length and name.

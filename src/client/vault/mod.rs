@@ -14,6 +14,7 @@ mod contents;
 pub(super) mod cutting;
 mod fetching;
 pub mod format;
+mod heads;
 pub mod key_file;
 pub(super) mod known;
 pub(super) mod lists;
@@ -28,6 +29,7 @@ mod walk;
 
 pub use access::VaultAccess;
 pub(super) use fetching::Line;
+pub(super) use heads::Place;
 pub use key_file::{VaultKeys, calibrate, create_vault};
 pub use passphrase::PassphraseSource;
 pub(super) use reader::{VaultReader, selection_of};

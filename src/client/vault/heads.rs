@@ -1,0 +1,84 @@
+//! Questions that only a vault's heads answer: which snapshots there are and of whom, and which is the newest of a root.
+
+use std::sync::Arc;
+
+use super::super::connect::Session;
+use super::super::error::ClientError;
+use super::reader::VaultReader;
+use crate::base::ids::SnapshotId;
+use crate::base::path::EntryPath;
+use crate::base::time::Timestamp;
+use crate::base::vault::VaultId;
+use crate::crypto::FullKey;
+use crate::protocol::message::{FailureCode, SnapshotRow};
+
+/// Which snapshot a request is about.
+pub enum Place {
+    /// The server says which: one that this client has stored, if there is any.
+    Servers,
+    /// One of this client's vault that this client has not stored.
+    Anothers,
+    /// One that this client has stored into its vault.
+    Sealed(SnapshotId),
+}
+
+impl Session {
+    /// The full key of `vault`, or of whichever vault there is a key of.
+    ///
+    /// # Errors
+    /// [`ClientError::Impossible`] or [`ClientError::NoVaultKey`] where it is not here, others where it does not open.
+    pub fn vault_key(&self, vault: Option<VaultId>) -> Result<Arc<FullKey>, ClientError> {
+        let access = self.vault.as_ref().ok_or(ClientError::NoVaultKey { vault })?;
+        access.full_key(vault)
+    }
+
+    /// When each snapshot of the key's vault was committed, whichever host stored it, and its id. None where the server
+    /// does not have the vault.
+    pub fn vault_snapshots(&mut self, key: Arc<FullKey>) -> Result<Vec<(Timestamp, SnapshotId)>, ClientError> {
+        if !self.keeps_vaults {
+            return Ok(Vec::new());
+        }
+        match self.converse(|line| VaultReader::new(line, key).list("")) {
+            Err(ClientError::Failure { code: FailureCode::NotFound, .. }) => Ok(Vec::new()),
+            listed => listed,
+        }
+    }
+
+    /// What the server lists of a vault's snapshot, with what the snapshot's head says.
+    pub fn vault_row(&mut self, snapshot: SnapshotId, key: Arc<FullKey>) -> Result<SnapshotRow, ClientError> {
+        self.converse(|line| VaultReader::new(line, key).open_by_id(snapshot).map(|opened| opened.row))
+    }
+
+    /// Where the newest snapshot of a root is: of this client's own first, whether or not they are in its vault.
+    pub(in crate::client) fn newest_of_root(&mut self, root: &EntryPath) -> Result<Place, ClientError> {
+        let (mut has_plain, mut sealed) = (false, Vec::new());
+        let row = |row: &SnapshotRow| {
+            match row.vault {
+                Some(vault) => sealed.push((row.id, vault)),
+                None if row.roots.contains(root) => {
+                    has_plain = true;
+                    // What came before it is not the newest.
+                    sealed.clear();
+                }
+                None => {}
+            }
+            Ok(())
+        };
+        self.snapshots(row, |_| {})?;
+        if has_plain && sealed.is_empty() {
+            return Ok(Place::Servers);
+        }
+        let key = match self.vault_key(None) {
+            Ok(key) => key,
+            // Nothing of this client's has the root: the server says so.
+            Err(error) if error.lacks_vault_key() && !has_plain => return Ok(Place::Anothers),
+            Err(error) => return Err(error),
+        };
+        for (id, _) in sealed.into_iter().rev().filter(|(_, vault)| *vault == key.put().vault()) {
+            if self.vault_row(id, key.clone())?.roots.contains(root) {
+                return Ok(Place::Sealed(id));
+            }
+        }
+        Ok(if has_plain { Place::Servers } else { Place::Anothers })
+    }
+}
