@@ -229,9 +229,19 @@ struct Outgoing {
     used: Sender<Vec<u8>>,
 }
 
+/// How the worker's queue stands after a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    /// Whatever comes into it wakes this thread.
+    Empty,
+    /// There may be more in it, or its end, whose wakes have been taken: nobody may sleep on it.
+    Unknown,
+    /// The worker has ended.
+    Closed,
+}
+
 /// Sends what the worker has given out, one queue full at most, so that the peer is looked at in between.
-/// Says whether the worker goes on.
-fn send_out(channel: &mut Channel, outgoing: &Outgoing) -> Result<bool, ChannelError> {
+fn send_out(channel: &mut Channel, outgoing: &Outgoing) -> Result<Queue, ChannelError> {
     for number in 0..QUEUE_BATCHES_MAX {
         match outgoing.batches.try_recv() {
             Ok(batch) => {
@@ -245,12 +255,12 @@ fn send_out(channel: &mut Channel, outgoing: &Outgoing) -> Result<bool, ChannelE
                 if number > 0 {
                     channel.push()?;
                 }
-                return Ok(error == TryRecvError::Empty);
+                return Ok(if error == TryRecvError::Empty { Queue::Empty } else { Queue::Closed });
             }
         }
     }
     channel.push()?;
-    Ok(true)
+    Ok(Queue::Unknown)
 }
 
 /// The connection's side of [`converse`].
@@ -272,19 +282,24 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     fn run(mut self, outgoing: Outgoing) -> Result<(), ChannelError> {
         let mut pinged = Instant::now();
-        while send_out(self.channel, &outgoing)? {
+        loop {
+            let queue = send_out(self.channel, &outgoing)?;
+            if queue == Queue::Closed {
+                break;
+            }
             self.take_back();
             if !self.in_hand.is_empty() && pinged.elapsed() >= Channel::PING_INTERVAL {
                 self.channel.ping()?;
                 pinged = Instant::now();
             }
-            if self.is_queue_full() || self.batches.is_none() {
-                self.channel.idle_without_reading(&self.wakes, Channel::PING_INTERVAL)?;
-            } else if !self.gather()? {
-                match self.in_hand.is_empty() {
-                    true => self.channel.wait_for(&self.wakes, Channel::PING_INTERVAL)?,
-                    false => self.channel.idle(&self.wakes, Channel::PING_INTERVAL)?,
-                }
+            let takes_more = !self.is_queue_full() && self.batches.is_some();
+            if takes_more && self.gather()? || queue == Queue::Unknown {
+                continue;
+            }
+            match (takes_more, self.in_hand.is_empty()) {
+                (false, _) => self.channel.idle_without_reading(&self.wakes, Channel::PING_INTERVAL)?,
+                (true, true) => self.channel.wait_for(&self.wakes, Channel::PING_INTERVAL)?,
+                (true, false) => self.channel.idle(&self.wakes, Channel::PING_INTERVAL)?,
             }
         }
         let left: Vec<u8> = self.untaken.try_iter().flatten().collect();
@@ -352,16 +367,23 @@ fn put_message(out: &mut Vec<u8>, message: &Message<'_>) {
 fn stream(channel: &mut Channel, wakes: &WakeSource, outgoing: Outgoing) -> Result<bool, ChannelError> {
     let mut pinged = Instant::now();
     let mut next = Vec::new();
-    while send_out(channel, &outgoing)? {
+    loop {
+        let queue = send_out(channel, &outgoing)?;
+        if queue == Queue::Closed {
+            break;
+        }
         if pinged.elapsed() >= Channel::PING_INTERVAL {
             channel.ping()?;
             pinged = Instant::now();
         }
         if !next.is_empty() {
-            channel.idle_without_reading(wakes, Channel::PING_INTERVAL)?;
+            if queue == Queue::Empty {
+                channel.idle_without_reading(wakes, Channel::PING_INTERVAL)?;
+            }
             continue;
         }
         match channel.poll()? {
+            Activity::Nothing if queue == Queue::Unknown => {}
             Activity::Nothing => channel.idle(wakes, Channel::PING_INTERVAL)?,
             // Nobody hears what the worker still has to say.
             Activity::Closed => {
