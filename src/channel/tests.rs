@@ -226,7 +226,7 @@ fn an_answer_of_any_number_of_batches_goes_out_whole() {
                 ended.send(()).unwrap();
                 sent.is_ok()
             });
-            assert_eq!(answered.unwrap(), Some(true));
+            assert_eq!(answered.unwrap(), worker::Answered { result: Some(true), has_next: false });
             server.flush().unwrap();
         });
         // Most of it waits until the worker has ended or can send no more.

@@ -172,18 +172,30 @@ pub fn converse<R: Send>(
     )
 }
 
-/// Runs `work`, which streams an answer. None: the client cancelled it.
+/// How an answer ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answered<R> {
+    /// What the worker made of it. None: the client cancelled it.
+    pub result: Option<R>,
+    /// The client's next request is here already.
+    pub has_next: bool,
+}
+
+/// Runs `work`, which streams an answer.
 pub fn answer<R: Send>(
     channel: &mut Channel,
     work: impl FnOnce(&mut Outbox) -> R + Send,
-) -> Result<Option<R>, ChannelError> {
+) -> Result<Answered<R>, ChannelError> {
     let (waker, wakes) = waker().map_err(ChannelError::Io)?;
-    let mut cancelled = false;
+    let mut ended = AnswerEnd::Whole { has_next: false };
     let Conversation { result, channel } = with_worker(channel, &waker, work, |channel, outgoing| {
-        cancelled = stream(channel, &wakes, outgoing)?;
+        ended = stream(channel, &wakes, outgoing)?;
         Ok(())
     })?;
-    channel.map(|()| (!cancelled).then_some(result))
+    channel.map(|()| match ended {
+        AnswerEnd::Cancelled => Answered { result: None, has_next: false },
+        AnswerEnd::Whole { has_next } => Answered { result: Some(result), has_next },
+    })
 }
 
 fn with_worker<R: Send>(
@@ -363,8 +375,14 @@ fn put_message(out: &mut Vec<u8>, message: &Message<'_>) {
     out.extend_from_slice(message.body);
 }
 
-/// The connection's side of [`answer`]; says whether the client cancelled.
-fn stream(channel: &mut Channel, wakes: &WakeSource, outgoing: Outgoing) -> Result<bool, ChannelError> {
+/// Whether the client heard an answer to its end.
+enum AnswerEnd {
+    Whole { has_next: bool },
+    Cancelled,
+}
+
+/// The connection's side of [`answer`].
+fn stream(channel: &mut Channel, wakes: &WakeSource, outgoing: Outgoing) -> Result<AnswerEnd, ChannelError> {
     let mut pinged = Instant::now();
     let mut next = Vec::new();
     loop {
@@ -388,13 +406,13 @@ fn stream(channel: &mut Channel, wakes: &WakeSource, outgoing: Outgoing) -> Resu
             // Nobody hears what the worker still has to say.
             Activity::Closed => {
                 outgoing.batches.iter().for_each(drop);
-                return Ok(false);
+                return Ok(AnswerEnd::Whole { has_next: false });
             }
             // Leaving drops the queue, which stops the worker.
-            Activity::Message(message) if message.kind == message_kind::CANCEL => return Ok(true),
+            Activity::Message(message) if message.kind == message_kind::CANCEL => return Ok(AnswerEnd::Cancelled),
             Activity::Message(message) => put_message(&mut next, &message),
         }
     }
     channel.put_back(&next);
-    Ok(false)
+    Ok(AnswerEnd::Whole { has_next: !next.is_empty() })
 }

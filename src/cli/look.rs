@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text, count_text};
+use super::output::{Output, bytes_text, count_text, read_text, sealed_text};
 use super::setup::{Access, CliError, Setup, selection};
 use crate::base::path::display_bytes;
 use crate::base::progress::{Event, ProgressSink, Totals};
@@ -190,11 +190,17 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         }
         None => String::new(),
     };
-    let (files, bytes) = (count_text(summary.files, "file"), bytes_text(summary.bytes));
-    let text = format!("{files}, {bytes} read back{here}: {verdict}");
+    let (read, bytes) = (read_text(summary.files, summary.sealed_objects), bytes_text(summary.bytes));
+    let inside = match opened {
+        Some(_) => String::new(),
+        None => sealed_text(summary.sealed_snapshots, "with --vault-key or --read-data they are opened here"),
+    };
+    let text = format!("{read}, {bytes} read back{here}: {verdict}{inside}");
     let data = json!({
         "files": summary.files,
         "bytes": summary.bytes,
+        "sealed_snapshots": summary.sealed_snapshots,
+        "sealed_objects": summary.sealed_objects,
         "opened_files": opened.map(|(files, _)| files),
         "opened_bytes": opened.map(|(_, bytes)| bytes),
         "damaged": count,

@@ -3,8 +3,10 @@
 mod backing_up;
 mod independent;
 mod keys;
+mod mending;
 mod restoring;
 mod secrecy;
+mod under_load;
 
 use std::ffi::OsStr;
 use std::fs;
