@@ -141,6 +141,8 @@ pub const VAULT_LISTED_AT_ONCE: usize = 64 * 1024;
 pub const VAULT_TOLD_MAX: usize = 16 * 1024;
 /// Memory for the pages of one vault's index.
 pub const VAULT_INDEX_CACHE_BYTES: usize = 2 * 1024 * 1024;
+/// The same while it is made anew.
+pub const VAULT_REBUILD_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// Bits of a vault's RSA modulus.
 pub const VAULT_RSA_BITS: usize = 3_072;
 /// Longest data key as it is wrapped.

@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::num::NonZeroU64;
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::sealed::{Agreement, Role};
 use super::*;
 use crate::base::ids::ClientId;
+use crate::base::limits::CONTENT_CHUNK_BYTES;
 use crate::crypto::{PrivateKey, Secret, SessionKeys};
 use crate::protocol::handshake::{Refusal, RegistrationPolicy};
 use crate::protocol::header::RequestHeader;
@@ -208,6 +209,34 @@ fn buffers_of_4_kib_stop_neither_direction() {
         server.set_buffer_bytes(4096).unwrap();
         let (client, server) = proven(client, server, 1 << 22);
         way(client, server, 30);
+    }
+}
+
+/// Whatever the peer reads when: an answer that the worker has given out is sent to its end, without anybody's ping.
+#[test]
+fn an_answer_of_any_number_of_batches_goes_out_whole() {
+    for count in 1..40 {
+        let (client, server) = UnixStream::pair().unwrap();
+        let (mut client, mut server) = proven(Transport::from_unix(client), Transport::from_unix(server), 64);
+        let (ended, end) = std::sync::mpsc::channel();
+        let serving = thread::spawn(move || {
+            let answered = worker::answer(&mut server, |outbox| {
+                let sent = (0..count)
+                    .try_for_each(|_| outbox.send_to_client(&ToClient::ContentData(&[7; CONTENT_CHUNK_BYTES])));
+                ended.send(()).unwrap();
+                sent.is_ok()
+            });
+            assert_eq!(answered.unwrap(), worker::Answered { result: Some(true), has_next: false });
+            server.flush().unwrap();
+        });
+        // Most of it waits until the worker has ended or can send no more.
+        let _ = end.recv_timeout(Duration::from_millis(20));
+        let began = Instant::now();
+        for _ in 0..count {
+            assert_eq!(client.receive().unwrap().expect("a content").body.len(), CONTENT_CHUNK_BYTES);
+        }
+        serving.join().unwrap();
+        assert!(began.elapsed() < Channel::PING_INTERVAL, "{count} batches waited for a ping");
     }
 }
 

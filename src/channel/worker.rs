@@ -172,18 +172,30 @@ pub fn converse<R: Send>(
     )
 }
 
-/// Runs `work`, which streams an answer. None: the client cancelled it.
+/// How an answer ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answered<R> {
+    /// What the worker made of it. None: the client cancelled it.
+    pub result: Option<R>,
+    /// The client's next request is here already.
+    pub has_next: bool,
+}
+
+/// Runs `work`, which streams an answer.
 pub fn answer<R: Send>(
     channel: &mut Channel,
     work: impl FnOnce(&mut Outbox) -> R + Send,
-) -> Result<Option<R>, ChannelError> {
+) -> Result<Answered<R>, ChannelError> {
     let (waker, wakes) = waker().map_err(ChannelError::Io)?;
-    let mut cancelled = false;
+    let mut ended = AnswerEnd::Whole { has_next: false };
     let Conversation { result, channel } = with_worker(channel, &waker, work, |channel, outgoing| {
-        cancelled = stream(channel, &wakes, outgoing)?;
+        ended = stream(channel, &wakes, outgoing)?;
         Ok(())
     })?;
-    channel.map(|()| (!cancelled).then_some(result))
+    channel.map(|()| match ended {
+        AnswerEnd::Cancelled => Answered { result: None, has_next: false },
+        AnswerEnd::Whole { has_next } => Answered { result: Some(result), has_next },
+    })
 }
 
 fn with_worker<R: Send>(
@@ -229,9 +241,19 @@ struct Outgoing {
     used: Sender<Vec<u8>>,
 }
 
+/// How the worker's queue stands after a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Queue {
+    /// Whatever comes into it wakes this thread.
+    Empty,
+    /// There may be more in it, or its end, whose wakes have been taken: nobody may sleep on it.
+    Unknown,
+    /// The worker has ended.
+    Closed,
+}
+
 /// Sends what the worker has given out, one queue full at most, so that the peer is looked at in between.
-/// Says whether the worker goes on.
-fn send_out(channel: &mut Channel, outgoing: &Outgoing) -> Result<bool, ChannelError> {
+fn send_out(channel: &mut Channel, outgoing: &Outgoing) -> Result<Queue, ChannelError> {
     for number in 0..QUEUE_BATCHES_MAX {
         match outgoing.batches.try_recv() {
             Ok(batch) => {
@@ -245,12 +267,12 @@ fn send_out(channel: &mut Channel, outgoing: &Outgoing) -> Result<bool, ChannelE
                 if number > 0 {
                     channel.push()?;
                 }
-                return Ok(error == TryRecvError::Empty);
+                return Ok(if error == TryRecvError::Empty { Queue::Empty } else { Queue::Closed });
             }
         }
     }
     channel.push()?;
-    Ok(true)
+    Ok(Queue::Unknown)
 }
 
 /// The connection's side of [`converse`].
@@ -272,19 +294,24 @@ struct Exchange<'a> {
 impl Exchange<'_> {
     fn run(mut self, outgoing: Outgoing) -> Result<(), ChannelError> {
         let mut pinged = Instant::now();
-        while send_out(self.channel, &outgoing)? {
+        loop {
+            let queue = send_out(self.channel, &outgoing)?;
+            if queue == Queue::Closed {
+                break;
+            }
             self.take_back();
             if !self.in_hand.is_empty() && pinged.elapsed() >= Channel::PING_INTERVAL {
                 self.channel.ping()?;
                 pinged = Instant::now();
             }
-            if self.is_queue_full() || self.batches.is_none() {
-                self.channel.idle_without_reading(&self.wakes, Channel::PING_INTERVAL)?;
-            } else if !self.gather()? {
-                match self.in_hand.is_empty() {
-                    true => self.channel.wait_for(&self.wakes, Channel::PING_INTERVAL)?,
-                    false => self.channel.idle(&self.wakes, Channel::PING_INTERVAL)?,
-                }
+            let takes_more = !self.is_queue_full() && self.batches.is_some();
+            if takes_more && self.gather()? || queue == Queue::Unknown {
+                continue;
+            }
+            match (takes_more, self.in_hand.is_empty()) {
+                (false, _) => self.channel.idle_without_reading(&self.wakes, Channel::PING_INTERVAL)?,
+                (true, true) => self.channel.wait_for(&self.wakes, Channel::PING_INTERVAL)?,
+                (true, false) => self.channel.idle(&self.wakes, Channel::PING_INTERVAL)?,
             }
         }
         let left: Vec<u8> = self.untaken.try_iter().flatten().collect();
@@ -348,31 +375,44 @@ fn put_message(out: &mut Vec<u8>, message: &Message<'_>) {
     out.extend_from_slice(message.body);
 }
 
-/// The connection's side of [`answer`]; says whether the client cancelled.
-fn stream(channel: &mut Channel, wakes: &WakeSource, outgoing: Outgoing) -> Result<bool, ChannelError> {
+/// Whether the client heard an answer to its end.
+enum AnswerEnd {
+    Whole { has_next: bool },
+    Cancelled,
+}
+
+/// The connection's side of [`answer`].
+fn stream(channel: &mut Channel, wakes: &WakeSource, outgoing: Outgoing) -> Result<AnswerEnd, ChannelError> {
     let mut pinged = Instant::now();
     let mut next = Vec::new();
-    while send_out(channel, &outgoing)? {
+    loop {
+        let queue = send_out(channel, &outgoing)?;
+        if queue == Queue::Closed {
+            break;
+        }
         if pinged.elapsed() >= Channel::PING_INTERVAL {
             channel.ping()?;
             pinged = Instant::now();
         }
         if !next.is_empty() {
-            channel.idle_without_reading(wakes, Channel::PING_INTERVAL)?;
+            if queue == Queue::Empty {
+                channel.idle_without_reading(wakes, Channel::PING_INTERVAL)?;
+            }
             continue;
         }
         match channel.poll()? {
+            Activity::Nothing if queue == Queue::Unknown => {}
             Activity::Nothing => channel.idle(wakes, Channel::PING_INTERVAL)?,
             // Nobody hears what the worker still has to say.
             Activity::Closed => {
                 outgoing.batches.iter().for_each(drop);
-                return Ok(false);
+                return Ok(AnswerEnd::Whole { has_next: false });
             }
             // Leaving drops the queue, which stops the worker.
-            Activity::Message(message) if message.kind == message_kind::CANCEL => return Ok(true),
+            Activity::Message(message) if message.kind == message_kind::CANCEL => return Ok(AnswerEnd::Cancelled),
             Activity::Message(message) => put_message(&mut next, &message),
         }
     }
     channel.put_back(&next);
-    Ok(false)
+    Ok(AnswerEnd::Whole { has_next: !next.is_empty() })
 }

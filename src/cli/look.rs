@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
-use super::output::{Output, bytes_text, count_text};
+use super::output::{Output, bytes_text, count_text, read_text, sealed_text};
 use super::setup::{Access, CliError, Setup, selection};
 use crate::base::ids::SnapshotId;
 use crate::base::path::display_bytes;
@@ -133,11 +133,11 @@ fn put_row(output: &Output, row: &SnapshotRow, head: Head) -> Result<(), ClientE
             data[name] = Value::Null;
         }
     }
-    let text = if is_sealed { sealed_text(row) } else { snapshot_text(row, head) };
+    let text = if is_sealed { closed_text(row) } else { snapshot_text(row, head) };
     output.result("snapshot", data, &text)
 }
 
-fn sealed_text(row: &SnapshotRow) -> String {
+fn closed_text(row: &SnapshotRow) -> String {
     format!("{}  {:>9} files  {:>12}  {:>12} new  vault", row.id, "-", "-", "-")
 }
 
@@ -290,11 +290,17 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         }
         None => String::new(),
     };
-    let (files, bytes) = (count_text(summary.files, "file"), bytes_text(summary.bytes));
-    let text = format!("{files}, {bytes} read back{here}: {verdict}");
+    let (read, bytes) = (read_text(summary.files, summary.sealed_objects), bytes_text(summary.bytes));
+    let inside = match opened {
+        Some(_) => String::new(),
+        None => sealed_text(summary.sealed_snapshots, "with --vault-key or --read-data they are opened here"),
+    };
+    let text = format!("{read}, {bytes} read back{here}: {verdict}{inside}");
     let data = json!({
         "files": summary.files,
         "bytes": summary.bytes,
+        "sealed_snapshots": summary.sealed_snapshots,
+        "sealed_objects": summary.sealed_objects,
         "opened_files": opened.map(|(files, _)| files),
         "opened_bytes": opened.map(|(_, bytes)| bytes),
         "damaged": count,

@@ -321,6 +321,23 @@ pub fn count_text(count: u64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
+/// `3 files`, `2 sealed objects`, or both, of what was read back.
+pub fn read_text(files: u64, sealed_objects: u64) -> String {
+    match (count_text(files, "file"), count_text(sealed_objects, "sealed object")) {
+        (files, _) if sealed_objects == 0 => files,
+        (_, objects) if files == 0 => objects,
+        (files, objects) => format!("{files} and {objects}"),
+    }
+}
+
+/// One more line where snapshots in vaults were among what was verified; `next` says who can look inside, and how.
+pub fn sealed_text(snapshots: u64, next: &str) -> String {
+    match snapshots {
+        0 => String::new(),
+        count => format!("\n{} in vaults: only checksums were compared; {next}", count_text(count, "snapshot")),
+    }
+}
+
 /// `3.2 MiB`
 pub fn bytes_text(bytes: u64) -> String {
     HumanBytes(bytes).to_string()

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
 use super::operator::{data_folder, text_of};
-use super::output::{Output, bytes_text, count_text};
+use super::output::{Output, bytes_text, read_text, sealed_text};
 use super::setup::CliError;
 use super::storage_key;
 use crate::base::progress::{Event, ProgressSink, Totals};
@@ -109,8 +109,13 @@ fn conclude(output: &Output, row: &Value) -> Result<ExitCode, CliError> {
              lists, records and keys, stop the server and run \"server --repair\""
         ),
     };
-    let text = format!("{}, {} read back: {verdict}", count_text(files, "file"), bytes_text(bytes));
-    let data = json!({ "files": files, "bytes": bytes, "damaged": damaged, "exit_code": code as i32 });
+    let (snapshots, objects) = (number("sealed_snapshots"), number("sealed_objects"));
+    let inside = sealed_text(snapshots, "\"verify --vault-key\" of their owners opens them");
+    let text = format!("{}, {} read back: {verdict}{inside}", read_text(files, objects), bytes_text(bytes));
+    let data = json!({
+        "files": files, "bytes": bytes, "sealed_snapshots": snapshots, "sealed_objects": objects, "damaged": damaged,
+        "exit_code": code as i32,
+    });
     Ok(output.verdict(data, &text, code)?)
 }
 

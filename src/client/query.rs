@@ -87,6 +87,9 @@ impl ListSummary {
 pub struct VerifySummary {
     pub files: u64,
     pub bytes: u64,
+    /// Snapshots in vaults of which the server compared checksums, and the sealed objects that it read.
+    pub sealed_snapshots: u64,
+    pub sealed_objects: u64,
     pub damaged: Vec<Damage>,
     /// Damages beyond the list's limit.
     pub more_damaged: u64,
@@ -289,9 +292,11 @@ impl Session {
     ) -> Result<VerifySummary, ClientError> {
         let mut summary = VerifySummary::default();
         self.stream(&ToServer::Verify(selection), move |message| match message {
-            ToClient::Verified { files, bytes } => {
-                (summary.files, summary.bytes) = (*files, *bytes);
-                progress(*files, *bytes);
+            ToClient::Verified(verified) => {
+                (summary.files, summary.bytes) = (verified.files, verified.bytes);
+                (summary.sealed_snapshots, summary.sealed_objects) =
+                    (verified.sealed_snapshots, verified.sealed_objects);
+                progress(verified.files, verified.bytes);
                 Ok(None)
             }
             ToClient::Damage { snapshot, path, text } => {

@@ -362,7 +362,7 @@ mod tests {
             &[ToClient::BlockHashes { first: 1, hashes: &hashes }],
             &[first[0].clone(), first[0].clone()],
             std::slice::from_ref(&end),
-            &[ToClient::Verified { files: 0, bytes: 0 }],
+            &[ToClient::Verified(Default::default())],
         ] {
             assert!(fill(&content, &[bad]).is_err(), "{bad:?}");
         }

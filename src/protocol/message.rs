@@ -10,7 +10,7 @@ mod pages;
 mod vault;
 
 pub use self::begin::{Begin, HostFolder, begin_flag};
-pub use self::pages::{BlockRun, Page, ReadBlocks};
+pub use self::pages::{BlockRun, Page, ReadBlocks, Verified};
 pub use self::vault::{Names, SealedHead, StoredHead, VaultAnswer, VaultBegin, VaultRequest, vault_flag};
 
 use self::begin::BOOT_BYTES_MAX;
@@ -354,10 +354,7 @@ pub enum ToClient<'a> {
         hashes: &'a [u8],
     },
     /// How far a verification has come.
-    Verified {
-        files: u64,
-        bytes: u64,
-    },
+    Verified(Verified),
     /// A secret under the client's new key.
     KeyChallenge(&'a [u8]),
     /// The new key is written down: the next login may be with it.
@@ -396,7 +393,8 @@ pub fn body_bytes_max(kind: u8) -> Option<usize> {
         CONTENT_KEEP | CONTENT_HOLE | SERVER_CONTENT_HOLE => 8,
         BLOCKS_WANTED | PARTIAL_WANTED => 20,
         BLOCKS => 16 + BLOCKS_WANTED_MAX as usize * BLOCK_HASH_BYTES,
-        VERIFIED | CONTENT_RESUME => 16,
+        CONTENT_RESUME => 16,
+        VERIFIED => 32,
         COMMIT => 20,
         RANGE_OFFER | NEW_KEY_PROOF | SERVER_KEY_PINNED => 32,
         NEXT_SERVER_KEY => 33,
@@ -633,10 +631,9 @@ impl ToClient<'_> {
             ToClient::BlockHashes { first, hashes } => {
                 put_message(out, message_kind::BLOCK_HASHES, |out| pages::put_hashes(out, *first, hashes));
             }
-            ToClient::Verified { files, bytes } => put_message(out, message_kind::VERIFIED, |out| {
-                out.put_u64(*files);
-                out.put_u64(*bytes);
-            }),
+            ToClient::Verified(verified) => {
+                put_message(out, message_kind::VERIFIED, |out| pages::put_verified(out, verified));
+            }
             ToClient::KeyChallenge(sealed) => {
                 put_message(out, message_kind::KEY_CHALLENGE, |out| out.put_bytes(sealed));
             }
@@ -693,9 +690,7 @@ impl ToClient<'_> {
                 text: reader.text16(TEXT_BYTES_MAX, "damage text")?,
             },
             message_kind::BLOCK_HASHES => pages::read_hashes(&mut reader)?,
-            message_kind::VERIFIED => {
-                ToClient::Verified { files: reader.u64("verified files")?, bytes: reader.u64("verified bytes")? }
-            }
+            message_kind::VERIFIED => ToClient::Verified(pages::read_verified(&mut reader)?),
             message_kind::KEY_CHALLENGE => ToClient::KeyChallenge(reader.rest()),
             message_kind::KEY_TAKEN => ToClient::KeyTaken,
             message_kind::NEXT_SERVER_KEY => ToClient::NextServerKey(match reader.flag("next server key")? {

@@ -14,9 +14,12 @@ use crate::base::ids::{ClientId, SnapshotId};
 use crate::base::limits::{CONTENT_CHUNK_BYTES, HOLE_BYTES_MAX, LARGE_FILE_BYTES};
 use crate::base::path::EntryPath;
 use crate::channel::worker::{Gone, Outbox};
-use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, ReadBlocks, Selection, SnapshotRow, ToClient};
+use crate::protocol::message::{
+    ContentEnd, EntryRow, FailureCode, ReadBlocks, Selection, SnapshotRow, ToClient, Verified,
+};
 use crate::storage::{
-    ContentReader, Entries, Head, InVault, Segment, Store, StoreError, StoredEntry, VaultRun, VaultWatch,
+    ContentReader, Entries, Head, InVault, Segment, Store, StoreError, StoredEntry, VaultReader, VaultRun,
+    VaultWatch,
 };
 
 /// How often a verification says how far it is.
@@ -66,7 +69,13 @@ impl Page {
 }
 
 /// Streams the answer; gives the number of its rows.
-pub fn stream(store: &Store, client: ClientId, request: Request, outbox: &mut Outbox) -> Result<u64, Ended> {
+pub fn stream(
+    store: &Store,
+    client: ClientId,
+    request: Request,
+    vault: &mut Option<VaultReader>,
+    outbox: &mut Outbox,
+) -> Result<u64, Ended> {
     match request {
         Request::Snapshots => snapshots(store, client, outbox),
         Request::Blocks(ReadBlocks { selection, .. }) | Request::File { selection, .. }
@@ -79,7 +88,7 @@ pub fn stream(store: &Store, client: ClientId, request: Request, outbox: &mut Ou
         Request::Blocks(read) => blocks::stream(store, client, &read, outbox),
         Request::File { selection, offset, length } => file(store, client, &selection, offset, length, outbox),
         Request::Verify(selection) => verify(store, client, &selection, outbox),
-        Request::Vault(reading) => vault::stream(store, &reading, outbox),
+        Request::Vault(reading) => vault::stream(store, &reading, vault, outbox),
     }
 }
 
@@ -463,8 +472,7 @@ fn verify(store: &Store, client: ClientId, selection: &Selection, outbox: &mut O
         outbox,
         read_once: all.then(|| heads.iter().map(|head| head.id).collect()),
         unmatched: selection.paths.clone(),
-        files: 0,
-        bytes: 0,
+        verified: Verified::default(),
         damaged,
         reported: Instant::now(),
         in_vaults: VaultRun::default(),
@@ -472,12 +480,12 @@ fn verify(store: &Store, client: ClientId, selection: &Selection, outbox: &mut O
     for head in &heads {
         verification.snapshot(head, selection)?;
     }
-    let Verification { files, bytes, damaged, unmatched, .. } = verification;
+    let Verification { verified, damaged, unmatched, .. } = verification;
     match (unmatched.first(), heads.last()) {
         (Some(path), Some(head)) => Err(not_found(path.display(), head).into()),
         _ => {
             store.save_damage(client)?;
-            outbox.send_to_client(&ToClient::Verified { files, bytes })?;
+            outbox.send_to_client(&ToClient::Verified(verified))?;
             Ok(damaged)
         }
     }
@@ -491,8 +499,7 @@ struct Verification<'a> {
     read_once: Option<HashSet<SnapshotId>>,
     /// The paths that no snapshot had so far.
     unmatched: Vec<EntryPath>,
-    files: u64,
-    bytes: u64,
+    verified: Verified,
     damaged: u64,
     reported: Instant,
     /// What was read of vaults.
@@ -507,9 +514,9 @@ struct SealedWatch<'a, 'b> {
 }
 
 impl VaultWatch for SealedWatch<'_, '_> {
-    fn read(&mut self, bytes: u64) -> bool {
-        self.verification.files += 1;
-        self.verification.bytes += bytes;
+    fn read(&mut self, objects: u64, bytes: u64) -> bool {
+        self.verification.verified.sealed_objects += objects;
+        self.verification.verified.bytes += bytes;
         self.is_gone = self.verification.report().is_err();
         !self.is_gone
     }
@@ -559,8 +566,8 @@ impl Verification<'_> {
     }
 
     fn content(&mut self, head: &Head, stored: &StoredEntry) -> Result<(), Ended> {
-        self.files += 1;
-        self.bytes += stored.content.as_ref().map_or(0, |content| content.sums.size);
+        self.verified.files += 1;
+        self.verified.bytes += stored.content.as_ref().map_or(0, |content| content.sums.size);
         if let Err(damage) = self.store.verify_content(self.client, stored) {
             self.damaged += 1;
             log::error!("damage: snapshot {}: {damage}", head.id);
@@ -576,6 +583,7 @@ impl Verification<'_> {
 
     /// What the server can see of a snapshot that is sealed: that its chunks are what was stored.
     fn in_vault(&mut self, head: &Head, place: InVault) -> Result<(), Ended> {
+        self.verified.sealed_snapshots += 1;
         let mut run = std::mem::take(&mut self.in_vaults);
         let mut watch = SealedWatch { verification: self, snapshot: head.id, is_gone: false };
         let verified = watch.verification.store.verify_in_vault(place, &mut run, &|_| true, &mut watch);
@@ -600,7 +608,7 @@ impl Verification<'_> {
     fn report(&mut self) -> Result<(), Gone> {
         if self.reported.elapsed() >= VERIFY_REPORT_INTERVAL {
             self.reported = Instant::now();
-            self.outbox.send_to_client(&ToClient::Verified { files: self.files, bytes: self.bytes })?;
+            self.outbox.send_to_client(&ToClient::Verified(self.verified))?;
             self.outbox.flush()?;
         }
         Ok(())

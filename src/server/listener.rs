@@ -42,7 +42,7 @@ use crate::channel::{
 use crate::crypto::Fingerprint;
 use crate::protocol::handshake::Refusal;
 use crate::protocol::message::ToClient;
-use crate::storage::Store;
+use crate::storage::{Outcome, Repaired, Store};
 
 /// Connections that the system keeps for us before they are accepted.
 const BACKLOG: i32 = 4_096;
@@ -109,6 +109,7 @@ impl Server {
         for line in &store.recovery().lines {
             log::info!("{line}");
         }
+        mend_vaults(&store);
         let keys = Arc::new(ServerKeys::open(&store, config.rsa_bits)?);
         let listener = listen(SocketAddr::new(config.bind, config.port))?;
         let address = listener
@@ -177,6 +178,17 @@ impl Server {
                 std::panic::resume_unwind(panic);
             }
         }
+    }
+}
+
+/// Makes again what says who may use a vault, where one of its two files is lost.
+fn mend_vaults(store: &Store) {
+    match store.mend_vaults(true) {
+        Ok(mended) => mended.iter().for_each(|Repaired { file, outcome, text, .. }| match outcome {
+            Outcome::Lost => log::error!("damage: {}: lost: {text}", file.display()),
+            _ => log::warn!("damage: {}: made again: {text}", file.display()),
+        }),
+        Err(error) => log::error!("who may use the vaults cannot be looked after: {error}"),
     }
 }
 
@@ -414,8 +426,17 @@ fn begin_session<'a>(
             channel.send_to_client(&ToClient::Welcome)?;
             channel.push()?;
             log::info!("{peer}: {} is here", client.name);
-            let offered_key = None;
-            Ok(Some(Session { shared, client, channel, server_key, connection, live, offered_key, _visit: visit }))
+            Ok(Some(Session {
+                shared,
+                client,
+                channel,
+                server_key,
+                connection,
+                live,
+                offered_key: None,
+                vault: None,
+                _visit: visit,
+            }))
         }
         other => {
             let (answer, text) = match other {

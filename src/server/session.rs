@@ -14,7 +14,7 @@ use crate::channel::worker::{self, Gone, Outbox};
 use crate::channel::{Channel, ChannelError, SegmentCounts};
 use crate::crypto::Fingerprint;
 use crate::protocol::message::{FailureCode, ToClient, ToServer, VaultRequest};
-use crate::storage::{ClientRecord, StoreError};
+use crate::storage::{ClientRecord, StoreError, VaultReader};
 
 /// A command that did not end well: told to the client, then the session is over.
 #[derive(Debug)]
@@ -115,6 +115,9 @@ pub struct Session<'a> {
     pub live: Arc<Live>,
     /// The new key of the client that it has to prove.
     pub offered_key: Option<OfferedKey>,
+    /// The vault that was read last. It stays open while the next request is there already, so that not every answer of
+    /// a restore opens it; an idle session has none.
+    pub vault: Option<VaultReader>,
     /// Says that the client is being served.
     pub _visit: Visit,
 }
@@ -229,10 +232,10 @@ impl Session<'_> {
     }
 
     fn stream(&mut self, request: answers::Request) -> Result<(), End> {
-        let (store, client) = (&self.shared.store, self.client.id);
+        let (store, client, vault) = (&self.shared.store, self.client.id, &mut self.vault);
         self.live.set(request.doing());
-        let streamed = worker::answer(&mut self.channel, |outbox: &mut Outbox| {
-            let rows = answers::stream(store, client, request, outbox);
+        let answered = worker::answer(&mut self.channel, |outbox: &mut Outbox| {
+            let rows = answers::stream(store, client, request, vault, outbox);
             let damaged = outbox.damaged();
             if damaged > 0 {
                 let text = format!("{damaged} damaged parts were met; the server's log names them");
@@ -241,7 +244,10 @@ impl Session<'_> {
             outbox.send_to_client(&ToClient::End { rows: rows? })?;
             Ok::<(), Ended>(())
         })?;
-        match streamed {
+        if !answered.has_next {
+            self.vault = None;
+        }
+        match answered.result {
             Some(Ok(())) | Some(Err(Ended::Gone)) => Ok(()),
             Some(Err(Ended::Failed(failure))) => Err(failure.into()),
             None => {

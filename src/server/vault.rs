@@ -180,13 +180,19 @@ fn apply(upload: &mut VaultUpload, request: VaultRequest<'_>, outbox: &mut Outbo
     Ok(())
 }
 
-/// Streams what is to be read; gives the number of its rows.
-pub fn stream(store: &Store, reading: &Reading, outbox: &mut Outbox) -> Result<u64, Ended> {
-    let reader = store.read_vault(reading.vault, &reading.read_token)?;
+/// Streams what is to be read; gives the number of its rows. The vault is left open in `open`.
+pub fn stream(
+    store: &Store,
+    reading: &Reading,
+    open: &mut Option<VaultReader>,
+    outbox: &mut Outbox,
+) -> Result<u64, Ended> {
+    // The token is looked at each time.
+    let reader = &*open.insert(store.read_vault(reading.vault, &reading.read_token)?);
     match &reading.what {
         What::Chunks(names) => {
             for name in names {
-                send_chunk(&reader, name, outbox)?;
+                send_chunk(reader, name, outbox)?;
             }
             Ok(names.len() as u64)
         }
@@ -197,7 +203,7 @@ pub fn stream(store: &Store, reading: &Reading, outbox: &mut Outbox) -> Result<u
             }
             Ok(keys.len() as u64)
         }
-        What::Snapshots(beginning) => snapshots(store, &reader, beginning, outbox),
+        What::Snapshots(beginning) => snapshots(store, reader, beginning, outbox),
     }
 }
 

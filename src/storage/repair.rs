@@ -67,7 +67,7 @@ pub struct Repaired {
 pub type RepairTaker<'a> = &'a mut dyn FnMut(Repaired);
 
 impl Store {
-    /// Rebuilds what can be rebuilt of heads, indexes, ranges and the records of clients, and removes damaged records
+    /// Rebuilds what can be rebuilt of heads, indexes, ranges, the records of clients and who may use vaults, and removes damaged records
     /// that the store can do without. Contents are [`Store::verify_client`]'s. Without `is_real` nothing is written, and
     /// all that would be is told. Nobody else uses the store meanwhile.
     ///
@@ -77,6 +77,7 @@ impl Store {
         let mut repair = Repair { shared: &self.shared, is_real, taker };
         repair.sealing()?;
         repair.small_records()?;
+        self.mend_vaults(is_real)?.into_iter().for_each(|repaired| repair.tell(repaired));
         let made = {
             let mut clients = locked(&self.clients);
             let made = repair.client_records(&clients)?;

@@ -32,6 +32,7 @@ use super::journal;
 use super::layout::{dropped_name, head_name, names_in, read_small_file};
 use super::left_behind::path_hash;
 use super::range::{HASH_BYTES, Location, StoredContent, StoredEntry};
+use super::repair::{Outcome, Repaired};
 use super::sealed_json::{decode_sealed, encode_sealed};
 use super::store::{Damage, Shared, Store};
 use super::vault::{VaultRun, VaultWatch};
@@ -69,9 +70,12 @@ pub struct DamagedFile {
 /// What a verification of one client found.
 #[derive(Debug, Default)]
 pub struct ClientVerified {
-    /// Contents that were read, and their bytes.
+    /// Contents that were read, and their bytes and those of sealed objects.
     pub files: u64,
     pub bytes: u64,
+    /// Snapshots in vaults, of which checksums were compared, and the objects that were read for that.
+    pub sealed_snapshots: u64,
+    pub sealed_objects: u64,
     pub damaged: Vec<DamagedFile>,
     /// Damaged files beyond those that are named.
     pub more_damaged: u64,
@@ -137,7 +141,8 @@ impl Store {
         self.state(client)?.save_damage(&self.shared.disk, &self.shared.layout)
     }
 
-    /// Verifies one client: all of its contents, or of the `percent` of them that were read longest ago.
+    /// Verifies one client: all of its contents, or of the `percent` of them that were read longest ago. `in_vaults` is
+    /// what was read of vaults by a run over several clients.
     ///
     /// # Errors
     /// What keeps it from going on; damage is none.
@@ -145,8 +150,10 @@ impl Store {
         &self,
         client: ClientId,
         percent: Option<u32>,
+        in_vaults: &mut VaultRun,
         watch: Watch<'_>,
     ) -> Result<ClientVerified, StoreError> {
+        in_vaults.begin_client();
         let state = self.state(client)?;
         let checked = read_checked(&self.shared.layout.checked(&state.record.folder));
         let due = due_buckets(&checked, percent);
@@ -162,10 +169,12 @@ impl Store {
             contents_met: Vec::new(),
             ranges: Vec::new(),
             found: ClientVerified::default(),
-            in_vaults: VaultRun::default(),
+            in_vaults: std::mem::take(in_vaults),
         };
-        run.all(watch)?;
-        let Run { due, found, .. } = run;
+        let gone_through = run.all(watch);
+        let Run { due, found, in_vaults: of_vaults, .. } = run;
+        *in_vaults = of_vaults;
+        gone_through?;
         let mut noted = self.save_damage(client).and_then(|()| forget_unneeded(&self.shared, &state));
         if !found.is_cut_short && noted.is_ok() {
             let update = |(old, is_due): (i64, bool)| if is_due { began } else { old };
@@ -189,7 +198,8 @@ impl Store {
         self.shared.disk.replace_file(handle.as_fd(), name.as_bytes(), &bytes, FILE_MODE).at("write", &path)
     }
 
-    /// Reads the records of clients, the tokens, and the record of the daily prune.
+    /// Reads the records of clients, the tokens, the record of the daily prune, and who may use which vault. The last
+    /// is made again where it can be.
     pub fn verify_records(&self) -> Result<Vec<DamagedFile>, StoreError> {
         let layout = &self.shared.layout;
         let mut errors = tokens::check_all(&layout.tokens())?;
@@ -206,6 +216,7 @@ impl Store {
             damaged.extend(damaged_file(error, None)?);
         }
         damaged.extend(unexplained::records(self)?);
+        damaged.extend(self.mend_vaults(true)?.into_iter().map(of_vault));
         Ok(damaged)
     }
 }
@@ -271,6 +282,15 @@ fn damaged_file(error: StoreError, snapshot: Option<SnapshotId>) -> Result<Optio
     }
 }
 
+fn of_vault(repaired: Repaired) -> DamagedFile {
+    let Repaired { file, outcome, snapshots, text, .. } = repaired;
+    let problem = match outcome {
+        Outcome::Lost => format!("lost: {text}"),
+        Outcome::Rebuilt | Outcome::Removed => format!("it was damaged or gone, and is made again: {text}"),
+    };
+    DamagedFile { file, path: None, problem, snapshots }
+}
+
 /// A record that cannot be read is none: everything was read longest ago.
 fn read_checked(path: &Path) -> Vec<i64> {
     let file =
@@ -323,8 +343,8 @@ struct Watching<'a, 'b, 'c> {
 }
 
 impl VaultWatch for Watching<'_, '_, '_> {
-    fn read(&mut self, bytes: u64) -> bool {
-        self.run.found.files += 1;
+    fn read(&mut self, objects: u64, bytes: u64) -> bool {
+        self.run.found.sealed_objects += objects;
         self.run.found.bytes += bytes;
         (self.watch)(bytes)
     }
@@ -489,6 +509,7 @@ impl Run<'_> {
 
     /// Of a snapshot that is sealed, the lists of chunks that are due.
     fn in_vault(&mut self, head: &Head, place: InVault, watch: Watch<'_>) -> Result<(), StoreError> {
+        self.found.sealed_snapshots += 1;
         let due = self.due.clone();
         let is_due = |list: &ChunkName| due[usize::from(list.as_bytes()[0])];
         let mut run = std::mem::take(&mut self.in_vaults);

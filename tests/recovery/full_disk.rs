@@ -18,7 +18,7 @@ fn noise(bytes: usize, seed: u64) -> Vec<u8> {
 
 /// A server with its data on a file system of 24 MiB, which is there for its process alone; none where the system does
 /// not let anybody mount one.
-fn start(workplace: &Workplace) -> Option<TestServer> {
+pub fn start(workplace: &Workplace, flags: &[&str]) -> Option<TestServer> {
     fs::create_dir(workplace.join("disk")).unwrap();
     let in_namespace = |script: &str| {
         let mut command = Command::new("unshare");
@@ -34,12 +34,12 @@ fn start(workplace: &Workplace) -> Option<TestServer> {
     let script = format!("{mount} && shift && exec \"$@\"");
     let mut command = in_namespace(&script);
     command.args([PROGRAM, "server", "--bind", "127.0.0.1", "--port", "0", "--data"]);
-    command.arg(workplace.join("disk/data")).args(SERVER_FLAGS);
+    command.arg(workplace.join("disk/data")).args(flags);
     Some(TestServer::of(command, workplace.join("disk/data"), workplace.join("disk.log"), false))
 }
 
 /// Writes into a file until there is no room.
-fn fill(file: &Path) {
+pub fn fill(file: &Path) {
     let mut file = fs::File::create(file).unwrap();
     for size in [64 * 1024, 4_096, 1] {
         while file.write_all(&vec![1; size]).is_ok() {}
@@ -49,7 +49,7 @@ fn fill(file: &Path) {
 #[test]
 fn a_server_on_a_full_disk_stays_loses_nothing_and_goes_on_when_there_is_room() {
     let workplace = Workplace::new();
-    let Some(server) = start(&workplace) else {
+    let Some(server) = start(&workplace, &SERVER_FLAGS) else {
         println!("no file system can be mounted here: a full disk is not tested");
         return;
     };

@@ -1,6 +1,6 @@
 //! `docs/recovery.md`: each section's own commands, run against a store in the state that the section is about.
 
-mod full_disk;
+pub mod full_disk;
 mod kinds;
 
 use std::fs;

@@ -4,8 +4,10 @@ mod backing_up;
 mod independent;
 mod keys;
 mod looking;
+mod mending;
 mod restoring;
 mod secrecy;
+mod under_load;
 
 use std::ffi::OsStr;
 use std::fs;

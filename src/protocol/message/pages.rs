@@ -1,5 +1,5 @@
 //! The requests of a restore that goes on in a folder where something is already: a page of a snapshot's entries,
-//! and parts of one large content.
+//! and parts of one large content. And how far a verification has come.
 
 use super::fields::{put_path_option, read_path_option};
 use super::{BLOCK_HASH_BYTES, Selection, ToClient, ToServer};
@@ -21,6 +21,33 @@ pub struct Page<'a> {
     /// A bit for each entry of the page, lowest first: its content is wanted. Where the bits end, none is. Without
     /// bits the page is only looked at: what the selection names and the snapshot has not is not told.
     pub wanted: Option<&'a [u8]>,
+}
+
+/// What a verification has read so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Contents of plain snapshots.
+    pub files: u64,
+    /// Of those, and of sealed objects.
+    pub bytes: u64,
+    /// Snapshots in vaults, of which the server can compare checksums only.
+    pub sealed_snapshots: u64,
+    /// What it read for that.
+    pub sealed_objects: u64,
+}
+
+pub(super) fn put_verified(out: &mut Vec<u8>, verified: &Verified) {
+    let Verified { files, bytes, sealed_snapshots, sealed_objects } = *verified;
+    [files, bytes, sealed_snapshots, sealed_objects].into_iter().for_each(|number| out.put_u64(number));
+}
+
+pub(super) fn read_verified(reader: &mut Reader<'_>) -> Result<Verified, DecodeError> {
+    Ok(Verified {
+        files: reader.u64("verified files")?,
+        bytes: reader.u64("verified bytes")?,
+        sealed_snapshots: reader.u64("verified snapshots in vaults")?,
+        sealed_objects: reader.u64("verified sealed objects")?,
+    })
 }
 
 /// Neighbouring blocks of a content.

@@ -168,7 +168,7 @@ fn to_client() -> Vec<ToClient<'static>> {
         ToClient::Damage { snapshot: id(), path: Some(path("a")), text: "CRC32 differs".into() },
         ToClient::Damage { snapshot: id(), path: None, text: "gone".into() },
         ToClient::BlockHashes { first: 3, hashes: &[9; 2 * BLOCK_HASH_BYTES] },
-        ToClient::Verified { files: 1, bytes: 2 },
+        ToClient::Verified(Verified { files: 1, bytes: 2, sealed_snapshots: 3, sealed_objects: 4 }),
         ToClient::KeyChallenge(b"sealed"),
         ToClient::KeyTaken,
         ToClient::NextServerKey(None),

@@ -17,7 +17,7 @@ use super::{OperatorError, ReadingDesk, SOCKET_NAME, SOCKET_TIMEOUT, desk_to_rea
 use crate::base::ids::UserName;
 use crate::base::path::display_bytes;
 use crate::server::server_keys::damaged_keys;
-use crate::storage::{ClientVerified, DamagedFile, StorageKeys, StoreError};
+use crate::storage::{ClientVerified, DamagedFile, StorageKeys, StoreError, VaultRun};
 
 /// How often it is said how far it is.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
@@ -115,10 +115,24 @@ pub(in crate::server) fn lower_priority() {}
 
 /// Gives rows to `taker` until the end.
 pub(in crate::server) fn run(desk: &ReadingDesk, request: &VerifyRequest, taker: RowTaker<'_>) {
-    let mut run = Run { desk, taker, files: 0, bytes: 0, damaged: 0, told: Instant::now(), wants_more: true };
+    let mut run = Run {
+        desk,
+        taker,
+        files: 0,
+        bytes: 0,
+        sealed_snapshots: 0,
+        sealed_objects: 0,
+        damaged: 0,
+        in_vaults: VaultRun::default(),
+        told: Instant::now(),
+        wants_more: true,
+    };
     let last = match run.all(request) {
         Ok(()) if !run.wants_more => return,
-        Ok(()) => json!({ "row": "end", "files": run.files, "bytes": run.bytes, "damaged": run.damaged }),
+        Ok(()) => json!({
+            "row": "end", "files": run.files, "bytes": run.bytes, "sealed_snapshots": run.sealed_snapshots,
+            "sealed_objects": run.sealed_objects, "damaged": run.damaged,
+        }),
         Err(error) => json!({ "row": "error", "text": error.to_string(), "is_damage": error.is_damage() }),
     };
     (run.taker)(last);
@@ -129,7 +143,10 @@ struct Run<'a> {
     taker: RowTaker<'a>,
     files: u64,
     bytes: u64,
+    sealed_snapshots: u64,
+    sealed_objects: u64,
     damaged: u64,
+    in_vaults: VaultRun,
     told: Instant,
     wants_more: bool,
 }
@@ -153,6 +170,8 @@ impl Run<'_> {
             }
             self.damaged += found.more_damaged;
             self.files += found.files;
+            self.sealed_snapshots += found.sealed_snapshots;
+            self.sealed_objects += found.sealed_objects;
             if self.desk.shutdown.is_requested() {
                 let what = "the server ends: run \"verify\" again".to_string();
                 return Err(StoreError::NotFound { what });
@@ -169,8 +188,8 @@ impl Run<'_> {
         client: crate::base::ids::ClientId,
         percent: Option<u32>,
     ) -> Result<ClientVerified, StoreError> {
-        let Run { desk, taker, files, bytes, told, wants_more, .. } = self;
-        desk.store.verify_client(client, percent, &mut |count| {
+        let Run { desk, taker, files, bytes, in_vaults, told, wants_more, .. } = self;
+        desk.store.verify_client(client, percent, in_vaults, &mut |count| {
             *bytes += count;
             if told.elapsed() >= REPORT_INTERVAL {
                 *told = Instant::now();

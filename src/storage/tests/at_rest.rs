@@ -7,6 +7,7 @@ use crate::base::folder::open_folder;
 use crate::crypto::StorageKey;
 use crate::storage::at_rest::{FileWriter, Keyring, SealedKind};
 use crate::storage::layout::ClientFolder;
+use crate::storage::vault::VaultRun;
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -417,7 +418,7 @@ fn a_rekey_keeps_damage_damaged() {
         assert_eq!(done.damaged, std::slice::from_ref(large));
         assert!(case.reads_nothing_wrong(to.clone()));
         let store = open(case.data(), to).unwrap();
-        let verified = store.verify_client(case.client, None, &mut |_| true).unwrap();
+        let verified = store.verify_client(case.client, None, &mut VaultRun::default(), &mut |_| true).unwrap();
         assert!(!verified.damaged.is_empty());
         // What is not damaged of it is still there, and the rest is an error and no zeros.
         let heads = store.snapshots(case.client).unwrap();
@@ -449,7 +450,13 @@ fn a_store_that_becomes_plain_with_a_file_that_nobody_can_open_needs_no_key() {
     assert_eq!(done.damaged, std::slice::from_ref(index));
     let store = open(case.data(), None).unwrap();
     store.unlocked().unwrap();
-    assert!(!store.verify_client(case.client, None, &mut |_| true).unwrap().damaged.is_empty());
+    assert!(
+        !store
+            .verify_client(case.client, None, &mut VaultRun::default(), &mut |_| true)
+            .unwrap()
+            .damaged
+            .is_empty()
+    );
     drop(store);
     assert!(case.reads_nothing_wrong(None));
     // It is sealed again like any other plain store.

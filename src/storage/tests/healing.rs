@@ -4,6 +4,7 @@
 use super::delta::{Random, back_up_deltas, send_deltas};
 use super::prune::copy_tree;
 use super::*;
+use crate::storage::vault::VaultRun;
 
 const MIB: usize = 1024 * 1024;
 
@@ -66,7 +67,7 @@ fn harmed() -> Harmed {
     next.remove("root/z/d");
     next.put("root/new", b"new", 9);
     let heads: Vec<Arc<Head>> = stored.iter().map(|(head, _)| head.clone()).collect();
-    store.verify_client(client, None, &mut |_| true).unwrap();
+    store.verify_client(client, None, &mut VaultRun::default(), &mut |_| true).unwrap();
     let damaged = damaged(&store, &heads);
     // Four contents in each snapshot; the large one was brought three times.
     assert_eq!((damaged.len(), listed(&store, client)), (3 * 4, 3 + 3));
@@ -186,18 +187,18 @@ fn what_no_snapshot_needs_any_more_or_is_whole_again_leaves_the_list() {
         let file = first.join(name);
         std::fs::write(&file, keyring_for(&file).unwrap().sealed(text.to_vec())).unwrap();
     }
-    store.verify_client(harmed.client, Some(1), &mut |_| true).unwrap();
+    store.verify_client(harmed.client, Some(1), &mut VaultRun::default(), &mut |_| true).unwrap();
     assert_eq!(names(&store, harmed.client), expected[2..]);
     // A snapshot that cannot be read may need it.
     back_up_deltas(&store, harmed.client, &harmed.next);
     let index = store.shared.layout.index(&store.client(harmed.client).unwrap().folder, ids[2]);
     let whole = std::fs::read(&index).unwrap();
     flip(&index, 70);
-    store.verify_client(harmed.client, Some(1), &mut |_| true).unwrap();
+    store.verify_client(harmed.client, Some(1), &mut VaultRun::default(), &mut |_| true).unwrap();
     assert!(names(&store, harmed.client).contains(&expected[3]));
     std::fs::write(&index, whole).unwrap();
     store.drop_snapshots(harmed.client, &ids[2..]).unwrap();
-    store.verify_client(harmed.client, None, &mut |_| true).unwrap();
+    store.verify_client(harmed.client, None, &mut VaultRun::default(), &mut |_| true).unwrap();
     assert_eq!(names(&store, harmed.client), []);
     let list = names_of(&data.path().join("damage")).into_iter().find(|name| name.ends_with(".list"));
     assert_eq!(list, None, "an empty list is no file");

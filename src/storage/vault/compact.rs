@@ -4,8 +4,9 @@
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
+use std::sync::TryLockError;
 
-use super::index::Flush;
+use super::index::{Flush, has_key};
 use super::pack::{PackWriter, Scanned, Scanner, pack_name};
 use super::record::{Kind, NewRecord, Record};
 use super::rows::{ObjectRow, PackRow, Place};
@@ -64,6 +65,24 @@ impl Vault {
         result.map(|()| freed.saturating_sub(copies.bytes))
     }
 
+    /// Copies what lives in a pack to others, with keys from the index, and removes it. False where it stays.
+    pub fn write_anew(&self, number: u32) -> Result<bool, StoreError> {
+        // Whoever tidies holds it for long, and empties packs too.
+        let turn = self.tidying.try_lock();
+        if matches!(turn, Err(TryLockError::WouldBlock)) || !locked(&self.claims).insert(number) {
+            return Ok(false);
+        }
+        let mut copies = Copies::default();
+        let row = || self.index.read(|index| index.packs.get(&number));
+        let emptied = row().and_then(|found| found.map(|row| self.empty(number, row, &mut copies)).transpose());
+        self.release_pack(number);
+        if let Some(pack) = copies.pack {
+            self.release_pack(pack.number);
+        }
+        emptied?;
+        Ok(row()?.is_none())
+    }
+
     /// Copies what lives in the pack, then removes it.
     fn empty(&self, number: u32, row: PackRow, copies: &mut Copies) -> Result<u64, StoreError> {
         let path = self.pack_path(number);
@@ -91,11 +110,15 @@ impl Vault {
             return Ok(());
         }
         let wrapped = self.index.read(|index| {
-            let is_here = index.object(&name)?.is_some_and(|row| row.place == from);
+            // Dead, or it has another place by now; or its key is gone, and it is as good as damaged.
+            let row = index.object(&name)?.filter(|row| row.place == from);
+            match row.map(|row| has_key(&index.key_numbers, &index.keys, &row)).transpose()? {
+                Some(true) => {}
+                _ => return Ok(None),
+            }
             let key = record.key().map(|key| index.keys.get(key.as_bytes())).transpose()?.flatten();
-            Ok(is_here.then(|| key.map(|row| row.wrapped)))
+            Ok(Some(key.map(|row| row.wrapped)))
         })?;
-        // Dead, or it has another place by now.
         let Some(wrapped) = wrapped else { return Ok(()) };
         if copies.pack.is_none() {
             let pack = self.claim_pack()?;

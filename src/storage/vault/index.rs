@@ -9,18 +9,18 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, WriteTransaction};
 
+use super::panics::{self, Panicked};
 use super::record::Kind;
 use super::rows::*;
 use super::tables::{ReadRows, Rows, WriteRows};
 use crate::base::durable::Disk;
 use crate::base::ids::SnapshotId;
-use crate::base::limits::VAULT_INDEX_CACHE_BYTES;
+use crate::base::limits::{VAULT_INDEX_CACHE_BYTES, VAULT_REBUILD_CACHE_BYTES};
 use crate::base::vault::ChunkName;
 use crate::crypto::data_key_id;
 use crate::storage::error::{At, StoreError};
@@ -75,37 +75,37 @@ impl Index {
     /// # Errors
     /// `Damaged` where it is to be made anew.
     pub fn open(disk: &Disk, path: &Path) -> Result<Index, StoreError> {
-        let index = Index::open_database(disk, path)?;
+        let mut index = Index::open_database(disk, path, VAULT_INDEX_CACHE_BYTES)?;
         match index.format()? {
             Some(FORMAT_VERSION) => Ok(index),
-            Some(version) => Err(StoreError::NewerFormat { path: path.to_path_buf(), version }),
+            // Unless that is what was changed.
+            Some(version) => index.check().and(Err(StoreError::NewerFormat { path: path.to_path_buf(), version })),
             None => Err(StoreError::damaged(path, "it is no index of a vault")),
         }
     }
 
-    /// Makes the empty file at `path` an index without rows.
+    /// Makes the empty file at `path` an index without rows, with memory to fill it.
     pub fn create(disk: &Disk, path: &Path) -> Result<Index, StoreError> {
-        let index = Index::open_database(disk, path)?;
+        let index = Index::open_database(disk, path, VAULT_REBUILD_CACHE_BYTES)?;
         index.write(Flush::Now, |tables| tables.meta.insert(&FORMAT, &FORMAT_VERSION))?;
         Ok(index)
     }
 
-    fn open_database(disk: &Disk, path: &Path) -> Result<Index, StoreError> {
+    fn open_database(disk: &Disk, path: &Path, cache_bytes: usize) -> Result<Index, StoreError> {
         let file = File::options().read(true).write(true).open(path).at("open", path)?;
         let backend = IndexFile { disk: disk.clone(), file };
         let open = || -> Result<Database, IndexError> {
-            let database = Builder::new().set_cache_size(VAULT_INDEX_CACHE_BYTES).create_with_backend(backend)?;
+            let database = Builder::new().set_cache_size(cache_bytes).create_with_backend(backend)?;
             Ok(database)
         };
-        let database = settle(path, catch_unwind(AssertUnwindSafe(open)))?;
+        let database = settle(path, panics::caught(open))?;
         Ok(Index { path: path.to_path_buf(), database: Some(database), is_wrong: AtomicBool::new(false) })
     }
 
     /// Compares all pages with their sums.
     pub fn check(&mut self) -> Result<(), StoreError> {
         let database = self.database.as_mut().expect("there until it is dropped");
-        let checked = catch_unwind(AssertUnwindSafe(|| Ok(database.check_integrity()?)));
-        match settle(&self.path, checked)? {
+        match settle(&self.path, panics::caught(|| Ok(database.check_integrity()?)))? {
             true => Ok(()),
             false => Err(StoreError::damaged(&self.path, "its pages do not have their sums")),
         }
@@ -161,7 +161,7 @@ impl Index {
     }
 
     fn guarded<T>(&self, work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, StoreError> {
-        let settled = settle(&self.path, catch_unwind(AssertUnwindSafe(work)));
+        let settled = settle(&self.path, panics::caught(work));
         if let Err(StoreError::Damaged { path, .. }) = &settled
             && *path == self.path
         {
@@ -170,9 +170,19 @@ impl Index {
         settled
     }
 
-    /// The file has got another name.
-    pub fn has_moved(&mut self, path: PathBuf) {
-        self.path = path;
+    /// Opens it again after the disk has not taken a change: until then the database refuses everything.
+    pub fn reopen(&mut self, disk: &Disk) -> Result<(), StoreError> {
+        self.close();
+        let path = self.path.clone();
+        *self = Index::open(disk, &path)?;
+        Ok(())
+    }
+
+    /// What the database could not write is written when it is opened next; one that is damaged may panic.
+    fn close(&mut self) {
+        if let Err(Panicked(text)) = panics::caught(|| drop(self.database.take())) {
+            log::error!("{}: the database could not be closed: {text}", self.path.display());
+        }
     }
 
     fn database(&self) -> &Database {
@@ -181,16 +191,20 @@ impl Index {
 }
 
 impl Drop for Index {
-    /// What the database could not write is written when it is opened next; one that is damaged may panic.
     fn drop(&mut self) {
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(self.database.take())));
+        self.close();
     }
 }
 
 /// One answer for all that can be wrong.
-fn settle<T>(path: &Path, done: std::thread::Result<Result<T, IndexError>>) -> Result<T, StoreError> {
+fn settle<T>(path: &Path, done: Result<Result<T, IndexError>, Panicked>) -> Result<T, StoreError> {
     let error = match done {
-        Err(_) => return Err(StoreError::damaged(path, "the database cannot read it: it is made anew")),
+        Err(Panicked(text)) => {
+            return Err(StoreError::damaged(
+                path,
+                format!("the database cannot read it ({text}): it is made anew"),
+            ));
+        }
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => error,
     };

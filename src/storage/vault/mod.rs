@@ -18,6 +18,8 @@ mod access;
 mod compact;
 mod index;
 mod pack;
+mod pack_check;
+mod panics;
 mod read;
 mod rebuild;
 mod record;
@@ -107,7 +109,7 @@ impl Vault {
             Some(index) => index,
             None => rebuild::rebuild(disk, &path, id, &kept()?)?,
         };
-        let vault = Vault {
+        let mut vault = Vault {
             id,
             disk: disk.clone(),
             path,
@@ -118,7 +120,14 @@ impl Vault {
             live: Mutex::default(),
             committing: Mutex::default(),
         };
-        vault.index_tails()?;
+        match vault.index_tails() {
+            // What is stored can be read all the same, and there may be room when it is opened next.
+            Err(error @ StoreError::DiskFull { .. }) => {
+                log::warn!("vault {id}: what an upload left behind waits: {error}");
+                vault.index.reopen(disk)?;
+            }
+            indexed => indexed?,
+        }
         Ok(vault)
     }
 

@@ -29,13 +29,14 @@ pub fn rebuild(disk: &Disk, path: &Path, id: VaultId, kept: &[KeptSnapshot]) -> 
         disk.remove_file(folder.as_fd(), NEW_INDEX.as_bytes()).at("remove", &place)?;
     }
     drop(disk.create_file(folder.as_fd(), NEW_INDEX.as_bytes()).at("create", &place)?);
-    let mut index = Index::create(disk, &place)?;
+    let index = Index::create(disk, &place)?;
     let rebuilding = Rebuilding { index: &index, packs: &path.join(PACKS), id };
     rebuilding.run(kept)?;
+    // Closed, and opened again with as little memory as others have.
+    drop(index);
     disk.rename(folder.as_fd(), NEW_INDEX.as_bytes(), folder.as_fd(), INDEX.as_bytes()).at("rename", &place)?;
     disk.flush_folder(folder.as_fd(), b"vault").at("flush", path)?;
-    index.has_moved(path.join(INDEX));
-    Ok(index)
+    Index::open(disk, &path.join(INDEX))
 }
 
 struct Rebuilding<'a> {

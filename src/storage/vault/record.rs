@@ -218,6 +218,36 @@ pub fn record_bytes(bytes: &[u8]) -> Option<u64> {
     (1..=kind.payload_bytes_max()).contains(&length).then(|| kind.record_bytes(length))
 }
 
+/// What a record says before its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordHeader {
+    pub kind: Kind,
+    pub payload_bytes: u32,
+    /// Of chunks and snapshots.
+    pub key: Option<DataKeyId>,
+}
+
+impl RecordHeader {
+    pub const BYTES_MAX: usize = RECORD_HEADER_BYTES + KEY_ID_BYTES;
+
+    /// Takes bytes that begin with a record, of which this looks at the header alone. None where they cannot.
+    pub fn decode(bytes: &[u8]) -> Option<RecordHeader> {
+        record_bytes(bytes)?;
+        let kind = Kind::of(bytes[0])?;
+        let payload_bytes = u32::from_le_bytes(*bytes[1..].first_chunk()?);
+        let key = match kind.has_key() {
+            true => Some(DataKeyId::from_bytes(*bytes.get(RECORD_HEADER_BYTES..)?.first_chunk()?)),
+            false => None,
+        };
+        Some(RecordHeader { kind, payload_bytes, key })
+    }
+
+    /// Of the whole record.
+    pub fn record_bytes(&self) -> u64 {
+        self.kind.record_bytes(self.payload_bytes as usize)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,6 +270,9 @@ mod tests {
             );
             assert_eq!(found.key(), kind.has_key().then(|| DataKeyId::from_bytes([3; 16])));
             assert_eq!(kind.record_bytes(64), bytes.len() as u64);
+            let header = RecordHeader { kind, payload_bytes: 64, key: found.key() };
+            assert_eq!(RecordHeader::decode(&bytes[..kind.header_bytes()]), Some(header));
+            assert_eq!(header.record_bytes(), bytes.len() as u64);
             for place in 0..bytes.len() {
                 bytes[place] ^= 1;
                 assert!(Record::decode(&bytes).is_none(), "{kind:?}: byte {place}");

@@ -163,7 +163,7 @@ fn check_snapshot(store: &Store, head: &Head, tree: &Tree) {
 fn damage_of(store: &Store, head: &Head) -> Vec<String> {
     struct Texts(Vec<String>);
     impl VaultWatch for Texts {
-        fn read(&mut self, _: u64) -> bool {
+        fn read(&mut self, _: u64, _: u64) -> bool {
             true
         }
         fn damaged(&mut self, text: String) -> bool {

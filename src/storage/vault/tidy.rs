@@ -9,7 +9,7 @@ use super::index::{Flush, IndexError, Writing};
 use super::record::{Kind, names_in};
 use super::rows::{NAME_BYTES, ObjectRow, of_unreferenced, unreferenced_key};
 use super::upload::first_turn;
-use super::{KeptSnapshot, Opening, Vault, VaultHandle};
+use super::{KeptSnapshot, Opening, Vault, VaultHandle, access, folder_of};
 use crate::base::ids::{ClientId, SnapshotId};
 use crate::base::limits::VAULT_OBJECTS_AT_ONCE;
 use crate::base::vault::{ChunkName, VaultId};
@@ -17,7 +17,7 @@ use crate::storage::catalog::locked;
 use crate::storage::error::StoreError;
 use crate::storage::head::Head;
 use crate::storage::layout::names_in as file_names_in;
-use crate::storage::repair::{head_copy, read_headless_index};
+use crate::storage::repair::{Repaired, head_copy, read_headless_index};
 use crate::storage::store::Store;
 
 /// So often an index is made anew before it is given up.
@@ -34,11 +34,24 @@ pub struct Tidied {
 }
 
 impl Store {
-    /// All vaults that have a folder here.
+    /// All vaults that are here.
     pub fn vaults(&self) -> Result<Vec<VaultId>, StoreError> {
         let names = file_names_in(&self.shared.layout.vaults())?;
-        let is_made = |id: &VaultId| super::folder_of(&self.shared, *id).join(super::access::VAULT_FILE).is_file();
+        let is_made = |id: &VaultId| access::is_there(&folder_of(&self.shared, *id), *id);
         Ok(names.iter().filter_map(|name| name.parse().ok()).filter(is_made).collect())
+    }
+
+    /// Sees to it that each vault has what says who may use it, or only looks for it. Gives what is wrong.
+    pub fn mend_vaults(&self, is_real: bool) -> Result<Vec<Repaired>, StoreError> {
+        let mut repaired = Vec::new();
+        for id in self.vaults()? {
+            let _making = locked(&self.shared.vaults.making);
+            for found in access::mend(&self.shared.disk, &folder_of(&self.shared, id), id, is_real)? {
+                let snapshots = self.kept_in_vault(id)?.into_iter().map(|kept| kept.snapshot).collect();
+                repaired.push(Repaired { snapshots, ..found });
+            }
+        }
+        Ok(repaired)
     }
 
     /// Wins back what dropped snapshots of a vault alone needed.

@@ -2,7 +2,9 @@
 
 use std::fs;
 
+use super::record::{PACK_HEADER_BYTES, key_name};
 use super::*;
+use crate::storage::repair::Outcome;
 
 #[test]
 fn a_lost_or_unreadable_index_is_made_anew() {
@@ -64,7 +66,7 @@ fn a_torn_tail_is_cut_off_and_what_is_whole_of_it_is_kept() {
     let whole = fs::read(&pack).unwrap();
     let key = data_key_id(&[5; 384]);
     let mut tail = Vec::new();
-    record::NewRecord { kind: record::Kind::Key, name: record::key_name(key), key: None, payload: &[&[5; 384]] }
+    record::NewRecord { kind: record::Kind::Key, name: key_name(key), key: None, payload: &[&[5; 384]] }
         .encode(&mut tail);
     let name = chunk_name(99);
     let payload = sealed(name, key, 4);
@@ -99,11 +101,12 @@ fn every_changed_byte_of_a_pack_is_found_and_nothing_wrong_is_given_out() {
     let head = back_up(&fixture.store, fixture.client, &small);
     let pack = packs_of(&fixture.path())[0].clone();
     let whole = fs::read(&pack).unwrap();
-    for (round, place) in (record::PACK_HEADER_BYTES..whole.len()).step_by(13).enumerate() {
+    for (round, place) in (0..whole.len()).step_by(13).enumerate() {
+        let is_index_lost = round % 8 == 0;
         let mut bytes = whole.clone();
         bytes[place] ^= 1 << (place % 8);
         fs::write(&pack, &bytes).unwrap();
-        if round % 8 == 0 {
+        if is_index_lost {
             fs::remove_file(fixture.path().join(INDEX)).unwrap();
         }
         fixture = fixture.reopen();
@@ -114,17 +117,184 @@ fn every_changed_byte_of_a_pack_is_found_and_nothing_wrong_is_given_out() {
             }
         }
         drop(reader);
-        let found = damage_of(&fixture.store, &head);
-        // The index has the key as well, as long as it is there.
-        let is_in_index = round % 8 != 0 && place < record::PACK_HEADER_BYTES + 384 + 41;
-        assert!(!found.is_empty() || is_in_index, "byte {place} passes");
-        fs::write(&pack, &whole).unwrap();
-        if round % 8 == 0 {
+        assert!(!damage_of(&fixture.store, &head).is_empty(), "byte {place} passes");
+        // The index has the key as well, as long as it is there; and nothing but the pack's name is in the header.
+        let is_mended = place < PACK_HEADER_BYTES || (!is_index_lost && place < PACK_HEADER_BYTES + 384 + 41);
+        if is_mended {
             fs::remove_file(fixture.path().join(INDEX)).unwrap();
+            fixture = fixture.reopen();
+            check_snapshot(&fixture.store, &head, &small);
         }
+        packs_of(&fixture.path()).iter().for_each(|pack| fs::remove_file(pack).unwrap());
+        fs::write(&pack, &whole).unwrap();
+        fs::remove_file(fixture.path().join(INDEX)).unwrap();
         fixture = fixture.reopen();
         check_snapshot(&fixture.store, &head, &small);
     }
+}
+
+/// Where the records of a key begin in a pack.
+fn places_of(pack: &[u8], key: DataKeyId) -> Vec<usize> {
+    let name = key_name(key);
+    let found = pack.windows(32).enumerate().filter(|(_, window)| window == name.as_bytes());
+    found.map(|(place, _)| place - 5).collect()
+}
+
+/// Stores a tree in one upload; gives the key of its chunks too.
+fn back_up_under_key(fixture: &Fixture, tree: &Tree) -> (Arc<Head>, DataKeyId) {
+    let mut client = Client::begin(&fixture.store, fixture.client, request(UploadId::random())).unwrap();
+    let key = client.key;
+    client.send(tree).unwrap();
+    (client.commit().unwrap(), key)
+}
+
+#[test]
+fn a_damaged_record_of_a_key_is_named_and_written_anew_from_the_index() {
+    let mut fixture = fixture();
+    let (first, first_key) = back_up_under_key(&fixture, &tree(0..3));
+    let (second, second_key) = back_up_under_key(&fixture, &tree(2..6));
+    for (round, key) in [first_key, second_key, second_key].into_iter().enumerate() {
+        let [pack] = &packs_of(&fixture.path())[..] else { panic!("one pack each time") };
+        let mut bytes = fs::read(pack).unwrap();
+        let places = places_of(&bytes, key);
+        assert!(!places.is_empty());
+        // Its payload, its length, its kind: the last two lead the walk astray.
+        places.iter().for_each(|place| bytes[place + [60, 2, 0][round]] ^= 0x41);
+        fs::write(pack, &bytes).unwrap();
+        let found = damage_of(&fixture.store, &second);
+        let named = format!("the record of data key {key} is damaged or gone");
+        assert!(found.iter().all(|text| text.contains(&named) && text.contains("written anew")), "{found:?}");
+        assert_eq!((found.len(), pack.exists()), (1, false), "{found:?}");
+        assert_eq!(damage_of(&fixture.store, &second), [""; 0]);
+        fs::remove_file(fixture.path().join(INDEX)).unwrap();
+        fixture = fixture.reopen();
+        check_snapshot(&fixture.store, &first, &tree(0..3));
+        check_snapshot(&fixture.store, &second, &tree(2..6));
+    }
+    // All of it goes with the snapshots.
+    fixture.store.drop_snapshots(fixture.client, &[first.id, second.id]).unwrap();
+    fixture.store.sweep(fixture.client).unwrap();
+    fixture.store.tidy_vault(vault()).unwrap();
+    assert_eq!(packs_of(&fixture.path()).len(), 0);
+}
+
+#[test]
+fn a_pack_that_is_added_to_is_written_anew_when_it_is_not() {
+    let fixture = fixture();
+    let (head, key) = back_up_under_key(&fixture, &tree(0..2));
+    let mut client = Client::begin(&fixture.store, fixture.client, request(UploadId::random())).unwrap();
+    client.send_chunks(&[70]).unwrap();
+    let [pack] = &packs_of(&fixture.path())[..] else { panic!("one pack") };
+    let mut bytes = fs::read(pack).unwrap();
+    let place = places_of(&bytes, key)[0];
+    bytes[place + 50] ^= 1;
+    fs::write(pack, &bytes).unwrap();
+    let found = damage_of(&fixture.store, &head);
+    assert!(found.len() == 1 && found[0].contains("it is in use"), "{found:?}");
+    drop(client);
+    assert_eq!(damage_of(&fixture.store, &head).len(), 1);
+    assert_eq!(damage_of(&fixture.store, &head), [""; 0]);
+    check_snapshot(&fixture.store, &head, &tree(0..2));
+}
+
+#[test]
+fn chunks_whose_key_is_nowhere_are_damaged_and_asked_for_again() {
+    let fixture = fixture();
+    let (head, key) = back_up_under_key(&fixture, &tree(0..2));
+    let [pack] = &packs_of(&fixture.path())[..] else { panic!("one pack") };
+    let mut bytes = fs::read(pack).unwrap();
+    let place = places_of(&bytes, key)[0];
+    bytes[place + 50] ^= 1;
+    fs::write(pack, &bytes).unwrap();
+    fs::remove_file(fixture.path().join(INDEX)).unwrap();
+    let fixture = fixture.reopen();
+    let found = damage_of(&fixture.store, &head);
+    assert!(found.iter().all(|text| !text.contains("data key")), "told of its chunks: {found:?}");
+    // The sealed head is lost for good; the chunks come again.
+    assert!(!found.is_empty());
+    let next = back_up(&fixture.store, fixture.client, &tree(0..2));
+    check_snapshot(&fixture.store, &next, &tree(0..2));
+}
+
+#[test]
+fn an_index_that_is_cut_off_anywhere_is_made_anew() {
+    let mut fixture = fixture();
+    let head = back_up(&fixture.store, fixture.client, &tree(0..30));
+    let index = fixture.path().join(INDEX);
+    fixture.store.tidy_vault(vault()).unwrap();
+    let whole = fs::read(&index).unwrap();
+    for cut in (0..whole.len()).step_by(4_096).chain([1, 63, 4_097, whole.len() - 1]) {
+        fs::write(&index, &whole[..cut]).unwrap();
+        fixture = fixture.reopen();
+        check_snapshot(&fixture.store, &head, &tree(0..30));
+        let mut client = Client::begin(&fixture.store, fixture.client, request(UploadId::random())).unwrap();
+        assert_eq!(client.send(&tree(0..30)).unwrap(), (0, 0), "cut off at {cut}");
+        client.upload.abandon();
+    }
+}
+
+const ACCESS_FILES: [&str; 2] = ["vault.json", "vault-copy.json"];
+
+#[test]
+fn either_file_that_says_who_may_use_a_vault_is_enough_and_the_other_is_made_again() {
+    let fixture = fixture();
+    let head = back_up(&fixture.store, fixture.client, &tree(0..2));
+    let whole = fs::read(fixture.path().join(ACCESS_FILES[0])).unwrap();
+    for (name, damaged) in
+        ACCESS_FILES.into_iter().flat_map(|name| [(name, None), (name, Some(40)), (name, Some(0))])
+    {
+        let file = fixture.path().join(name);
+        match damaged {
+            None => fs::remove_file(&file).unwrap(),
+            Some(0) => fs::write(&file, b"").unwrap(),
+            Some(place) => {
+                let mut bytes = whole.clone();
+                bytes[place] ^= 4;
+                fs::write(&file, bytes).unwrap();
+            }
+        }
+        let told = fixture.store.mend_vaults(false).unwrap();
+        check_snapshot(&fixture.store, &head, &tree(0..2));
+        let refused = fixture.store.read_vault(vault(), &[3; 32]).unwrap_err();
+        assert!(matches!(refused, StoreError::NotFound { .. }), "{refused}");
+        back_up(&fixture.store, fixture.client, &tree(0..2));
+        let mended = fixture.store.mend_vaults(true).unwrap();
+        assert!(told.len() == 1 && told[0].file == file, "{told:?}");
+        assert!(
+            mended.len() == 1 && mended[0].file == file && mended[0].snapshots.contains(&head.id),
+            "{mended:?}"
+        );
+        assert_eq!(fixture.store.mend_vaults(true).unwrap(), []);
+        assert!(ACCESS_FILES.iter().all(|name| fs::read(fixture.path().join(name)).unwrap() == whole));
+    }
+}
+
+#[test]
+fn a_vault_of_which_nothing_says_who_may_use_it_is_damaged_and_no_key_takes_it() {
+    let fixture = fixture();
+    let head = back_up(&fixture.store, fixture.client, &tree(0..2));
+    let whole = fs::read(fixture.path().join(ACCESS_FILES[0])).unwrap();
+    for is_gone in [true, false] {
+        for name in ACCESS_FILES {
+            match is_gone {
+                true => drop(fs::remove_file(fixture.path().join(name))),
+                false => fs::write(fixture.path().join(name), b"{}").unwrap(),
+            }
+        }
+        let of_right_key = fixture.store.read_vault(vault(), &READ_TOKEN).unwrap_err();
+        let of_wrong_key = fixture.store.read_vault(vault(), &[3; 32]).unwrap_err();
+        assert!(of_right_key.is_damage() && of_right_key.to_string() == of_wrong_key.to_string(), "{of_right_key}");
+        for write_token in [WRITE_TOKEN, [4; 32]] {
+            let asking = VaultUploadRequest { write_token, ..request(UploadId::random()) };
+            let refused = fixture.store.begin_vault_upload(fixture.client, asking, || {}).unwrap_err();
+            assert!(refused.is_damage(), "{refused}");
+        }
+        let told = fixture.store.mend_vaults(true).unwrap();
+        assert!(told.len() == 1 && told[0].outcome == Outcome::Lost && told[0].snapshots.len() == 1, "{told:?}");
+        assert_eq!(fixture.store.vaults().unwrap(), [vault()]);
+    }
+    fs::write(fixture.path().join(ACCESS_FILES[1]), whole).unwrap();
+    check_snapshot(&fixture.store, &head, &tree(0..2));
 }
 
 #[test]
