@@ -182,9 +182,9 @@ pub const COMMANDS: &[Command] = &[
         name: "snapshots",
         usage: "[FLAGS]",
         summary: "list the snapshots",
-        about: "Lists this client's snapshots, oldest first. Of those in a vault the server knows when they were stored\n\
-                and how much is new; with the vault's full key (--vault-key, or a passphrase given) this host opens\n\
-                the rest, and lists those too that other hosts have stored into it.",
+        about: "Lists this client's snapshots, oldest first. Of those in a vault it says only when they were stored;\n\
+                with the vault's full key (--vault-key, or a passphrase given) this host opens what is sealed of them,\n\
+                and lists those too that other hosts have stored into it.",
         flags: &[VAULT_KEY, CLIENT, COMMON],
     },
     Command {

@@ -69,7 +69,7 @@ fn own_snapshots(session: &mut Session, output: &Output) -> Result<ListSummary, 
     let summary = session.snapshots(row, |damage| output.damage(damage))?;
     if sealed > 0 {
         output.say(&format!(
-            "{} in a vault: \"cyberbackup snapshots --vault-key FILE\" opens what it says, and lists other hosts' too",
+            "{} in a vault: \"cyberbackup snapshots --vault-key FILE\" shows what is in it, and other hosts' snapshots too",
             count_text(sealed, "snapshot"),
         ));
     }
@@ -129,7 +129,7 @@ fn put_row(output: &Output, row: &SnapshotRow, head: Head) -> Result<(), ClientE
     let mut data = snapshot_json(row);
     data["own"] = json!(head != Head::Others);
     if is_sealed {
-        for name in ["entries", "files", "bytes", "unreadable", "host", "label", "tags", "roots"] {
+        for name in ["entries", "files", "bytes", "new_bytes", "unreadable", "host", "label", "tags", "roots"] {
             data[name] = Value::Null;
         }
     }
@@ -138,7 +138,7 @@ fn put_row(output: &Output, row: &SnapshotRow, head: Head) -> Result<(), ClientE
 }
 
 fn sealed_text(row: &SnapshotRow) -> String {
-    format!("{}  {:>9} files  {:>12}  {:>12} new  vault", row.id, "-", "-", bytes_text(row.new_bytes))
+    format!("{}  {:>9} files  {:>12}  {:>12} new  vault", row.id, "-", "-", "-")
 }
 
 /// What was listed is true; where something could not be listed, that counts.

@@ -114,7 +114,7 @@ fn a_damaged_list_is_named_and_the_others_are_looked_through() {
     let client = TestClient::new(&workplace, &server.address, "ada");
     workplace.write("one/file", "1");
     workplace.write("two/file", "2");
-    client.backup(&workplace.join("one"));
+    let damaged = client.backup(&workplace.join("one"));
     let ranges = tree::files_below(&server.data.join("ranges"));
     let whole = client.backup(&workplace.join("two"));
     for range in ranges {
@@ -124,6 +124,8 @@ fn a_damaged_list_is_named_and_the_others_are_looked_through() {
         fs::write(&range, bytes).unwrap();
     }
     let run = client.run([OsStr::new("find"), "file".as_ref()]).expect(6);
-    assert_eq!(rows(&run), [(whole, 1, "file".to_string())]);
+    assert_eq!(rows(&run), [(whole.clone(), 1, "file".to_string())]);
     assert!(run.err().contains("damaged"), "{}", run.err());
+    let run = client.run(["diff", &damaged, &whole]).expect(6);
+    assert!(run.err().contains("damaged") && run.out().contains("\n+ "), "{}{}", run.out(), run.err());
 }

@@ -56,7 +56,7 @@ fn snapshots_show_what_heads_say_to_whoever_gives_the_key() {
     let quiet = client.run(["snapshots", "--json", "--quiet"]).expect(0);
     assert_eq!(quiet.err(), "");
     let row = &rows(&quiet)[1];
-    for name in ["entries", "files", "bytes", "unreadable", "host", "label", "tags", "roots"] {
+    for name in ["entries", "files", "bytes", "new_bytes", "unreadable", "host", "label", "tags", "roots"] {
         assert!(row[name].is_null(), "{name}: {row}");
     }
     assert_eq!((&row["own"], row["vault"].is_string()), (&true.into(), true));

@@ -181,7 +181,7 @@ fn a_file_has_the_same_chunks_with_and_without_holes() {
     let sparse = workplace.join("sparse/file");
     sparse_file(&sparse, 40_000_003, 70_001, [0, 1_000_003, 1_200_000, 30_000_000, 39_930_002]);
     back_up(&client, &workplace.join("sparse"));
-    workplace.write("dense/file", &fs::read(&sparse).unwrap());
+    workplace.write("dense/file", fs::read(&sparse).unwrap());
     assert!(disk_bytes(&workplace.join("dense/file")) >= 40_000_000);
     let dense = workplace.join("dense");
     let words = ["backup", "--vault", "--json", "--quiet"].map(OsStr::new);
