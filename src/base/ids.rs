@@ -115,23 +115,35 @@ impl SnapshotId {
         })
     }
 
+    /// An id as it stands in files and messages; none where the form is another one.
+    pub fn from_bytes(bytes: &[u8]) -> Option<SnapshotId> {
+        let matches = |(byte, form): (u8, u8)| match form {
+            b'0' => byte.is_ascii_digit(),
+            b'x' => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            literal => byte == literal,
+        };
+        let bytes: [u8; SnapshotId::LENGTH] = bytes.try_into().ok()?;
+        bytes.iter().copied().zip(*b"00000000T000000Z-xxxxxxxx").all(matches).then_some(SnapshotId(bytes))
+    }
+
+    pub fn as_bytes(&self) -> &[u8; SnapshotId::LENGTH] {
+        &self.0
+    }
+
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("checked to be ASCII")
+    }
+
+    /// The second in which it was begun: these compare as times do.
+    pub fn begun(&self) -> &str {
+        &self.as_str()[..16]
     }
 }
 
 impl FromStr for SnapshotId {
     type Err = IdError;
     fn from_str(text: &str) -> Result<SnapshotId, IdError> {
-        let matches = |(byte, form): (u8, u8)| match form {
-            b'0' => byte.is_ascii_digit(),
-            b'x' => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-            literal => byte == literal,
-        };
-        let bytes: Option<[u8; SnapshotId::LENGTH]> = text.as_bytes().try_into().ok();
-        bytes
-            .filter(|bytes| bytes.iter().copied().zip(*b"00000000T000000Z-xxxxxxxx").all(matches))
-            .map(SnapshotId)
+        SnapshotId::from_bytes(text.as_bytes())
             .ok_or(IdError { what: "snapshot id", problem: "the form is YYYYMMDDTHHMMSSZ-xxxxxxxx" })
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::connect::Session;
 use super::error::ClientError;
-use super::vault::{Line, VaultReader, selection_of};
+use super::vault::chain::Holder;
+use super::vault::{Compared, Line, VaultAccess, VaultReader, selection_of};
 use crate::base::codec::Reader;
 use crate::base::entry::Entry;
 use crate::base::ids::SnapshotId;
@@ -91,6 +92,8 @@ pub struct VerifySummary {
     pub damaged: Vec<Damage>,
     /// Damages beyond the list's limit.
     pub more_damaged: u64,
+    /// Snapshots that this host stored in a vault and the server says it dropped.
+    pub snapshots_dropped: u64,
 }
 
 impl VerifySummary {
@@ -123,23 +126,26 @@ impl Session {
         if !is_anothers {
             self.send(request)?;
         }
-        let vault = self.vault.clone();
+        let (vault, holder) = (self.vault.clone(), self.holder());
         self.converse(|mut line| {
             let mut handler = handler;
-            if is_anothers {
-                match vault.as_deref().map(|vault| vault.full_key(None)) {
-                    Some(Ok(key)) => return take_sealed(VaultReader::new(line, key), request, None, &mut handler),
-                    Some(Err(error @ ClientError::VaultKey { .. })) => return Err(error),
+            if is_anothers && let Some(access) = vault.as_deref() {
+                match access.full_key(None) {
+                    Ok(key) => {
+                        let reader = VaultReader::new(line, key);
+                        return take_sealed(access, &holder, reader, request, None, &mut handler);
+                    }
+                    Err(error @ ClientError::VaultKey { .. }) => return Err(error),
                     // Nobody is to hear of a missing passphrase instead of a mistyped id: the server says it.
-                    Some(Err(_)) | None => line.send(request)?,
+                    Err(_) => line.send(request)?,
                 }
             }
             match take_all(&mut line, request, &mut handler)? {
                 Answer::Whole(result) => Ok(result),
                 Answer::Sealed(id, snapshot) => {
                     let access = vault.as_deref().ok_or(ClientError::NoVaultKey { vault: Some(id) })?;
-                    let key = access.full_key(Some(id))?;
-                    take_sealed(VaultReader::new(line, key), request, Some(snapshot), &mut handler)
+                    let reader = VaultReader::new(line, access.full_key(Some(id))?);
+                    take_sealed(access, &holder, reader, request, Some(snapshot), &mut handler)
                 }
             }
         })
@@ -148,6 +154,11 @@ impl Session {
     /// What the server lists of a vault's snapshot, with what the snapshot's head says.
     pub fn vault_row(&mut self, snapshot: SnapshotId, key: Arc<FullKey>) -> Result<SnapshotRow, ClientError> {
         self.converse(|line| VaultReader::new(line, key).open_by_id(snapshot).map(|opened| opened.row))
+    }
+
+    /// What the server's list of a vault lacks of what this host stored there, as far as one was opened.
+    pub fn compared_with_chain(&self) -> Compared {
+        self.vault.as_deref().map(VaultAccess::compared).unwrap_or_default()
     }
 
     /// Lets `work` talk to the server, on a worker's thread.
@@ -329,18 +340,23 @@ pub(super) fn matches_selector(id: SnapshotId, selector: &str) -> bool {
     selector == "latest" || id.as_str().starts_with(selector)
 }
 
-/// Makes the answer from what is in the vault.
+/// Makes the answer from what is in the vault, once what the server lists of it was compared with what this host stored.
 fn take_sealed<R>(
+    access: &VaultAccess,
+    holder: &Holder,
     mut reader: VaultReader<'_>,
     request: &ToServer<'_>,
     id: Option<SnapshotId>,
     handler: &mut impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError>,
 ) -> Result<R, ClientError> {
-    let opened = match (id, selection_of(request)) {
-        (Some(id), _) => reader.open_by_id(id)?,
-        (None, Some(selection)) => reader.open(selection)?,
-        (None, None) => return Err(unexpected()),
+    let selection = selection_of(request).ok_or_else(unexpected)?;
+    let explain = |error| access.explain(error, &selection.snapshot);
+    access.compare_once(&mut reader, holder).map_err(explain)?;
+    let opened = match id {
+        Some(id) => Some(reader.open_by_id(id)?),
+        None => reader.open(selection)?,
     };
+    let opened = opened.ok_or_else(|| explain(reader.nothing_meant(selection)))?;
     let mut result = None;
     reader.answer(&opened, request, &mut |message| {
         result = result.take().or(handler(message)?);

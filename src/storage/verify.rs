@@ -34,6 +34,7 @@ use super::left_behind::path_hash;
 use super::range::{HASH_BYTES, Location, StoredContent, StoredEntry};
 use super::sealed_json::{decode_sealed, encode_sealed};
 use super::store::{Damage, Shared, Store};
+use super::vault::dropped as dropped_in_vaults;
 use super::vault::{VaultRun, VaultWatch};
 use super::{tokens, unexplained};
 use crate::base::durable::FILE_MODE;
@@ -189,7 +190,7 @@ impl Store {
         self.shared.disk.replace_file(handle.as_fd(), name.as_bytes(), &bytes, FILE_MODE).at("write", &path)
     }
 
-    /// Reads the records of clients, the tokens, and the record of the daily prune.
+    /// Reads the records of clients, the tokens, the record of the daily prune, and what was dropped of vaults.
     pub fn verify_records(&self) -> Result<Vec<DamagedFile>, StoreError> {
         let layout = &self.shared.layout;
         let mut errors = tokens::check_all(&layout.tokens())?;
@@ -201,6 +202,7 @@ impl Store {
             errors.push(StoreError::damaged(&daily, "its checksum does not fit"));
         }
         errors.extend(SealingState::read(layout.data()).err());
+        errors.extend(dropped_in_vaults::check_all(&layout.vaults())?.into_iter().map(|(_, error)| error));
         let mut damaged = Vec::new();
         for error in errors {
             damaged.extend(damaged_file(error, None)?);
@@ -494,7 +496,7 @@ impl Run<'_> {
         let mut run = std::mem::take(&mut self.in_vaults);
         let file = self.store.shared.layout.vaults().join(place.vault.to_string());
         let mut watching = Watching { run: self, head: head.id, file, watch };
-        let goes_on = watching.run.store.verify_in_vault(place, &mut run, &is_due, &mut watching)?;
+        let goes_on = watching.run.store.verify_in_vault(head.id, place, &mut run, &is_due, &mut watching)?;
         self.in_vaults = run;
         self.found.is_cut_short |= !goes_on;
         Ok(())

@@ -77,13 +77,22 @@ impl Rebuilding<'_> {
     /// Takes a snapshot, with its references to lists; and what those refer to, the first time that one is met.
     fn take_snapshot(&self, kept: &KeptSnapshot) -> Result<(), StoreError> {
         let record = self.read(&kept.object)?;
+        // What it needs is kept, so that nothing is lost of snapshots that were exchanged; it is named whenever it is read.
+        if let Some(other) = record.as_ref().and_then(|record| record.snapshot()).map(|payload| payload.id)
+            && other != kept.snapshot
+        {
+            log::error!(
+                "damage: vault {}: the head of snapshot {} leads to that of {other}",
+                self.id,
+                kept.snapshot
+            );
+        }
         let lists = record.as_ref().and_then(|record| record.snapshot()).map_or(&[][..], |snapshot| snapshot.lists);
         let mut lists = names_in(lists);
         self.index.write(Flush::Now, |index| {
             refer_to(index, kept.object.as_bytes(), Kind::Snapshot)?;
-            let key = kept.snapshot.as_str().as_bytes().first_chunk().expect("an id has this length");
             let row = super::rows::snapshot_row(kept.client, kept.object);
-            Ok(index.snapshots.insert(key, &row).map(drop)?)
+            Ok(index.snapshots.insert(kept.snapshot.as_bytes(), &row).map(drop)?)
         })?;
         let mut is_over = false;
         while !is_over {

@@ -14,7 +14,7 @@ use super::{KeptSnapshot, Opening, Vault, VaultHandle};
 use crate::base::ids::{ClientId, SnapshotId};
 use crate::base::limits::VAULT_OBJECTS_AT_ONCE;
 use crate::base::vault::{ChunkName, VaultId};
-use crate::storage::catalog::locked;
+use crate::storage::catalog::{ClientState, locked};
 use crate::storage::error::StoreError;
 use crate::storage::head::Head;
 use crate::storage::layout::names_in as file_names_in;
@@ -135,11 +135,16 @@ impl Store {
         })?;
         // Of a head that is damaged the index has a copy: what it needs stays, until a repair makes it whole.
         for damaged in damaged {
-            let keyring = layout.keyring_of(&state.record.folder);
-            let index = read_headless_index(&layout.snapshots(&state.record.folder), damaged.id, &keyring)?;
-            kept.extend(index.as_ref().and_then(head_copy).and_then(|(head, _)| kept_by(&head)));
+            kept.extend(self.copy_of_head(&state, damaged.id)?.and_then(|head| kept_by(&head)));
         }
         Ok(kept)
+    }
+
+    /// The copy that the snapshot's index has of its head.
+    pub(super) fn copy_of_head(&self, state: &ClientState, id: SnapshotId) -> Result<Option<Head>, StoreError> {
+        let (layout, folder) = (&self.shared.layout, &state.record.folder);
+        let index = read_headless_index(&layout.snapshots(folder), id, &layout.keyring_of(folder))?;
+        Ok(index.as_ref().and_then(head_copy).map(|(head, _)| head))
     }
 }
 
@@ -148,9 +153,8 @@ impl Vault {
     fn release(&self, row: &KeptSnapshot) -> Result<(), StoreError> {
         let record = self.record(&row.object, Kind::Snapshot)?;
         let lists = record.as_ref().and_then(|record| record.snapshot()).map_or(&[][..], |snapshot| snapshot.lists);
-        let key = row.snapshot.as_str().as_bytes().first_chunk().expect("an id has this length");
         let is_lost = self.index.write(Flush::Now, |index| {
-            index.snapshots.remove(key)?;
+            index.snapshots.remove(row.snapshot.as_bytes())?;
             let Some(old) = index.object(row.object.as_bytes())? else { return Ok(false) };
             let refs = old.refs.saturating_sub(1);
             let new = (refs > 0).then_some(ObjectRow { refs, ..old });

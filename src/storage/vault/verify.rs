@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use super::record::{Kind, names_in};
 use super::upload::short;
 use super::{Opening, Vault};
+use crate::base::ids::SnapshotId;
 use crate::base::vault::ChunkName;
 use crate::storage::error::StoreError;
 use crate::storage::head::InVault;
@@ -34,6 +35,7 @@ impl Store {
     /// not want to go on.
     pub fn verify_in_vault(
         &self,
+        snapshot: SnapshotId,
         place: InVault,
         run: &mut VaultRun,
         is_due: &dyn Fn(&ChunkName) -> bool,
@@ -45,8 +47,9 @@ impl Store {
             }
             opened => opened?,
         };
-        let Some(record) = vault.record(&place.object, Kind::Snapshot)? else {
-            return Ok(watch.damaged("its sealed head is damaged or gone".to_string()));
+        let record = match vault.snapshot_record(snapshot, &place.object)? {
+            Ok(record) => record,
+            Err(problem) => return Ok(watch.damaged(problem)),
         };
         let lists = record.snapshot().map_or(&[][..], |snapshot| snapshot.lists);
         for list in names_in(lists).filter(is_due) {
