@@ -115,28 +115,44 @@ impl SnapshotId {
         })
     }
 
+    /// An id as it stands in files and messages; none where the form is another one.
+    pub fn from_bytes(bytes: &[u8]) -> Option<SnapshotId> {
+        let bytes: [u8; SnapshotId::LENGTH] = bytes.try_into().ok()?;
+        is_beginning(&bytes).then_some(SnapshotId(bytes))
+    }
+
+    pub fn as_bytes(&self) -> &[u8; SnapshotId::LENGTH] {
+        &self.0
+    }
+
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("checked to be ASCII")
     }
 
     /// Whether ids can begin with this text.
     pub fn is_beginning(text: &str) -> bool {
-        let fits = |(byte, form): (u8, u8)| match form {
-            b'0' => byte.is_ascii_digit(),
-            b'x' => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
-            literal => byte == literal,
-        };
-        text.len() <= SnapshotId::LENGTH && text.bytes().zip(*b"00000000T000000Z-xxxxxxxx").all(fits)
+        text.len() <= SnapshotId::LENGTH && is_beginning(text.as_bytes())
     }
+
+    /// The second in which it was begun: these compare as times do.
+    pub fn begun(&self) -> &str {
+        &self.as_str()[..16]
+    }
+}
+
+fn is_beginning(bytes: &[u8]) -> bool {
+    let fits = |(byte, form): (&u8, u8)| match form {
+        b'0' => byte.is_ascii_digit(),
+        b'x' => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        literal => *byte == literal,
+    };
+    bytes.iter().zip(*b"00000000T000000Z-xxxxxxxx").all(fits)
 }
 
 impl FromStr for SnapshotId {
     type Err = IdError;
     fn from_str(text: &str) -> Result<SnapshotId, IdError> {
-        let bytes: Option<[u8; SnapshotId::LENGTH]> = text.as_bytes().try_into().ok();
-        bytes
-            .filter(|_| SnapshotId::is_beginning(text))
-            .map(SnapshotId)
+        SnapshotId::from_bytes(text.as_bytes())
             .ok_or(IdError { what: "snapshot id", problem: "the form is YYYYMMDDTHHMMSSZ-xxxxxxxx" })
     }
 }

@@ -139,6 +139,13 @@ pub const VAULT_OBJECTS_AT_ONCE: usize = 8_192;
 pub const VAULT_LISTED_AT_ONCE: usize = 64 * 1024;
 /// So many chunks that a client was told are lacking are remembered until they come.
 pub const VAULT_TOLD_MAX: usize = 16 * 1024;
+/// Snapshots of a vault that were dropped on purpose and are remembered by the server, and how many one message names.
+pub const VAULT_DROPPED_MAX: usize = 16_384;
+pub const VAULT_DROPPED_AT_ONCE: usize = 1_024;
+/// Most snapshots of one vault that a client takes from a server's list.
+pub const VAULT_SNAPSHOTS_MAX: usize = 256 * 1024;
+/// Heads that a host remembers of its own chain in a vault.
+pub const VAULT_CHAIN_MAX: usize = 1_024;
 /// Memory for the pages of one vault's index.
 pub const VAULT_INDEX_CACHE_BYTES: usize = 2 * 1024 * 1024;
 /// The same while it is made anew.

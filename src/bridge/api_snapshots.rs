@@ -106,7 +106,7 @@ pub fn entries(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let mut found = Found { folder, search, limit, rows: Vec::new(), last: None, truncated: false, is_file: false };
     let (mut snapshot, mut damaged) = (None, Vec::new());
     let question = call.app.question();
-    let mut session = call.app.peers.session_with(call.app.vault.access(), &question.shutdown)?;
+    let mut session = call.app.peers.session_with(call.app.vault.access(None), &question.shutdown)?;
     session.entries(
         selection,
         |head| {
@@ -200,7 +200,7 @@ pub fn file(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let app = call.app.clone();
     let (id, length) = {
         let question = app.question();
-        let mut session = app.peers.session_with(app.vault.access(), &question.shutdown)?;
+        let mut session = app.peers.session_with(app.vault.access(None), &question.shutdown)?;
         let found = find_file(&mut session, selection(&snapshot, vec![path.clone()])?, &path)?;
         let _ = session.close();
         found
@@ -211,7 +211,7 @@ pub fn file(call: &mut Call<'_>) -> Result<Reply, ApiError> {
         let question = app.question();
         let mut session = app
             .peers
-            .session_with(app.vault.access(), &question.shutdown)
+            .session_with(app.vault.access(None), &question.shutdown)
             .map_err(|error| io::Error::other(error.text))?;
         write_head(out, 200, "application/octet-stream", length, &headers)?;
         if is_head {

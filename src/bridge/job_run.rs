@@ -20,6 +20,7 @@ use crate::client::json::put_path;
 use crate::client::last_result::{code_of, keep_status, summary_json};
 use crate::client::roots::{ResolvedRoots, Root, resolve_roots};
 use crate::client::scan::{ScanOptions, ScanReport, ScanSink, ScannedRange, scan};
+use crate::client::vault::{LATEST, VaultAccess};
 use crate::client::{
     BackupOptions, BackupSummary, Client, ClientError, Restore, RetryPolicy, backup, check_backup,
     unfinished_upload,
@@ -204,15 +205,25 @@ fn restored(app: &Arc<App>, job: &Arc<Job>, shutdown: &Shutdown) -> Result<RunEn
     let state = crate::client::state::StateFolder::look(&job.peer.folder);
     let options = job.peer.options(settings, settings.retry);
     let mut client = Client::open(options, state, &sink, shutdown.clone())?;
-    client.vault = app.vault.access();
+    client.vault = app.vault.access(Some(&job.peer.folder));
     // A job that was paused goes on with the snapshot that it began with, whatever is the latest now.
     let selection = job.live().selection.clone().unwrap_or_else(|| selection.clone());
+    let is_latest = selection.snapshot == LATEST;
     let mut restore = Restore::create(selection, to, &sink)?;
     let result = client.connect().and_then(|session| restore.run_to_end(&mut client, session));
     job.change(|live| live.selection = Some(restore.selection().clone()));
+    let compared = client.vault.as_deref().map(VaultAccess::compared).unwrap_or_default();
+    let is_doubtful = is_latest && compared.is_newest_doubtful;
+    for text in compared.findings.iter().map(ToString::to_string) {
+        sink.event(match is_doubtful {
+            true => Event::FileError { path: &[], reason: &text },
+            false => Event::Warning { message: &text },
+        });
+    }
     let summary = result?;
+    let errors = summary.errors + u64::from(is_doubtful);
     let text = format!("restored: {}, {}", count_text(summary.files, "file"), count_text(summary.bytes, "byte"));
-    match summary.errors {
+    match errors {
         0 => Ok(RunEnd::Done(text)),
         // As from the command line, it has not done what was asked for.
         count => Ok(RunEnd::Failed(format!("{text}; {}", count_text(count, "error")))),

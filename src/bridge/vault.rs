@@ -141,9 +141,10 @@ impl Vault {
         }
     }
 
-    /// What a session reads the vault with, if it is open.
-    pub fn access(&self) -> Option<Arc<VaultAccess>> {
-        self.key().map(|key| Arc::new(VaultAccess::of_open_key(key, &self.folder)))
+    /// What a session reads the vault with, if it is open. With a state folder, what the server lists is compared with the
+    /// chain in it.
+    pub fn access(&self, chain: Option<&Path>) -> Option<Arc<VaultAccess>> {
+        self.key().map(|key| Arc::new(VaultAccess::of_open_key(key, chain)))
     }
 
     /// What a backup into the vault needs. Where there is no file of it, as on a host that only restored so far, the

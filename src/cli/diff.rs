@@ -3,16 +3,15 @@
 use serde_json::{Value, json};
 
 use super::arguments::{Arguments, UsageError};
-use super::look::{ListStyle, close, session};
+use super::look::{ListStyle, close, session, tell_chain};
 use super::output::{Output, bytes_text, count_text};
 use super::setup::{CliError, selection_of};
 use crate::base::ids::SnapshotId;
 use crate::base::shutdown::Shutdown;
 use crate::client::diff::{Change, DiffSummary, DiffTelling, Difference, diff};
 use crate::client::json::{entry_json, put_path};
+use crate::client::vault::LATEST;
 use crate::client::{ExitCode, Listed};
-
-const LATEST: &str = "latest";
 
 pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
     let Some((first, rest)) = arguments.positional.split_first() else {
@@ -34,9 +33,13 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
         false => output.raw(&[&[sign(difference.change), b' '], &style.line(entry_of(difference))[..]].concat()),
     };
     let mut damage = |damage: &crate::client::Damage| output.damage(damage);
-    let summary = diff(&mut session, before, after, DiffTelling { difference: &mut told, damage: &mut damage })?;
+    let meant = if after.snapshot == LATEST { LATEST } else { &before.snapshot.clone() };
+    let compared = diff(&mut session, before, after, DiffTelling { difference: &mut told, damage: &mut damage });
+    let doubt = tell_chain(&session.compared_with_chain(), meant, ExitCode::Done, output);
+    let summary = compared?;
     close(session);
     let code = match summary {
+        _ if doubt != ExitCode::Done => doubt,
         DiffSummary { damaged: 1.., .. } => ExitCode::Integrity,
         summary if summary.is_empty() => ExitCode::Done,
         _ => ExitCode::Failed,

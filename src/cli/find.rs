@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use serde_json::json;
 
 use super::arguments::{Arguments, UsageError};
-use super::look::{ListStyle, close, session};
+use super::look::{ListStyle, close, session, tell_chain};
 use super::output::Output;
 use super::setup::{CliError, selection_of};
 use crate::base::amount::{Size, Span};
@@ -18,6 +18,7 @@ use crate::base::shutdown::Shutdown;
 use crate::base::time::{MomentError, Timestamp};
 use crate::base::vault::VaultId;
 use crate::client::json::{entry_json, size};
+use crate::client::vault::LATEST;
 use crate::client::{ClientError, Damage, ExitCode, ListSummary, Listed, Session};
 use crate::protocol::message::FailureCode;
 
@@ -29,8 +30,10 @@ pub fn find(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resu
     let selection = selection_of(arguments.text("snapshot")?, arguments.value("root"), ALL, &[])?;
     let (mut session, _setup) = session(arguments, output, shutdown, "find")?;
     let mut finding = Finding { wanted, style: ListStyle::of(arguments), output, found: 0, damaged: 0, closed: 0 };
-    if selection.snapshot == ALL {
-        finding.look_into_all(&mut session)?;
+    // All of them are not there where the newest is gone.
+    let meant = if selection.snapshot == ALL { LATEST.to_string() } else { selection.snapshot.clone() };
+    let looked = if selection.snapshot == ALL {
+        finding.look_into_all(&mut session)
     } else {
         let snapshot = OnceLock::new();
         let head = |row: &crate::protocol::message::SnapshotRow| {
@@ -41,11 +44,13 @@ pub fn find(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resu
             Some(id) => finding.take(*id, listed),
             None => Ok(()),
         };
-        let listed = session.entries(selection, head, row, |damage| output.damage(damage))?;
-        finding.damaged += listed.damaged;
-    }
+        let listed = session.entries(selection, head, row, |damage| output.damage(damage));
+        listed.map(|listed| finding.damaged += listed.damaged)
+    };
+    let code = tell_chain(&session.compared_with_chain(), &meant, finding.code(), output);
+    looked?;
     close(session);
-    Ok(finding.code())
+    Ok(code)
 }
 
 /// A time as it is given: a moment, or how long ago.

@@ -16,7 +16,7 @@ use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
 use crate::client::json::{entry_json, size, snapshot_json};
-use crate::client::vault::Telling;
+use crate::client::vault::{Compared, LATEST, Telling};
 use crate::client::{ClientError, Damage, ExitCode, ListSummary, Listed, Session};
 use crate::protocol::message::SnapshotRow;
 
@@ -141,6 +141,16 @@ fn closed_text(row: &SnapshotRow) -> String {
     format!("{}  {:>9} files  {:>12}  {:>12} new  vault", row.id, "-", "-", "-")
 }
 
+/// Tells what does not fit the chain of this host, once a vault's snapshot was opened. The code that the command ends with,
+/// which went well else: what was wanted as the latest may not be.
+pub fn tell_chain(compared: &Compared, snapshot: &str, code: ExitCode, output: &Output) -> ExitCode {
+    for finding in &compared.findings {
+        output.event(Event::Warning { message: &finding.to_string() });
+    }
+    let is_doubtful = snapshot == LATEST && compared.is_newest_doubtful;
+    if is_doubtful { ExitCode::Integrity } else { code }
+}
+
 /// What was listed is true; where something could not be listed, that counts.
 fn list_code(summary: ListSummary) -> ExitCode {
     if summary.damaged > 0 { ExitCode::Integrity } else { ExitCode::Done }
@@ -179,13 +189,16 @@ pub fn ls(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result
     let selection = selection(arguments, "latest")?;
     let style = ListStyle::of(arguments);
     let (mut session, _setup) = session(arguments, output, shutdown, "ls")?;
+    let wanted = selection.snapshot.clone();
     let row = |listed: &Listed| match output.is_json() {
         true => output.result("entry", entry_json(listed), ""),
         false => output.raw(&style.line(listed)),
     };
-    let summary = session.entries(selection, |_| Ok(()), row, |damage| output.damage(damage))?;
+    let listed = session.entries(selection, |_| Ok(()), row, |damage| output.damage(damage));
+    let code = tell_chain(&session.compared_with_chain(), &wanted, ExitCode::Done, output);
+    let summary = listed?;
     close(session);
-    Ok(list_code(summary))
+    Ok(if summary.damaged > 0 { list_code(summary) } else { code })
 }
 
 /// How entries are printed.
@@ -241,14 +254,16 @@ pub fn cat(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     let from = arguments.number("offset", 0, u64::MAX)?.unwrap_or(0);
     let length = arguments.number("length", 0, u64::MAX)?.unwrap_or(u64::MAX);
     let (mut session, _setup) = session(arguments, output, shutdown, "cat")?;
-    let mut offset = from;
-    session.read_file(selection, (from, length), |bytes| {
+    let (mut offset, wanted) = (from, selection.snapshot.clone());
+    let read = session.read_file(selection, (from, length), |bytes| {
         let data = json!({ "offset": offset, "base64": STANDARD.encode(bytes) });
         offset += bytes.len() as u64;
         if output.is_json() { output.result("content", data, "") } else { output.raw(bytes) }
-    })?;
+    });
+    let code = tell_chain(&session.compared_with_chain(), &wanted, ExitCode::Done, output);
+    read?;
     close(session);
-    Ok(ExitCode::Done)
+    Ok(code)
 }
 
 pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
@@ -266,16 +281,21 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         output.event(Event::Progress { totals, current_file: &[] });
     };
     let mut summary = session.verify(selection.clone(), progress, |damage| output.damage_event(damage))?;
-    let mut opened = None;
+    let (mut opened, mut snapshots_dropped) = (None, 0);
     if read_data || session.has_vault_key() {
         let mut damage = |damage: &Damage| output.damage_event(damage);
         let telling = Telling { progress: &mut { progress }, damage: &mut damage };
         let found = session.verify_vaults(&selection, read_data, telling)?;
         opened = Some((found.files, found.bytes));
+        snapshots_dropped = found.snapshots_dropped;
         summary.add_damage(found);
     }
     close(session);
     output.end_progress();
+    if snapshots_dropped > 0 {
+        let what = count_text(snapshots_dropped, "snapshot");
+        output.say(&format!("the server says that it dropped {what} of this host from the vault"));
+    }
     let count = summary.damaged.len() as u64 + summary.more_damaged;
     let code = if count > 0 { ExitCode::Integrity } else { ExitCode::Done };
     let verdict = match count {
@@ -304,6 +324,7 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         "opened_files": opened.map(|(files, _)| files),
         "opened_bytes": opened.map(|(_, bytes)| bytes),
         "damaged": count,
+        "snapshots_dropped": opened.map(|_| snapshots_dropped),
         "exit_code": code as i32,
     });
     Ok(output.verdict(data, &text, code)?)

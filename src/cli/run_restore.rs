@@ -5,10 +5,12 @@ use std::path::Path;
 use serde_json::json;
 
 use super::arguments::{Arguments, UsageError};
+use super::look::tell_chain;
 use super::output::{Output, bytes_text, count_text, errors_text};
 use super::setup::{Access, CliError, Setup, selection};
 use crate::base::progress::rate;
 use crate::base::shutdown::Shutdown;
+use crate::client::vault::VaultAccess;
 use crate::client::{Client, ClientError, ExitCode, Restore, RestoreSummary};
 use crate::protocol::message::Selection;
 
@@ -21,15 +23,18 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
     let selection = selection(arguments, "latest")?;
     let mut setup = Setup::new(arguments, "restore", Access::Reading, output)?;
     let mut client = setup.client(output, shutdown)?;
+    let wanted = selection.snapshot.clone();
     let result = give_back(&mut client, selection, &to, output);
     output.ended(&result);
-    let summary = result?;
-    let code = match &summary {
-        RestoreSummary { damaged: 1.., .. } => ExitCode::Integrity,
-        RestoreSummary { errors: 1.., .. } => ExitCode::Partial,
+    output.end_progress();
+    let code = match &result {
+        Ok(RestoreSummary { damaged: 1.., .. }) => ExitCode::Integrity,
+        Ok(RestoreSummary { errors: 1.., .. }) => ExitCode::Partial,
         _ => ExitCode::Done,
     };
-    output.end_progress();
+    let compared = client.vault.as_deref().map(VaultAccess::compared).unwrap_or_default();
+    let code = tell_chain(&compared, &wanted, code, output);
+    let summary = result?;
     let seconds = summary.elapsed.as_secs_f64();
     let errors = errors_text(summary.errors);
     let fetched = summary.bytes.saturating_sub(summary.bytes_kept);

@@ -11,6 +11,7 @@ use super::keys::{self, Keys};
 use super::retry::{self, BusyWait, RetryPolicy};
 use super::state::{Identity, IdentityCheck, StateFolder};
 use super::vault::VaultAccess;
+use super::vault::chain::Holder;
 use crate::base::ids::{ClientId, UserName};
 use crate::base::progress::{Event, Phase, ProgressSink};
 use crate::base::shutdown::Shutdown;
@@ -377,6 +378,11 @@ impl Session {
     pub fn close(self) -> Result<SegmentCounts, ClientError> {
         let Session { channel, address, .. } = self;
         channel.close().map_err(|source| ClientError::Channel { address, source })
+    }
+
+    /// Who keeps what this host stores: the server, and this host as it knows it.
+    pub(super) fn holder(&self) -> Holder {
+        Holder { server: self.server.to_string(), client: self.client }
     }
 
     pub fn counts(&self) -> SegmentCounts {

@@ -6,7 +6,8 @@ use std::fmt;
 
 use super::connect::Session;
 use super::error::ClientError;
-use super::vault::{Line, Place, VaultReader, selection_of};
+use super::vault::chain::Holder;
+use super::vault::{Compared, Line, Place, VaultAccess, VaultReader, selection_of};
 use crate::base::codec::Reader;
 use crate::base::entry::Entry;
 use crate::base::ids::SnapshotId;
@@ -93,6 +94,8 @@ pub struct VerifySummary {
     pub damaged: Vec<Damage>,
     /// Damages beyond the list's limit.
     pub more_damaged: u64,
+    /// Snapshots that this host stored in a vault and the server says it dropped.
+    pub snapshots_dropped: u64,
 }
 
 impl VerifySummary {
@@ -127,20 +130,22 @@ impl Session {
         if let Place::Servers = place {
             self.send(request)?;
         }
-        let vault = self.vault.clone();
+        let (vault, holder) = (self.vault.clone(), self.holder());
         self.converse(|mut line| {
             let mut handler = handler;
-            let key = |id| match &vault {
-                Some(vault) => vault.full_key(id),
-                None => Err(ClientError::NoVaultKey { vault: id }),
-            };
+            let access = |id| vault.as_deref().ok_or(ClientError::NoVaultKey { vault: id });
             match place {
                 Place::Servers => {}
                 Place::Sealed(id) => {
-                    return take_sealed(VaultReader::new(line, key(None)?), request, Some(id), &mut handler);
+                    let access = access(None)?;
+                    let reader = VaultReader::new(line, access.full_key(None)?);
+                    return take_sealed(access, &holder, reader, request, Some(id), &mut handler);
                 }
-                Place::Anothers => match key(None) {
-                    Ok(key) => return take_sealed(VaultReader::new(line, key), request, None, &mut handler),
+                Place::Anothers => match access(None).and_then(|access| Ok((access, access.full_key(None)?))) {
+                    Ok((access, key)) => {
+                        let reader = VaultReader::new(line, key);
+                        return take_sealed(access, &holder, reader, request, None, &mut handler);
+                    }
                     Err(error @ ClientError::VaultKey { .. }) => return Err(error),
                     // Nobody is to hear of a missing passphrase instead of a mistyped id: the server says it.
                     Err(_) => line.send(request)?,
@@ -149,10 +154,17 @@ impl Session {
             match take_all(&mut line, request, &mut handler)? {
                 Answer::Whole(result) => Ok(result),
                 Answer::Sealed(id, snapshot) => {
-                    take_sealed(VaultReader::new(line, key(Some(id))?), request, Some(snapshot), &mut handler)
+                    let access = access(Some(id))?;
+                    let reader = VaultReader::new(line, access.full_key(Some(id))?);
+                    take_sealed(access, &holder, reader, request, Some(snapshot), &mut handler)
                 }
             }
         })
+    }
+
+    /// What the server's list of a vault lacks of what this host stored there, as far as one was opened.
+    pub fn compared_with_chain(&self) -> Compared {
+        self.vault.as_deref().map(VaultAccess::compared).unwrap_or_default()
     }
 
     /// Lets `work` talk to the server, on a worker's thread.
@@ -360,18 +372,23 @@ pub(super) fn matches_selector(id: SnapshotId, selector: &str) -> bool {
     selector == "latest" || id.as_str().starts_with(selector)
 }
 
-/// Makes the answer from what is in the vault.
+/// Makes the answer from what is in the vault, once what the server lists of it was compared with what this host stored.
 fn take_sealed<R>(
+    access: &VaultAccess,
+    holder: &Holder,
     mut reader: VaultReader<'_>,
     request: &ToServer<'_>,
     id: Option<SnapshotId>,
     handler: &mut impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError>,
 ) -> Result<R, ClientError> {
-    let opened = match (id, selection_of(request)) {
-        (Some(id), _) => reader.open_by_id(id)?,
-        (None, Some(selection)) => reader.open(selection)?,
-        (None, None) => return Err(unexpected()),
+    let selection = selection_of(request).ok_or_else(unexpected)?;
+    let explain = |error| access.explain(error, &selection.snapshot);
+    access.compare_once(&mut reader, holder).map_err(explain)?;
+    let opened = match id {
+        Some(id) => Some(reader.open_by_id(id)?),
+        None => reader.open(selection)?,
     };
+    let opened = opened.ok_or_else(|| explain(reader.nothing_meant(selection)))?;
     let mut result = None;
     reader.answer(&opened, request, &mut |message| {
         result = result.take().or(handler(message)?);

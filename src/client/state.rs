@@ -284,6 +284,23 @@ impl StateFolder {
         read_bounded(&self.folder.join(name))
     }
 
+    /// A file that may be longer, and holds no secret.
+    pub(super) fn read_long_file(&self, name: &str, bytes_max: u64) -> Result<Option<Vec<u8>>, StateError> {
+        let file = self.folder.join(name);
+        let opened = match File::open(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(failed(&file, "open"))?,
+        };
+        let mut bytes = Vec::new();
+        opened.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed(&file, "read"))?;
+        match bytes.len() as u64 <= bytes_max {
+            true => Ok(Some(bytes)),
+            false => {
+                Err(StateError::Damaged { file, problem: format!("it is larger than {} KiB", bytes_max / 1024) })
+            }
+        }
+    }
+
     pub(super) fn remove_file(&self, name: &str) -> Result<(), StateError> {
         let file = self.folder.join(name);
         match std::fs::remove_file(&file) {

@@ -586,7 +586,7 @@ impl Verification<'_> {
         self.verified.sealed_snapshots += 1;
         let mut run = std::mem::take(&mut self.in_vaults);
         let mut watch = SealedWatch { verification: self, snapshot: head.id, is_gone: false };
-        let verified = watch.verification.store.verify_in_vault(place, &mut run, &|_| true, &mut watch);
+        let verified = watch.verification.store.verify_in_vault(head.id, place, &mut run, &|_| true, &mut watch);
         let is_gone = watch.is_gone;
         self.in_vaults = run;
         verified?;

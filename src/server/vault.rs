@@ -8,15 +8,18 @@ use super::session::{End, Ended, Failure};
 use super::sessions::{Doing, Live};
 use super::statistics::Count;
 use crate::base::host::boot_name;
-use crate::base::ids::ClientId;
+use crate::base::ids::{ClientId, SnapshotId};
+use crate::base::limits::VAULT_DROPPED_AT_ONCE;
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
 use crate::channel::worker::{self, Gone, Intake, Outbox};
 use crate::channel::{Channel, Closer};
 use crate::protocol::message::{
-    HostFolder, SealedHead, StoredHead, ToClient, ToServer, VaultAnswer, VaultBegin, VaultRequest, vault_flag,
+    DroppedSnapshots, HostFolder, SealedHead, StoredHead, ToClient, ToServer, VaultAnswer, VaultBegin,
+    VaultRequest, vault_flag,
 };
 use crate::storage::{
-    ClientRecord, Head, SealedObject, Store, StoreError, VaultBegun, VaultReader, VaultUpload, VaultUploadRequest,
+    ClientRecord, DroppedList, Head, SealedObject, Store, StoreError, VaultBegun, VaultReader, VaultUpload,
+    VaultUploadRequest,
 };
 
 use super::answers::snapshot_row;
@@ -120,7 +123,7 @@ fn send_begun(store: &Store, upload: &VaultUpload, outbox: &mut Outbox) -> Resul
     let (device, inode) = store.place()?;
     let data = HostFolder { boot: boot_name(), device, inode };
     let newest = upload.newest().map(|(id, head)| (*id, sealed_head(head)));
-    outbox.send_to_client(&ToClient::Vault(VaultAnswer::Begun { data, newest }))?;
+    outbox.send_to_client(&ToClient::Vault(VaultAnswer::Begun { data, snapshot: upload.snapshot(), newest }))?;
     Ok(outbox.flush()?)
 }
 
@@ -219,10 +222,13 @@ fn send_chunk(reader: &VaultReader, name: &ChunkName, outbox: &mut Outbox) -> Re
 fn snapshots(store: &Store, reader: &VaultReader, beginning: &str, outbox: &mut Outbox) -> Result<u64, Ended> {
     let (mut rows, mut sent) = (0, Ok::<(), Gone>(()));
     store.vault_snapshots(reader, beginning, &mut |snapshot| {
-        let Some(head) = &snapshot.head else {
-            let text = "its sealed head is damaged or gone".to_string();
-            sent = outbox.send_to_client(&ToClient::Damage { snapshot: snapshot.id, path: None, text });
-            return sent.is_ok();
+        let head = match &snapshot.head {
+            Ok(head) => head,
+            Err(problem) => {
+                let text = problem.clone();
+                sent = outbox.send_to_client(&ToClient::Damage { snapshot: snapshot.id, path: None, text });
+                return sent.is_ok();
+            }
         };
         let stored = StoredHead {
             id: snapshot.id,
@@ -237,5 +243,19 @@ fn snapshots(store: &Store, reader: &VaultReader, beginning: &str, outbox: &mut 
         sent.is_ok()
     })?;
     sent?;
+    send_dropped(&reader.dropped()?, beginning, outbox)?;
     Ok(rows)
+}
+
+/// Tells what was dropped on purpose of the snapshots whose ids begin so.
+fn send_dropped(dropped: &DroppedList, beginning: &str, outbox: &mut Outbox) -> Result<(), Gone> {
+    let fits = |id: &SnapshotId| id.as_str().starts_with(beginning);
+    let ids: Vec<SnapshotId> = dropped.snapshots.iter().copied().filter(fits).collect();
+    let parts = ids.chunks(VAULT_DROPPED_AT_ONCE).map(<[SnapshotId]>::to_vec);
+    let lone = (ids.is_empty() && dropped.before.is_some()).then(Vec::new);
+    for snapshots in parts.chain(lone) {
+        let part = DroppedSnapshots { before: dropped.before, snapshots };
+        outbox.send_to_client(&ToClient::Vault(VaultAnswer::Dropped(part)))?;
+    }
+    Ok(())
 }

@@ -419,17 +419,12 @@ impl Catalog {
         let Some(damaged) = self.damaged.last() else { return Ok(()) };
         let readable = self.heads.last().map_or(0, |head| head.sequence);
         let missing = readable.saturating_sub(self.heads.len() as u64);
-        let is_later = newest.is_none_or(|head| begun(head.id) <= begun(damaged.id));
+        let is_later = newest.is_none_or(|head| head.id.begun() <= damaged.id.begun());
         match is_later || self.damaged.len() as u64 > missing {
             true => Err(damaged.error()),
             false => Ok(()),
         }
     }
-}
-
-/// The second in which a snapshot was begun, as its id has it: times compare as texts.
-fn begun(id: SnapshotId) -> String {
-    id.as_str()[..16].to_string()
 }
 
 fn id_text(snapshot: &Result<Arc<Head>, &DamagedHead>) -> String {

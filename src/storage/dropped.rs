@@ -4,6 +4,8 @@
 //! again. What other snapshots need stays where it lies, explained by the dropped head, which is removed when
 //! nothing is left.
 //!
+//! Of a snapshot in a vault it is written down there first, for those who read the vault.
+//!
 //! A snapshot that is held, pinned by a reader or an upload, or the base of an upload that waits to be gone on with
 //! is not dropped.
 
@@ -81,9 +83,11 @@ impl Store {
                 }
             }
         })?;
+        let (dropped, damaged) = (&drops.dropped[before.0..], &drops.damaged[before.1..]);
         let renamed = self
-            .rename_heads(state, &drops.dropped[before.0..])
-            .and_then(|()| self.replace_damaged_heads(state, &drops.damaged[before.1..]));
+            .note_dropped(state, dropped, damaged)
+            .and_then(|()| self.rename_heads(state, dropped))
+            .and_then(|()| self.replace_damaged_heads(state, damaged));
         if renamed.is_err() {
             // Some may have got their new name: the disk knows.
             state.forget_catalog();

@@ -87,6 +87,7 @@ pub use summary::{ClientSummary, GROWTH_DAYS};
 pub use sweep::Swept;
 pub use tokens::TOKEN_BYTES;
 pub use upload::{Begun, CommitCounts, ContentVerdict, RangeAnswer, Upload, UploadRequest};
+pub use vault::dropped::DroppedList;
 pub use vault::{
     SealedObject, Tidied, VaultBegun, VaultReader, VaultRun, VaultSnapshot, VaultUpload, VaultUploadRequest,
     VaultWatch,

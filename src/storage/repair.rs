@@ -30,6 +30,7 @@ use super::index::{INDEX_BYTES_MAX, Index, IndexRecord, decode_headless_index};
 use super::layout::{SEALING_NAME, dropped_name, head_name, index_name, names_in, read_small_file};
 use super::store::{Shared, Store};
 use super::tokens;
+use super::vault::dropped as dropped_in_vaults;
 use super::verify::is_checked_record;
 use crate::base::durable::{FILE_MODE, exists};
 use crate::base::folder::open_folder;
@@ -159,8 +160,12 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// Tokens, and the record of the daily prune.
+    /// Tokens, what was dropped of vaults, and the record of the daily prune.
     fn small_records(&mut self) -> Result<(), StoreError> {
+        for (path, _) in dropped_in_vaults::check_all(&self.shared.layout.vaults())? {
+            let text = "which snapshots of a vault were dropped: its readers are told of those that are gone";
+            self.drop_record(path, None, text)?;
+        }
         for error in tokens::check_all(&self.shared.layout.tokens())? {
             let StoreError::Damaged { path, .. } = error else { return Err(error) };
             self.drop_record(path, None, "a token that nobody can use any more: \"enroll\" makes a new one")?;

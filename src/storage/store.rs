@@ -342,6 +342,8 @@ impl Store {
     /// caller sees to it that it has no session and that this is [between prunes](Store::between_prunes), and calls
     /// [`Store::remove_data`] next.
     pub fn remove_client(&self, id: ClientId) -> Result<Arc<ClientRecord>, StoreError> {
+        let damaged: Vec<SnapshotId> = self.damaged_heads(id)?.iter().map(|damaged| damaged.id).collect();
+        self.note_dropped(&*self.state(id)?, &self.snapshots(id)?, &damaged)?;
         let mut clients = locked(&self.clients);
         let what = || StoreError::NotFound { what: format!("client {id} is no longer here") };
         let record = clients.get(id).ok_or_else(what)?;

@@ -35,6 +35,7 @@ use super::range::{HASH_BYTES, Location, StoredContent, StoredEntry};
 use super::repair::{Outcome, Repaired};
 use super::sealed_json::{decode_sealed, encode_sealed};
 use super::store::{Damage, Shared, Store};
+use super::vault::dropped as dropped_in_vaults;
 use super::vault::{VaultRun, VaultWatch};
 use super::{tokens, unexplained};
 use crate::base::durable::FILE_MODE;
@@ -198,8 +199,8 @@ impl Store {
         self.shared.disk.replace_file(handle.as_fd(), name.as_bytes(), &bytes, FILE_MODE).at("write", &path)
     }
 
-    /// Reads the records of clients, the tokens, the record of the daily prune, and who may use which vault. The last
-    /// is made again where it can be.
+    /// Reads the records of clients, the tokens, the record of the daily prune, who may use which vault, and what was
+    /// dropped of vaults. Who may use one is made again where it can be.
     pub fn verify_records(&self) -> Result<Vec<DamagedFile>, StoreError> {
         let layout = &self.shared.layout;
         let mut errors = tokens::check_all(&layout.tokens())?;
@@ -211,6 +212,7 @@ impl Store {
             errors.push(StoreError::damaged(&daily, "its checksum does not fit"));
         }
         errors.extend(SealingState::read(layout.data()).err());
+        errors.extend(dropped_in_vaults::check_all(&layout.vaults())?.into_iter().map(|(_, error)| error));
         let mut damaged = Vec::new();
         for error in errors {
             damaged.extend(damaged_file(error, None)?);
@@ -515,7 +517,7 @@ impl Run<'_> {
         let mut run = std::mem::take(&mut self.in_vaults);
         let file = self.store.shared.layout.vaults().join(place.vault.to_string());
         let mut watching = Watching { run: self, head: head.id, file, watch };
-        let goes_on = watching.run.store.verify_in_vault(place, &mut run, &is_due, &mut watching)?;
+        let goes_on = watching.run.store.verify_in_vault(head.id, place, &mut run, &is_due, &mut watching)?;
         self.in_vaults = run;
         self.found.is_cut_short |= !goes_on;
         Ok(())

@@ -1,6 +1,7 @@
 //! The vault: what the server stores and cannot read.
 
 mod backing_up;
+mod chain;
 mod independent;
 mod keys;
 mod looking;

@@ -396,10 +396,11 @@ class Vault:
         check(len(data) == length, "a stream's length")
         return data
 
-    def head(self, record):
+    def head(self, record, snapshot):
         check((SNAPSHOT, record) in self.records, "the snapshot's record is missing")
         key, name, payload = self.records[SNAPSHOT, record]
         reader = Bytes(payload)
+        check(reader.take(25) == snapshot.encode(), "the record is another snapshot's")
         reader.take(16)
         lists = [reader.take(32) for _ in range(reader.number("I"))]
         for each in lists:
@@ -412,9 +413,11 @@ class Restore:
     def __init__(self, vault, target):
         self.vault, self.target, self.files = vault, target, 0
 
-    def run(self, head):
+    def run(self, head, snapshot):
         check(head.number("B") == 1, "a head's version")
-        head.take(16 + 8 + 32 + 12)
+        head.take(16 + 8 + 32)
+        check(head.take(25) == snapshot.encode(), "the snapshot is shown under another one's id")
+        head.take(12)
         entries, _, _, _ = (head.number("Q") for _ in range(4))
         head.bytes16(), head.bytes16()
         for _ in range(head.number("I")):
@@ -489,7 +492,7 @@ def main():
         sys.exit(f"reader: no snapshot {snapshot}")
     check(head["vault"]["id"] == vault.id.hex(), "the snapshot belongs to another vault")
     restore = Restore(vault, os.fsencode(target))
-    restore.run(vault.head(bytes.fromhex(head["vault"]["object"])))
+    restore.run(vault.head(bytes.fromhex(head["vault"]["object"]), snapshot), snapshot)
     print(f"{restore.files} files")
 
 

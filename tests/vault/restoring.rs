@@ -256,6 +256,17 @@ fn verify_finds_what_is_damaged_and_a_server_that_was_set_back() {
     copy(&saved, &data);
     let server = TestServer::start(&workplace);
     let client = TestClient::new(&workplace, &server.address, "ada");
+    let told = "it has lost it, or was set back";
     let run = verify(&client, &[]).expect(6);
-    assert!(run.err().contains("unless that was dropped on purpose"), "{}", run.err());
+    assert!(run.err().contains(told), "{}", run.err());
+    // What is shown as the latest is given, and is not taken for it.
+    let to = workplace.join("to");
+    let more = workplace.join("source/more");
+    for (words, code) in
+        [(vec![OsStr::new("ls")], 6), (vec!["restore".as_ref(), "--to".as_ref(), to.as_os_str()], 6)]
+    {
+        let run = Run::of(opened(&client, words)).expect(code);
+        assert!(run.err().contains(told), "{}", run.err());
+    }
+    assert!(to.join(stored(&source)).exists() && !to.join(stored(&more)).exists());
 }

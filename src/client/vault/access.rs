@@ -1,35 +1,93 @@
-//! The full key of a vault, opened when it is first needed and once for a run.
+//! What a run opens vaults with: the full key, opened when it is first needed and once for a run; and what a server's list
+//! lacks of what this host has stored, which is looked at once as well.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::error::ClientError;
+use super::super::query::matches_selector;
+use super::super::state::StateFolder;
+use super::chain::{Chain, Compared, Finding, Holder};
 use super::key_file::VaultKeys;
 use super::passphrase::PassphraseSource;
+use super::reader::{LATEST, VaultReader, dropped};
+use crate::base::ids::SnapshotId;
 use crate::base::vault::VaultId;
 use crate::crypto::FullKey;
+use crate::protocol::message::FailureCode;
 
 /// What a run was given to open vaults with.
 pub struct VaultAccess {
     /// None where nothing but an open key is at hand.
     keys: Option<VaultKeys>,
-    state: PathBuf,
+    /// The state folder whose chain a server's list is compared with; none where nobody would be told.
+    state: Option<PathBuf>,
     opened: Mutex<Option<Arc<FullKey>>>,
+    /// What that comparison has found: it is made once in a run.
+    compared: Mutex<Option<Compared>>,
 }
 
 impl VaultAccess {
     pub fn new(keys: VaultKeys) -> VaultAccess {
-        VaultAccess { state: keys.state.clone(), keys: Some(keys), opened: Mutex::new(None) }
+        let state = Some(keys.state.clone());
+        VaultAccess { keys: Some(keys), state, opened: Mutex::default(), compared: Mutex::default() }
     }
 
-    /// A key that is open already, and no other.
-    pub fn of_open_key(key: Arc<FullKey>, state: &Path) -> VaultAccess {
-        VaultAccess { keys: None, state: state.to_path_buf(), opened: Mutex::new(Some(key)) }
+    /// A key that is open already, and no other. With a state folder, its chain is compared with what the server lists.
+    pub fn of_open_key(key: Arc<FullKey>, state: Option<&Path>) -> VaultAccess {
+        let state = state.map(Path::to_path_buf);
+        VaultAccess { keys: None, state, opened: Mutex::new(Some(key)), compared: Mutex::default() }
     }
 
-    /// The state folder.
-    pub fn state(&self) -> &Path {
-        &self.state
+    /// The state folder that the chain is in.
+    pub fn state(&self) -> Option<StateFolder> {
+        self.state.as_deref().map(StateFolder::look)
+    }
+
+    /// What does not fit the chain of this host, as far as a vault was opened.
+    pub fn compared(&self) -> Compared {
+        self.compared.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    }
+
+    /// Compares what the server lists with the chain of this host, where it has one; once.
+    ///
+    /// # Errors
+    /// Those of the line; what the server says where it has no such vault.
+    pub fn compare_once(&self, reader: &mut VaultReader<'_>, holder: &Holder) -> Result<(), ClientError> {
+        let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        let (None, Some(state)) = (&*compared, self.state()) else { return Ok(()) };
+        let mut chain = match Chain::open(&state, reader.vault(), holder.clone()) {
+            Ok(chain) => chain,
+            // What is to be read can be read all the same.
+            Err(error) => {
+                let findings = vec![Finding::Unreadable { problem: error.to_string() }];
+                *compared = Some(Compared { findings, ..Compared::default() });
+                return Ok(());
+            }
+        };
+        if chain.stored().is_empty() {
+            *compared = Some(Compared::default());
+            return Ok(());
+        }
+        let (listed, is_there) = reader.listed_or_nothing()?;
+        *compared = Some(chain.compare(&listed));
+        is_there
+    }
+
+    /// That a snapshot is not there is damage where this host has stored it and nobody dropped it.
+    pub fn explain(&self, error: ClientError, selector: &str) -> ClientError {
+        let ClientError::Failure { code: FailureCode::NotFound, text } = error else { return error };
+        let compared = self.compared();
+        let meant = |ids: &[SnapshotId]| ids.iter().find(|id| matches_selector(**id, selector)).copied();
+        match (meant(&compared.gone), meant(&compared.dropped)) {
+            (Some(_), _) if selector == LATEST => {
+                let count = compared.gone.len();
+                ClientError::Integrity(format!("{text}; {count} that this host stored in the vault are gone"))
+            }
+            (Some(id), _) => ClientError::Integrity(Finding::Gone { first: id, last: id, count: 1 }.to_string()),
+            (None, Some(id)) if selector != LATEST => dropped(id),
+            _ => ClientError::Failure { code: FailureCode::NotFound, text },
+        }
     }
 
     /// Whether a full key may be here at all.

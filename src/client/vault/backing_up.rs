@@ -13,7 +13,7 @@ use super::super::source::SourceReader;
 use super::super::unfinished::{self, ChosenUpload};
 use super::super::uploading::{Progress, Stopped, Uploaded};
 use super::cache::{Cache, CacheWriter};
-use super::chain::{Chain, Shown};
+use super::chain::{Chain, Link, Shown};
 use super::cutting::Cutting;
 use super::format::VaultHead;
 use super::known::{Comparison, Known};
@@ -22,6 +22,7 @@ use super::sealing::{BATCHES, Sealing};
 use super::uploading::{Queues, VaultUploading, commit};
 use crate::base::codec::Writer;
 use crate::base::host::boot_name;
+use crate::base::ids::{SnapshotId, hex};
 use crate::base::limits::VAULT_HEAD_BYTES_MAX;
 use crate::base::progress::{Event, Phase};
 use crate::base::time::Timestamp;
@@ -59,7 +60,7 @@ struct Try<'a> {
 }
 
 enum Begun {
-    Open(HostFolder),
+    Open(HostFolder, SnapshotId),
     /// This upload was committed before: its answer was lost.
     Stored(SnapshotRow),
 }
@@ -82,10 +83,10 @@ pub fn attempt(
         let text = "this server keeps no vaults: it needs a newer cyberbackup; without --vault, it can read what it is sent";
         return Err(ClientError::Impossible(text.into()));
     }
-    let chain = Chain::open(&client.state, target.key.vault(), &session.server.to_string())?;
+    let chain = Chain::open(&client.state, target.key.vault(), session.holder())?;
     let mut attempt = Try { client, target, options, upload, started: Timestamp::now(), chain };
-    let data = match attempt.begin(session)? {
-        Begun::Open(data) => data,
+    let (data, snapshot) = match attempt.begin(session)? {
+        Begun::Open(data, snapshot) => (data, snapshot),
         Begun::Stored(row) => return attempt.stored_before(row, progress),
     };
     if !options.dry_run {
@@ -104,7 +105,7 @@ pub fn attempt(
         return Ok(VaultUploaded { uploaded, was_stored_before: false });
     }
     client.sink.event(Event::Phase { phase: Phase::Cleanup, message: "the server is making it durable" });
-    let row = attempt.commit(session, found, unreadable)?;
+    let row = attempt.commit(session, snapshot, found, unreadable)?;
     if let Err(error) = writer.map_or(Ok(()), CacheWriter::finish) {
         client.notice(&format!(
             "vault-cache in the state folder cannot be kept ({error}): the next backup reads all files"
@@ -129,18 +130,18 @@ impl Try<'_> {
         })))?;
         let mut shown = None;
         let begun = opening(session, |answer| match answer {
-            ToClient::Vault(VaultAnswer::Begun { data, newest }) => {
+            ToClient::Vault(VaultAnswer::Begun { data, snapshot, newest }) => {
                 shown = newest
                     .map(|(snapshot, head)| Shown { snapshot, head: head_hash(head.name, head.key, head.sealed) });
-                Some(Begun::Open(data))
+                Some(Begun::Open(data, snapshot))
             }
             ToClient::Stored(row) => Some(Begun::Stored(row)),
             _ => None,
         })?;
-        if let Begun::Open(_) = begun
-            && let Some(message) = self.chain.compare(shown)
+        if let Begun::Open(..) = begun
+            && let Some(finding) = self.chain.compare_newest(shown)
         {
-            self.client.sink.event(Event::Warning { message: &message });
+            self.client.sink.event(Event::Warning { message: &finding.to_string() });
         }
         Ok(begun)
     }
@@ -242,9 +243,14 @@ impl Try<'_> {
     }
 
     /// Seals and sends the head; gives the snapshot's row, with what only this side knows.
-    fn commit(&mut self, session: &mut Session, found: Found, unreadable: u64) -> Result<SnapshotRow, ClientError> {
-        let (counter, previous) = self.chain.next();
-        let head = self.head(found, unreadable, counter, previous);
+    fn commit(
+        &mut self,
+        session: &mut Session,
+        snapshot: SnapshotId,
+        found: Found,
+        unreadable: u64,
+    ) -> Result<SnapshotRow, ClientError> {
+        let head = self.head(snapshot, found, unreadable);
         let (key, mut plain, mut sealed) = (self.target.key, Vec::new(), Vec::new());
         head.encode(&mut plain);
         if plain.len() > VAULT_HEAD_BYTES_MAX {
@@ -255,20 +261,25 @@ impl Try<'_> {
         let chunk = PlainChunk { name, bytes: &plain };
         ChunkSealer::new().seal(key, &self.target.data_key, &[chunk], &mut sealed);
         let hash = head_hash(name, self.target.data_key.id(), &sealed);
-        self.chain.note_sent(&self.client.state, counter, hash)?;
+        self.chain.note_sent(&self.client.state, Link { counter: head.counter, snapshot, head: hex(&hash) })?;
         let stored = commit(&mut session.channel, name, &sealed);
         let row = stored.map_err(|stopped| error_of(session, stopped))?;
+        if row.id != snapshot {
+            let text = format!("the server calls the snapshot {}, and said that it would be {snapshot}", row.id);
+            return Err(ClientError::Integrity(text));
+        }
         self.chain.note_stored(&self.client.state, row.id)?;
         let VaultHead { started, entries, files, bytes, unreadable, host, label, tags, roots, .. } = head;
         Ok(SnapshotRow { started, entries, files, bytes, unreadable, host, label, tags, roots, ..row })
     }
 
-    fn head(&self, found: Found, unreadable: u64, counter: u64, previous: [u8; 32]) -> VaultHead {
-        let options = self.options;
+    fn head(&self, snapshot: SnapshotId, found: Found, unreadable: u64) -> VaultHead {
+        let (options, (counter, previous)) = (self.options, self.chain.next());
         VaultHead {
             writer: self.chain.writer(),
             counter,
             previous,
+            snapshot,
             started: self.started,
             entries: found.entries,
             files: found.totals.files,

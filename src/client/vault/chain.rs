@@ -1,18 +1,22 @@
 //! The chain of heads that this host has stored in a vault: each names the hash of the one before. The state folder keeps
-//! the newest, so a server that was set back, or has lost or exchanged it, is found without reading anything.
+//! the newest, so a server that was set back, or has lost or exchanged one of them, is found without reading anything.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::super::state::{StateError, StateFolder};
-use crate::base::ids::{SnapshotId, hex, random_array, unhex};
+use super::listed::Listed;
+use crate::base::ids::{ClientId, SnapshotId, hex, random_array, unhex};
+use crate::base::limits::VAULT_CHAIN_MAX;
 use crate::base::vault::VaultId;
 
 const CHAIN_FILE: &str = "vault-chain.json";
 const CHAIN_VERSION: u32 = 1;
 /// Chains that are kept: one for each vault and server.
 const CHAINS_MAX: usize = 64;
-/// Heads before the newest that are remembered, so that a server that shows one of them is known to have been set back.
-const EARLIER_MAX: usize = 64;
+/// Room for all of them.
+const CHAIN_FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// What `vault-chain.json` holds.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,27 +31,36 @@ struct ChainFile {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct KeptChain {
     vault: VaultId,
-    /// The fingerprint of the server's key.
-    server: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    stored: Option<Link>,
-    /// The hashes of heads that were stored before it, the oldest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    earlier: Vec<String>,
+    #[serde(flatten)]
+    at: Holder,
+    /// The heads that were stored, the oldest first; [`VAULT_CHAIN_MAX`] at most.
+    stored: Vec<Link>,
     /// A head that was sent, and whose answer has not come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sent: Option<Link>,
+}
+
+/// Who keeps a chain's snapshots: the server by its key, or, since that may be exchanged, by what it calls this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The fingerprint of the server's key.
+    pub server: String,
+    pub client: ClientId,
+}
+
+impl Holder {
+    fn is(&self, other: &Holder) -> bool {
+        self.server == other.server || self.client == other.client
+    }
 }
 
 /// A head in a chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     pub counter: u64,
+    pub snapshot: SnapshotId,
     /// The hash of the sealed head, in hex.
     pub head: String,
-    /// None while the answer has not come.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub snapshot: Option<SnapshotId>,
 }
 
 /// The chain of one vault at one server.
@@ -65,103 +78,233 @@ pub struct Shown {
     pub head: [u8; 32],
 }
 
+/// What does not fit the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// So many, one behind the other in the chain, that the server neither shows nor says it dropped.
+    Gone { first: SnapshotId, last: SnapshotId, count: usize },
+    /// Shown with another head than was stored.
+    OtherHead { snapshot: SnapshotId },
+    /// The newest are not shown: the newest that is shown is an older one, or there is none. Whether the server says what
+    /// it dropped is known to those only who may read the vault.
+    SetBack { newest: SnapshotId, shown: Option<SnapshotId>, count: usize, drops_are_known: bool },
+    /// A newer one than this state folder has stored.
+    Unknown { snapshot: SnapshotId },
+    /// The chain cannot be read.
+    Unreadable { problem: String },
+}
+
+/// How what a server lists compares with the chain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Compared {
+    pub findings: Vec<Finding>,
+    /// The snapshots that are gone, by time.
+    pub gone: Vec<SnapshotId>,
+    /// Those that the server says it dropped.
+    pub dropped: Vec<SnapshotId>,
+    /// The newest that this host has stored is gone or exchanged: what is shown as the latest may be another.
+    pub is_newest_doubtful: bool,
+}
+
+impl Finding {
+    /// The snapshot that it is about, where there is one.
+    pub fn snapshot(&self) -> Option<SnapshotId> {
+        match self {
+            Finding::Gone { last: snapshot, .. }
+            | Finding::OtherHead { snapshot }
+            | Finding::SetBack { newest: snapshot, .. }
+            | Finding::Unknown { snapshot } => Some(*snapshot),
+            Finding::Unreadable { .. } => None,
+        }
+    }
+}
+
+impl Finding {
+    /// What is wrong with that snapshot.
+    pub fn reason(&self) -> String {
+        match self {
+            Finding::Gone { count: 1, .. } => {
+                "it is gone: this host stored it, and the server does not say that it dropped it".to_string()
+            }
+            Finding::Gone { first, count, .. } => format!(
+                "it and {} before it, from {first} on, are gone: this host stored them, and the server does not say that \
+                 it dropped them",
+                count - 1
+            ),
+            Finding::OtherHead { .. } => "its head is not the one that this host stored".to_string(),
+            Finding::SetBack { newest, shown, count, drops_are_known } => {
+                let shown = match shown {
+                    None => "the server shows no snapshot of this host in the vault any more".to_string(),
+                    Some(shown) => format!("the newest that the server shows is {shown}, older than {newest}"),
+                };
+                let before = if *count > 1 { format!(", and {} before it", count - 1) } else { String::new() };
+                let why = match drops_are_known {
+                    true => "the server does not say that it dropped it: it has lost it, or was set back",
+                    false => "unless it was dropped on purpose, the server has lost it, or was set back",
+                };
+                format!("it was stored last by this host, and is gone{before}: {shown}; {why}")
+            }
+            Finding::Unknown { .. } => {
+                "this state folder does not know of it: a copy of the folder is in use elsewhere, \
+                                        or an older one was put back"
+                    .to_string()
+            }
+            Finding::Unreadable { problem } => {
+                format!("whether the server shows all that this host stored cannot be said: {problem}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.snapshot() {
+            Some(snapshot) => write!(formatter, "snapshot {snapshot}: {}", self.reason()),
+            None => formatter.write_str(&self.reason()),
+        }
+    }
+}
+
 impl Chain {
     /// The chain as the state folder keeps it; a new one where it keeps none.
     ///
     /// # Errors
     /// The file cannot be read, or is damaged.
-    pub fn open(state: &StateFolder, vault: VaultId, server: &str) -> Result<Chain, StateError> {
+    pub fn open(state: &StateFolder, vault: VaultId, at: Holder) -> Result<Chain, StateError> {
         let file = read(state)?;
         let writer = file.as_ref().and_then(|file| unhex(&file.writer)).unwrap_or_else(random_array);
-        let kept =
-            file.into_iter().flat_map(|file| file.chains).find(|kept| kept.vault == vault && kept.server == server);
-        let new = || KeptChain { vault, server: server.to_string(), stored: None, earlier: Vec::new(), sent: None };
-        Ok(Chain { writer, kept: kept.unwrap_or_else(new) })
+        let chains = file.map(|file| file.chains).unwrap_or_default();
+        let mut kept = chains.into_iter().rev().filter(|kept| kept.vault == vault && kept.at.is(&at));
+        let kept = KeptChain {
+            at: at.clone(),
+            ..kept.next().unwrap_or(KeptChain { vault, at, stored: Vec::new(), sent: None })
+        };
+        Ok(Chain { writer, kept })
+    }
+
+    /// The vault that this host stored something in last at this server.
+    pub fn vault_used_last(state: &StateFolder, at: &Holder) -> Result<Option<VaultId>, StateError> {
+        let chains = read(state)?.map(|file| file.chains).unwrap_or_default();
+        let mut own = chains.iter().rev().filter(|kept| kept.at.is(at) && !kept.stored.is_empty());
+        Ok(own.next().map(|kept| kept.vault))
     }
 
     pub fn writer(&self) -> [u8; 16] {
         self.writer
     }
 
-    /// The newest head that is known to be stored.
-    pub fn stored(&self) -> Option<&Link> {
-        self.kept.stored.as_ref()
+    /// The heads that are known to be stored, the oldest first.
+    pub fn stored(&self) -> &[Link] {
+        &self.kept.stored
+    }
+
+    /// The number of the newest head that was sent; 0 where none was.
+    pub fn newest_number(&self) -> u64 {
+        let newest = [self.kept.stored.last(), self.kept.sent.as_ref()].into_iter().flatten();
+        newest.map(|link| link.counter).max().unwrap_or(0)
     }
 
     /// Counter and predecessor of the next head.
     pub fn next(&self) -> (u64, [u8; 32]) {
-        let stored = self.kept.stored.as_ref();
-        let previous = stored.and_then(|link| unhex(&link.head)).unwrap_or_default();
-        (stored.map_or(1, |link| link.counter.saturating_add(1)), previous)
+        let newest = self.kept.stored.last();
+        let previous = newest.and_then(|link| unhex(&link.head)).unwrap_or_default();
+        (newest.map_or(1, |link| link.counter.saturating_add(1)), previous)
     }
 
-    /// Compares what the server shows with what is kept, and takes a head over whose answer was lost. Gives what to tell
-    /// a person where they do not fit.
-    pub fn compare(&mut self, shown: Option<Shown>) -> Option<String> {
-        let is = |link: &Link, shown: Shown| link.head == hex(&shown.head);
-        if let (Some(sent), Some(shown)) = (&self.kept.sent, shown)
-            && is(sent, shown)
+    /// Compares the newest head that the server shows with what is kept, and takes one over whose answer was lost.
+    pub fn compare_newest(&mut self, shown: Option<Shown>) -> Option<Finding> {
+        if let Some(shown) = shown {
+            self.take_over_sent(|snapshot| (snapshot == shown.snapshot).then_some(shown.head));
+        }
+        let stored = self.kept.stored.last()?;
+        let is = |link: &Link, shown: Shown| link.snapshot == shown.snapshot && link.head == hex(&shown.head);
+        let set_back = |shown: Option<Shown>, count| Finding::SetBack {
+            newest: stored.snapshot,
+            shown: shown.map(|shown| shown.snapshot),
+            count,
+            drops_are_known: false,
+        };
+        let Some(shown) = shown else { return Some(set_back(None, 1)) };
+        let behind = self.kept.stored.iter().rev().position(|link| link.snapshot == shown.snapshot);
+        match behind {
+            _ if is(stored, shown) => None,
+            Some(behind) if is(&self.kept.stored[self.kept.stored.len() - 1 - behind], shown) => {
+                Some(set_back(Some(shown), behind))
+            }
+            Some(_) => Some(Finding::OtherHead { snapshot: shown.snapshot }),
+            None if shown.snapshot < stored.snapshot => Some(set_back(Some(shown), 1)),
+            None => Some(Finding::Unknown { snapshot: shown.snapshot }),
+        }
+    }
+
+    /// Compares all that the server lists of the vault with what is kept.
+    pub fn compare(&mut self, listed: &Listed) -> Compared {
+        self.take_over_sent(|snapshot| listed.heads.get(&snapshot)?.hash.clone().ok());
+        let mut compared = Compared::default();
+        let (mut missing, mut shown): (Vec<SnapshotId>, Option<SnapshotId>) = (Vec::new(), None);
+        for Link { snapshot, head, .. } in &self.kept.stored {
+            match listed.heads.get(snapshot) {
+                None if listed.dropped.accounts_for(*snapshot) => compared.dropped.push(*snapshot),
+                None => missing.push(*snapshot),
+                Some(listed) => {
+                    compared.add_gone(&std::mem::take(&mut missing));
+                    shown = Some(*snapshot);
+                    // One that the server cannot give is told as damage by whoever asks for it.
+                    if listed.hash.as_ref().is_ok_and(|hash| hex(hash) != *head) {
+                        compared.findings.push(Finding::OtherHead { snapshot: *snapshot });
+                    }
+                }
+            }
+        }
+        if let Some(newest) = missing.last().copied() {
+            compared.gone.extend(&missing);
+            let count = missing.len();
+            compared.findings.push(Finding::SetBack { newest, shown, count, drops_are_known: true });
+        }
+        let newest = self.kept.stored.last().map(|link| link.snapshot);
+        compared.is_newest_doubtful = compared.findings.iter().any(|finding| match finding {
+            Finding::SetBack { .. } => true,
+            Finding::OtherHead { snapshot } => Some(*snapshot) == newest,
+            _ => false,
+        });
+        compared
+    }
+
+    /// A head whose answer was lost is stored where the server shows it. `shown` gives the hash that a snapshot is shown
+    /// with.
+    fn take_over_sent(&mut self, shown: impl FnOnce(SnapshotId) -> Option<[u8; 32]>) {
+        if let Some(sent) = &self.kept.sent
+            && shown(sent.snapshot).is_some_and(|head| hex(&head) == sent.head)
         {
             let sent = sent.clone();
-            self.take_over(sent, shown.snapshot);
-        }
-        let stored = self.kept.stored.as_ref()?;
-        let id = stored.snapshot.map_or_else(|| format!("number {}", stored.counter), |id| id.to_string());
-        let vault = self.kept.vault;
-        match shown {
-            Some(shown) if is(stored, shown) => None,
-            None => Some(format!(
-                "the server has no snapshot of this host in the vault {vault} any more; the last one was {id}: unless \
-                 it was dropped on purpose, the server has lost it or was set back to an older state"
-            )),
-            Some(shown) if self.is_earlier(shown) => Some(format!(
-                "the newest snapshot of this host in the vault {vault} is {} at the server, older than {id}, which was \
-                 stored last: unless that was dropped on purpose, the server has lost it or was set back",
-                shown.snapshot
-            )),
-            Some(shown) if stored.snapshot == Some(shown.snapshot) => Some(format!(
-                "the snapshot {id} in the vault {vault} is not the one that this host stored: its head is another one"
-            )),
-            Some(shown) => Some(format!(
-                "the newest snapshot of this host in the vault {vault} is {}, which this state folder does not know \
-                 of: a copy of it is in use elsewhere, or an older one was put back",
-                shown.snapshot
-            )),
+            self.take_over(sent);
         }
     }
 
     /// A head goes to the server: kept before its answer can be lost.
-    pub fn note_sent(&mut self, state: &StateFolder, counter: u64, head: [u8; 32]) -> Result<(), StateError> {
-        self.kept.sent = Some(Link { counter, head: hex(&head), snapshot: None });
+    pub fn note_sent(&mut self, state: &StateFolder, link: Link) -> Result<(), StateError> {
+        self.kept.sent = Some(link);
         self.write(state)
     }
 
     /// The head that was sent is stored.
     pub fn note_stored(&mut self, state: &StateFolder, snapshot: SnapshotId) -> Result<(), StateError> {
-        if let Some(sent) = self.kept.sent.take() {
-            self.take_over(sent, snapshot);
+        if let Some(sent) = self.kept.sent.take_if(|sent| sent.snapshot == snapshot) {
+            self.take_over(sent);
         }
         self.write(state)
     }
 
-    fn take_over(&mut self, sent: Link, snapshot: SnapshotId) {
-        let before = self.kept.stored.replace(Link { snapshot: Some(snapshot), ..sent });
+    fn take_over(&mut self, sent: Link) {
         self.kept.sent = None;
-        self.kept.earlier.extend(before.map(|link| link.head));
-        let spare = self.kept.earlier.len().saturating_sub(EARLIER_MAX);
-        self.kept.earlier.drain(..spare);
-    }
-
-    /// Whether what is shown came before the newest: one that is remembered, or by the time in its id.
-    fn is_earlier(&self, shown: Shown) -> bool {
-        let newest = self.kept.stored.as_ref().and_then(|link| link.snapshot);
-        let has_earlier_id = newest.is_some_and(|newest| shown.snapshot < newest);
-        has_earlier_id || self.kept.earlier.contains(&hex(&shown.head))
+        self.kept.stored.push(sent);
+        let spare = self.kept.stored.len().saturating_sub(VAULT_CHAIN_MAX);
+        self.kept.stored.drain(..spare);
     }
 
     fn write(&self, state: &StateFolder) -> Result<(), StateError> {
         let mut chains = read(state)?.map(|file| file.chains).unwrap_or_default();
-        chains.retain(|kept| (kept.vault, &kept.server) != (self.kept.vault, &self.kept.server));
+        chains.retain(|kept| kept.vault != self.kept.vault || !kept.at.is(&self.kept.at));
         chains.push(self.kept.clone());
         let spare = chains.len().saturating_sub(CHAINS_MAX);
         chains.drain(..spare);
@@ -169,8 +312,18 @@ impl Chain {
     }
 }
 
+impl Compared {
+    /// Takes snapshots that are missing before one that is there.
+    fn add_gone(&mut self, missing: &[SnapshotId]) {
+        if let [first, .., last] | [first @ last] = *missing {
+            self.findings.push(Finding::Gone { first, last, count: missing.len() });
+            self.gone.extend(missing);
+        }
+    }
+}
+
 fn read(state: &StateFolder) -> Result<Option<ChainFile>, StateError> {
-    let Some(bytes) = state.read_file(CHAIN_FILE)? else { return Ok(None) };
+    let Some(bytes) = state.read_long_file(CHAIN_FILE, CHAIN_FILE_BYTES_MAX)? else { return Ok(None) };
     let damaged = |problem: String| StateError::Damaged { file: state.path().join(CHAIN_FILE), problem };
     let file: ChainFile = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     match file.version {
@@ -181,44 +334,138 @@ fn read(state: &StateFolder) -> Result<Option<ChainFile>, StateError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listed::ListedHead;
     use super::*;
-
-    const SERVER: &str = "SHA256:server";
+    use crate::base::time::Timestamp;
 
     fn id(second: u8) -> SnapshotId {
         format!("20260131T2359{second:02}Z-00c0ffee").parse().unwrap()
     }
 
-    #[test]
-    fn a_chain_goes_on_and_what_does_not_fit_it_is_told() {
+    fn link(counter: u64, head: u8) -> Link {
+        Link { counter, snapshot: id(counter as u8), head: hex(&[head; 32]) }
+    }
+
+    fn holder(server: &str, client: u8) -> Holder {
+        Holder { server: server.to_string(), client: ClientId::from_bytes([client; 16]) }
+    }
+
+    /// A state folder that has stored snapshots 1 to `count`, their heads with the hashes 1 to `count`.
+    fn with_chain(count: u8) -> (tempfile::TempDir, StateFolder, Chain) {
         let folder = tempfile::tempdir().unwrap();
         let state = StateFolder::open(folder.path(), "test").unwrap();
-        let vault = VaultId::random();
-        let mut chain = Chain::open(&state, vault, SERVER).unwrap();
-        assert_eq!((chain.next(), chain.compare(None)), ((1, [0; 32]), None));
-        chain.note_sent(&state, 1, [1; 32]).unwrap();
+        let mut chain = Chain::open(&state, VaultId::from_bytes([1; 16]), holder("key", 1)).unwrap();
+        for number in 1..=count {
+            chain.note_sent(&state, link(number.into(), number)).unwrap();
+            chain.note_stored(&state, id(number)).unwrap();
+        }
+        (folder, state, chain)
+    }
+
+    /// What a server lists: snapshots with the hashes of their heads, none for one that is damaged.
+    fn listed(heads: &[(u8, Option<u8>)], dropped: &[u8]) -> Listed {
+        let mut listed = Listed::default();
+        for (number, hash) in heads {
+            let hash = hash.map(|hash| [hash; 32]).ok_or_else(|| "damaged".to_string());
+            listed.heads.insert(id(*number), ListedHead { committed: Timestamp::default(), hash });
+        }
+        listed.dropped.ids = dropped.iter().map(|number| id(*number)).collect();
+        listed
+    }
+
+    #[test]
+    fn a_chain_goes_on_and_a_newest_head_that_does_not_fit_it_is_told() {
+        let (_folder, state, mut chain) = with_chain(0);
+        assert_eq!((chain.next(), chain.compare_newest(None)), ((1, [0; 32]), None));
+        chain.note_sent(&state, link(1, 1)).unwrap();
         chain.note_stored(&state, id(1)).unwrap();
 
-        let mut again = Chain::open(&state, vault, SERVER).unwrap();
+        let open = |at: Holder| Chain::open(&state, VaultId::from_bytes([1; 16]), at).unwrap();
+        let mut again = open(holder("key", 1));
         assert_eq!((again.writer(), again.next()), (chain.writer(), (2, [1; 32])));
-        assert_eq!(again.compare(Some(Shown { snapshot: id(1), head: [1; 32] })), None);
-        let mut told = |shown| again.compare(shown).unwrap();
-        assert!(told(None).contains("has no snapshot of this host"));
-        assert!(told(Some(Shown { snapshot: id(0), head: [9; 32] })).contains("older than"));
-        assert!(told(Some(Shown { snapshot: id(1), head: [9; 32] })).contains("is not the one"));
-        assert!(told(Some(Shown { snapshot: id(2), head: [9; 32] })).contains("does not know of"));
+        let shown = |number: u8, head: u8| Some(Shown { snapshot: id(number), head: [head; 32] });
+        assert_eq!(again.compare_newest(shown(1, 1)), None);
+        let mut told = |shown| again.compare_newest(shown).unwrap().to_string();
+        assert!(told(None).contains("shows no snapshot of this host"));
+        assert!(told(shown(0, 9)).contains("older than"));
+        assert!(told(shown(1, 9)).contains("not the one that this host stored"));
+        assert!(told(shown(2, 9)).contains("does not know of it"));
+        assert!(told(shown(2, 1)).contains("does not know of it"), "a head belongs to its id");
 
         // What was stored before is known whatever the clock says.
-        again.note_sent(&state, 2, [7; 32]).unwrap();
-        again.note_stored(&state, id(1)).unwrap();
-        assert!(again.compare(Some(Shown { snapshot: id(2), head: [1; 32] })).unwrap().contains("older than"));
+        let late = Link { snapshot: id(0), ..link(2, 7) };
+        again.note_sent(&state, late).unwrap();
+        again.note_stored(&state, id(0)).unwrap();
+        assert!(again.compare_newest(shown(1, 1)).unwrap().to_string().contains("older than"));
 
         // An answer that was lost.
-        again.note_sent(&state, 2, [2; 32]).unwrap();
-        let mut third = Chain::open(&state, vault, SERVER).unwrap();
-        assert_eq!(third.compare(Some(Shown { snapshot: id(2), head: [2; 32] })), None);
-        assert_eq!(third.next(), (3, [2; 32]));
-        assert_eq!(Chain::open(&state, vault, "SHA256:other").unwrap().next().0, 1);
-        assert_eq!(Chain::open(&state, VaultId::random(), SERVER).unwrap().next().0, 1);
+        again.note_sent(&state, link(3, 3)).unwrap();
+        let mut third = open(holder("key", 1));
+        assert_eq!(third.compare_newest(shown(3, 3)), None);
+        assert_eq!(third.next(), (4, [3; 32]));
+        // The server has another key, or calls this host another: it is the same one, unless both are so.
+        assert_eq!(open(holder("new key", 1)).next().0, 3);
+        assert_eq!(open(holder("key", 2)).next().0, 3);
+        assert_eq!(open(holder("new key", 2)).next().0, 1);
+        assert_eq!(Chain::open(&state, VaultId::random(), holder("key", 1)).unwrap().next().0, 1);
+        assert_eq!(Chain::vault_used_last(&state, &holder("key", 1)).unwrap(), Some(VaultId::from_bytes([1; 16])));
+        assert_eq!(Chain::vault_used_last(&state, &holder("other", 2)).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_listed_is_compared_with_all_that_is_kept() {
+        let (_folder, _state, mut chain) = with_chain(6);
+        let all: Vec<(u8, Option<u8>)> = (1..=6).map(|number| (number, Some(number))).collect();
+        let whole = [&all[..], &[(9, Some(9))]].concat();
+        assert_eq!(
+            chain.compare(&listed(&whole, &[])),
+            Compared::default(),
+            "others' snapshots are none of its own"
+        );
+
+        // One is gone, two are, one was dropped, one is damaged, one has another head.
+        let some = [all[0], (4, None), (5, Some(9)), all[5]];
+        let compared = chain.compare(&listed(&some, &[3]));
+        let gone = Finding::Gone { first: id(2), last: id(2), count: 1 };
+        assert_eq!(compared.findings, [gone, Finding::OtherHead { snapshot: id(5) }]);
+        assert_eq!((compared.gone, compared.dropped), (vec![id(2)], vec![id(3)]));
+        assert!(!compared.is_newest_doubtful);
+        let compared = chain.compare(&listed(&[all[0], all[3], all[4], all[5]], &[]));
+        assert_eq!(compared.findings, [Finding::Gone { first: id(2), last: id(3), count: 2 }]);
+
+        // The newest are gone: the server was set back.
+        let set_back =
+            |newest, shown, count| Finding::SetBack { newest: id(newest), shown, count, drops_are_known: true };
+        let compared = chain.compare(&listed(&all[..4], &[]));
+        assert_eq!(compared.findings, [set_back(6, Some(id(4)), 2)]);
+        assert!(compared.is_newest_doubtful && compared.gone == [id(5), id(6)]);
+        let compared = chain.compare(&Listed::default());
+        assert_eq!((compared.findings, compared.is_newest_doubtful), (vec![set_back(6, None, 6)], true));
+        assert_eq!(chain.compare(&listed(&all[..4], &[6])).findings, [set_back(5, Some(id(4)), 1)]);
+        assert!(chain.compare(&listed(&[&all[..5], &[(6, Some(1))]].concat(), &[])).is_newest_doubtful);
+
+        // All that is missing was dropped, or may have been.
+        let compared = chain.compare(&listed(&all[4..], &[1, 2, 3, 4]));
+        assert_eq!((compared.findings, compared.dropped.len()), (vec![], 4));
+        let mut unsure = listed(&all[4..], &[]);
+        unsure.dropped.before = Some(id(3));
+        assert_eq!(chain.compare(&unsure).findings, [Finding::Gone { first: id(4), last: id(4), count: 1 }]);
+    }
+
+    #[test]
+    fn an_answer_that_was_lost_is_found_in_the_list_and_the_oldest_heads_are_forgotten() {
+        let (_folder, state, mut chain) = with_chain(2);
+        chain.note_sent(&state, link(3, 3)).unwrap();
+        assert_eq!(chain.compare(&listed(&[(1, Some(1)), (2, Some(2))], &[])).findings, [], "it may not be stored");
+        assert_eq!(chain.stored().len(), 2);
+        chain.compare(&listed(&[(1, Some(1)), (2, Some(2)), (3, Some(3))], &[]));
+        assert_eq!(chain.stored().len(), 3);
+
+        chain.kept.stored = (0..VAULT_CHAIN_MAX as u64).map(|number| link(number % 60, 1)).collect();
+        let sent = link(59, 5);
+        chain.note_sent(&state, sent.clone()).unwrap();
+        chain.note_stored(&state, sent.snapshot).unwrap();
+        let again = Chain::open(&state, VaultId::from_bytes([1; 16]), holder("key", 1)).unwrap();
+        assert_eq!((again.stored().len(), again.stored().last()), (VAULT_CHAIN_MAX, Some(&sent)));
     }
 }

@@ -4,6 +4,7 @@
 //! `docs/vault-format.md` has the bytes.
 
 use crate::base::codec::{DecodeError, Reader, Writer};
+use crate::base::ids::SnapshotId;
 use crate::base::limits::{LABEL_BYTES_MAX, ROOTS_MAX, TAGS_MAX, VAULT_CHUNK_BYTES_MAX, VAULT_HEAD_BYTES_MAX};
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
@@ -26,6 +27,8 @@ pub struct VaultHead {
     pub counter: u64,
     /// The hash of the sealed head before it; zeros for the first.
     pub previous: [u8; 32],
+    /// What the server calls the snapshot: it can be shown under no other id.
+    pub snapshot: SnapshotId,
     pub started: Timestamp,
     pub entries: u64,
     pub files: u64,
@@ -73,6 +76,7 @@ impl VaultHead {
         out.put_bytes(&self.writer);
         out.put_u64(self.counter);
         out.put_bytes(&self.previous);
+        out.put_bytes(self.snapshot.as_bytes());
         self.started.encode(out);
         for count in [self.entries, self.files, self.bytes, self.unreadable] {
             out.put_u64(count);
@@ -95,6 +99,7 @@ impl VaultHead {
             writer: reader.array("writer id")?,
             counter: reader.u64("counter")?,
             previous: reader.array("previous head")?,
+            snapshot: read_snapshot(&mut reader)?,
             started: Timestamp::decode(&mut reader)?,
             entries: reader.u64("entries")?,
             files: reader.u64("files")?,
@@ -183,6 +188,11 @@ fn read_name(reader: &mut Reader<'_>) -> Result<ChunkName, DecodeError> {
     Ok(ChunkName::from_bytes(reader.array("chunk name")?))
 }
 
+fn read_snapshot(reader: &mut Reader<'_>) -> Result<SnapshotId, DecodeError> {
+    let id = SnapshotId::from_bytes(reader.bytes(SnapshotId::LENGTH, "snapshot id")?);
+    id.ok_or(DecodeError::Invalid { what: "snapshot id" })
+}
+
 fn read_path(reader: &mut Reader<'_>) -> Result<EntryPath, DecodeError> {
     let bytes = reader.bytes16(usize::from(u16::MAX), "path")?;
     EntryPath::parse(bytes).map_err(|_| DecodeError::Invalid { what: "path" })
@@ -209,6 +219,7 @@ mod tests {
             writer: [3; 16],
             counter: 4,
             previous: [5; 32],
+            snapshot: "20260131T235959Z-00c0ffee".parse().unwrap(),
             started: Timestamp { seconds: 6, nanoseconds: 7 },
             entries: 8,
             files: 9,

@@ -38,9 +38,10 @@ impl Session {
         if !self.keeps_vaults {
             return Ok(Vec::new());
         }
-        match self.converse(|line| VaultReader::new(line, key).list("")) {
+        match self.converse(|line| VaultReader::new(line, key).listed("")) {
             Err(ClientError::Failure { code: FailureCode::NotFound, .. }) => Ok(Vec::new()),
-            listed => listed,
+            Err(error) => Err(error),
+            Ok(listed) => Ok(listed.heads.into_iter().map(|(id, head)| (head.committed, id)).collect()),
         }
     }
 

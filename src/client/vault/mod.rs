@@ -3,7 +3,8 @@
 //!
 //! [`backing_up`] is one try of a backup: the walk's ranges are compared with the last one ([`known`], [`cache`]), what
 //! changed is read and cut ([`cutting`]), the server is asked ([`uploading`]), and what it lacks is sealed
-//! ([`sealing`]). [`chain`] finds a server that was set back.
+//! ([`sealing`]). [`chain`] finds what a server lost, exchanged or was set back by in what it lists ([`listed`]), [`writers`] what
+//! is missing between the heads of any host.
 
 mod access;
 pub(super) mod backing_up;
@@ -17,6 +18,7 @@ pub mod format;
 mod heads;
 pub mod key_file;
 pub(super) mod known;
+pub mod listed;
 pub(super) mod lists;
 pub(super) mod parcel;
 pub mod passphrase;
@@ -26,11 +28,14 @@ pub(super) mod spool;
 pub(super) mod uploading;
 mod verifying;
 mod walk;
+mod writers;
 
 pub use access::VaultAccess;
+pub use chain::{Compared, Finding};
 pub(super) use fetching::Line;
 pub(super) use heads::Place;
 pub use key_file::{VaultKeys, calibrate, create_vault};
 pub use passphrase::PassphraseSource;
+pub use reader::LATEST;
 pub(super) use reader::{VaultReader, selection_of};
 pub use verifying::Telling;

@@ -8,20 +8,20 @@ use super::super::query::unexpected;
 use super::contents::{Contents, Emit};
 use super::fetching::{Fetcher, Line};
 use super::format::VaultHead;
+use super::listed::{Listed, ListedHead};
 use super::walk::{Choice, Found, Walk, Wanted};
 use crate::base::entry::EntryKind;
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
-use crate::base::time::Timestamp;
 use crate::base::vault::VaultId;
-use crate::crypto::{FullKey, head_hash};
+use crate::crypto::FullKey;
 use crate::protocol::message::{
     FailureCode, Page, ReadBlocks, Selection, SnapshotRow, StoredHead, ToClient, ToServer, VaultAnswer,
     VaultRequest, content_flag,
 };
 
 /// What a selector means that names no id.
-const LATEST: &str = "latest";
+pub const LATEST: &str = "latest";
 
 /// A snapshot whose head is open.
 pub struct Opened {
@@ -55,53 +55,74 @@ impl<'l> VaultReader<'l> {
         VaultReader { fetcher: Fetcher::new(line, key), vault }
     }
 
-    /// Opens the snapshot with this id, or, of any client, what the selector means.
-    pub fn open(&mut self, selection: &Selection) -> Result<Opened, ClientError> {
+    /// Opens the snapshot with this id, or, of any client, what the selector means; none where it means none.
+    pub fn open(&mut self, selection: &Selection) -> Result<Option<Opened>, ClientError> {
         let (selector, is_latest) = match selection.snapshot.as_str() {
             LATEST => ("", true),
             id => (id, false),
         };
-        let mut found = self.list(selector)?;
-        found.sort_unstable_by_key(|(committed, id)| std::cmp::Reverse((*committed, *id)));
-        if !is_latest && let [_, (_, other), ..] = found[..] {
+        let listed = self.listed(selector)?;
+        if !is_latest && let Some((other, _)) = listed.heads.iter().nth(1) {
             let text =
                 format!("several snapshots begin with {selector:?}, {other} among them: give more of the id");
             return Err(ClientError::Failure { code: FailureCode::NotFound, text });
         }
-        for (_, id) in found {
+        for id in newest_first(&listed) {
             let opened = self.open_by_id(id)?;
             if selection.root.as_ref().is_none_or(|root| !is_latest || opened.head.roots.contains(root)) {
-                return Ok(opened);
+                return Ok(Some(opened));
             }
         }
-        let what = match (is_latest, &selection.root) {
-            (true, Some(root)) => format!("has the root {}", root.display()),
-            (true, None) => "is there yet".to_string(),
-            (false, _) => format!("begins with {selector:?}"),
+        Ok(None)
+    }
+
+    /// What is said where a selector means no snapshot.
+    pub fn nothing_meant(&self, Selection { snapshot, root, .. }: &Selection) -> ClientError {
+        let what = match root {
+            Some(root) if snapshot == LATEST => format!("has the root {}", root.display()),
+            None if snapshot == LATEST => "is there yet".to_string(),
+            _ => format!("begins with {snapshot:?}"),
         };
         let text = format!(
             "no snapshot of this client, or in the vault {}, {what}: \"cyberbackup snapshots\" lists this client's",
             self.vault
         );
-        Err(ClientError::Failure { code: FailureCode::NotFound, text })
+        ClientError::Failure { code: FailureCode::NotFound, text }
     }
 
-    /// When they were committed, and the ids of the vault's snapshots that begin so.
-    pub fn list(&mut self, selector: &str) -> Result<Vec<(Timestamp, SnapshotId)>, ClientError> {
-        let mut found = Vec::new();
-        self.snapshots(selector, |stored| found.push((stored.committed, stored.id)))?;
-        Ok(found)
+    pub fn vault(&self) -> VaultId {
+        self.vault
     }
 
-    /// Opens the head of a snapshot.
+    /// All of the vault's snapshots; or, beside an empty list, the server's word that it has no such vault. After that it
+    /// ends the connection.
+    pub fn listed_or_nothing(&mut self) -> Result<(Listed, Result<(), ClientError>), ClientError> {
+        match self.listed("") {
+            Err(error @ ClientError::Failure { code: FailureCode::NotFound, .. }) => {
+                Ok((Listed::default(), Err(error)))
+            }
+            listed => Ok((listed?, Ok(()))),
+        }
+    }
+
+    /// The vault's snapshots whose ids begin so.
+    pub fn listed(&mut self, selector: &str) -> Result<Listed, ClientError> {
+        self.list(selector, |_| {})
+    }
+
+    /// Opens the head of a snapshot. One that was sealed for another snapshot is not this one's.
     pub fn open_by_id(&mut self, id: SnapshotId) -> Result<Opened, ClientError> {
         let mut found = None;
-        self.snapshots(id.as_str(), |stored| {
+        let mut listed = self.list(id.as_str(), |stored| {
             found = Some((stored.head.name, stored.head.key, stored.head.sealed.to_vec(), as_stored(stored)));
         })?;
-        let Some((name, key, sealed, stored)) = found else {
-            return Err(damaged_head(id, "the server does not give it"));
+        let hash = match listed.heads.remove(&id).map(|head| head.hash) {
+            Some(Ok(hash)) => hash,
+            Some(Err(problem)) => return Err(damaged_head(id, &problem)),
+            None if listed.dropped.ids.contains(&id) => return Err(dropped(id)),
+            None => return Err(damaged_head(id, "the server does not give it")),
         };
+        let (name, key, sealed, stored) = found.filter(|(.., stored)| stored.id == id).ok_or_else(unexpected)?;
         let stored = StoredHead {
             head: crate::protocol::message::SealedHead { name, key, sealed: &sealed },
             client: String::new(),
@@ -111,7 +132,11 @@ impl<'l> VaultReader<'l> {
             Ok(plain) => VaultHead::decode(plain).map_err(|error| damaged_head(id, &error.to_string()))?,
             Err(text) => return Err(damaged_head(id, &text)),
         };
-        Ok(Opened { row: self.row(&stored, &head), head, hash: head_hash(name, key, &sealed) })
+        if head.snapshot != id {
+            let text = format!("it is that of snapshot {}, which the server shows under this id", head.snapshot);
+            return Err(damaged_head(id, &text));
+        }
+        Ok(Opened { row: self.row(&stored, &head), head, hash })
     }
 
     fn row(&self, stored: &StoredHead<'_>, head: &VaultHead) -> SnapshotRow {
@@ -133,17 +158,21 @@ impl<'l> VaultReader<'l> {
         }
     }
 
-    /// The vault's snapshots whose ids begin with `selector`; those whose heads are damaged are left out.
-    fn snapshots(&mut self, selector: &str, mut take: impl FnMut(&StoredHead<'_>)) -> Result<(), ClientError> {
+    /// Asks for the snapshots whose ids begin with `selector`, and gives `take` each head that the server gives.
+    fn list(&mut self, selector: &str, mut take: impl FnMut(&StoredHead<'_>)) -> Result<Listed, ClientError> {
         let (vault, read_token) = (self.vault, *self.fetcher.key().read_token());
         let request = VaultRequest::Snapshots { vault, read_token, selector: selector.to_string() };
-        let line = self.fetcher.line();
+        let (line, mut listed) = (self.fetcher.line(), Listed::default());
         line.send(&ToServer::Vault(request))?;
         loop {
             match line.receive()? {
-                ToClient::Vault(VaultAnswer::Snapshot(stored)) => take(&stored),
-                ToClient::Damage { .. } => {}
-                ToClient::End { .. } => return Ok(()),
+                ToClient::Vault(VaultAnswer::Snapshot(stored)) => {
+                    listed.add(&stored)?;
+                    take(&stored);
+                }
+                ToClient::Vault(VaultAnswer::Dropped(part)) => listed.dropped.add(part)?,
+                ToClient::Damage { snapshot, text, .. } => listed.add_damaged(snapshot, text)?,
+                ToClient::End { .. } => return Ok(listed),
                 _ => return Err(unexpected()),
             }
         }
@@ -317,6 +346,18 @@ pub fn wanted(found: &Found) -> Wanted {
     if found.entry.kind == EntryKind::File && is_readable { Wanted::Content } else { Wanted::Nothing }
 }
 
+/// By when they were committed. Of one that the server cannot give that is not known: it counts from when it was begun,
+/// as it may be the newest.
+fn newest_first(listed: &Listed) -> Vec<SnapshotId> {
+    let time = |(id, head): (&SnapshotId, &ListedHead)| match head.hash {
+        Ok(_) => (head.committed.compact(), head.committed.nanoseconds, *id),
+        Err(_) => (id.begun().to_string(), u32::MAX, *id),
+    };
+    let mut found: Vec<(String, u32, SnapshotId)> = listed.heads.iter().map(time).collect();
+    found.sort_unstable();
+    found.into_iter().rev().map(|(.., id)| id).collect()
+}
+
 fn as_stored(stored: &StoredHead<'_>) -> StoredHead<'static> {
     StoredHead {
         id: stored.id,
@@ -326,6 +367,12 @@ fn as_stored(stored: &StoredHead<'_>) -> StoredHead<'static> {
         stored_bytes: stored.stored_bytes,
         head: crate::protocol::message::SealedHead { name: stored.head.name, key: stored.head.key, sealed: &[] },
     }
+}
+
+/// By its id, or since it was listed.
+pub fn dropped(id: SnapshotId) -> ClientError {
+    let text = format!("snapshot {id} is not there any more: the server says that it was dropped");
+    ClientError::Failure { code: FailureCode::NotFound, text }
 }
 
 fn damaged_head(id: SnapshotId, text: &str) -> ClientError {

@@ -1,22 +1,23 @@
 //! Verification with the full key: that heads, lists and, if wanted, all contents are what this client stored, and that the
 //! heads of each host follow each other. What the server itself finds, by checksums, is told before.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 
 use super::super::connect::Session;
 use super::super::error::ClientError;
 use super::super::query::{Damage, VerifySummary, matches_selector, sums};
-use super::super::state::StateFolder;
-use super::chain::{Chain, Shown};
+use super::chain::{Chain, Compared, Finding};
 use super::fetching::Line;
+use super::listed::Listed;
 use super::reader::{Opened, VaultReader};
 use super::walk::{Choice, Found, Wanted};
+use super::writers::{Place, Writers};
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
 use crate::base::vault::VaultId;
 use crate::channel::worker;
 use crate::crypto::ContentHasher;
-use crate::protocol::message::{ContentEnd, Selection, ToClient};
+use crate::protocol::message::{ContentEnd, FailureCode, Selection, ToClient};
 
 /// What is told while a verification goes on.
 pub struct Telling<'a> {
@@ -51,17 +52,27 @@ impl Session {
             |_| {},
         )?;
         let selected = selected(&own, &selection.snapshot);
-        let (Some(access), Some((_, vault))) = (self.vault.clone(), selected.first().copied()) else {
+        let is_all = selection.snapshot.is_empty();
+        let Some(access) = self.vault.clone() else { return Ok(VerifySummary::default()) };
+        let (state, holder) = (access.state(), self.holder());
+        // A server that shows nothing any more is asked about what this host knows that it stored.
+        let used_last = || state.as_ref().filter(|_| is_all).map(|state| Chain::vault_used_last(state, &holder));
+        let shown = selected.first().map(|(_, vault)| *vault);
+        let Some(vault) =
+            shown.map_or_else(|| used_last().transpose().map(Option::flatten), |vault| Ok(Some(vault)))?
+        else {
             return Ok(VerifySummary::default());
         };
         let key = access.full_key(Some(vault))?;
-        let newest = own.iter().rev().find(|(_, of)| *of == Some(vault)).map(|(id, _)| *id);
-        let mut chain = Chain::open(&StateFolder::look(access.state()), vault, &self.server.to_string())?;
-        let is_all = selection.snapshot.is_empty();
+        let open_chain = || state.as_ref().map(|state| Chain::open(state, vault, holder.clone())).transpose();
+        // Before the list, so that what it has is in the list.
+        let chain = open_chain()?;
         let conversation = worker::converse(&mut self.channel, |intake, outbox| {
-            let mut verifying =
-                Verifying { summary: VerifySummary::default(), telling, read_data, heads: HashMap::new() };
             let mut reader = VaultReader::new(Line::new(intake, outbox), key);
+            let (listed, is_there) = reader.listed_or_nothing()?;
+            // Without the vault nothing can be opened: the server has said so of each that it shows.
+            let selected = if is_there.is_ok() { selected } else { Vec::new() };
+            let mut verifying = Verifying::new(telling, read_data, listed);
             for (id, of) in selected.iter().copied() {
                 match of == vault {
                     true => verifying.snapshot(&mut reader, id, &selection.paths)?,
@@ -69,7 +80,10 @@ impl Session {
                 }
             }
             if is_all {
-                verifying.chain(&mut chain, newest);
+                verifying.others(&mut reader)?;
+            }
+            if let (Some(mut chain), Some(now)) = (chain, open_chain()?) {
+                verifying.chain(&mut chain, &now, is_all);
             }
             Ok(verifying.summary)
         });
@@ -93,37 +107,29 @@ fn selected(own: &[(SnapshotId, Option<VaultId>)], selector: &str) -> Vec<(Snaps
     meant.filter_map(|(id, vault)| Some((*id, (*vault)?))).collect()
 }
 
-/// A head that was opened: its place in its writer's chain.
-struct Place {
-    id: SnapshotId,
-    hash: [u8; 32],
-    previous: [u8; 32],
-}
-
 struct Verifying<'a> {
     summary: VerifySummary,
     telling: Telling<'a>,
     read_data: bool,
-    /// By writer and counter.
-    heads: HashMap<([u8; 16], u64), Place>,
+    /// What the server shows of the vault, and says it dropped.
+    listed: Listed,
+    writers: Writers,
+    opened: BTreeSet<SnapshotId>,
 }
 
-impl Verifying<'_> {
+impl<'a> Verifying<'a> {
+    fn new(telling: Telling<'a>, read_data: bool, listed: Listed) -> Verifying<'a> {
+        let (summary, writers, opened) = (VerifySummary::default(), Writers::default(), BTreeSet::new());
+        Verifying { summary, telling, read_data, listed, writers, opened }
+    }
+
     fn snapshot(
         &mut self,
         reader: &mut VaultReader<'_>,
         id: SnapshotId,
         paths: &[EntryPath],
     ) -> Result<(), ClientError> {
-        let opened = match reader.open_by_id(id) {
-            Ok(opened) => opened,
-            Err(ClientError::Integrity(text)) => {
-                self.damaged(id, None, text);
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        self.head(&opened);
+        let Some(opened) = self.open(reader, id)? else { return Ok(()) };
         let read_data = self.read_data;
         let mut files = 0;
         let mut choose = |found: &Found| {
@@ -141,6 +147,43 @@ impl Verifying<'_> {
         }
         (self.telling.progress)(self.summary.files, self.summary.bytes);
         Ok(())
+    }
+
+    /// Opens the head of a snapshot, and takes its place in its writer's chain; none where it is damaged, which
+    /// is told, or is not there any more.
+    fn open(&mut self, reader: &mut VaultReader<'_>, id: SnapshotId) -> Result<Option<Opened>, ClientError> {
+        let opened = match reader.open_by_id(id) {
+            Ok(opened) => opened,
+            Err(ClientError::Integrity(text)) => {
+                self.damaged(id, None, text);
+                return Ok(None);
+            }
+            // Dropped since it was listed: there is nothing to verify.
+            Err(ClientError::Failure { code: FailureCode::NotFound, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        self.opened.insert(id);
+        let place = Place { snapshot: id, hash: opened.hash, previous: opened.head.previous };
+        if let Some(problem) = self.writers.add(opened.head.writer, opened.head.counter, place) {
+            self.damaged(id, None, problem);
+        }
+        Ok(Some(opened))
+    }
+
+    /// Opens the heads that are none of this client's selected ones: of them nothing else is verified.
+    fn others(&mut self, reader: &mut VaultReader<'_>) -> Result<(), ClientError> {
+        let others: Vec<SnapshotId> = self.listed.heads.keys().copied().collect();
+        for id in others {
+            if !self.opened.contains(&id) && !self.is_told(id) {
+                self.open(reader, id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the whole snapshot was told to be damaged.
+    fn is_told(&self, id: SnapshotId) -> bool {
+        self.summary.damaged.iter().any(|damage| damage.snapshot == id && damage.path.is_none())
     }
 
     fn take(&mut self, id: SnapshotId, current: &mut Current, message: &ToClient<'_>) {
@@ -170,34 +213,25 @@ impl Verifying<'_> {
         (self.telling.progress)(self.summary.files, self.summary.bytes);
     }
 
-    /// Two heads of one writer with one number, or one that does not follow the one before it, were not stored so.
-    fn head(&mut self, opened: &Opened) {
-        let (writer, counter, id) = (opened.head.writer, opened.head.counter, opened.row.id);
-        let place = Place { id, hash: opened.hash, previous: opened.head.previous };
-        let before = counter.checked_sub(1).and_then(|before| self.heads.get(&(writer, before)));
-        let after = self.heads.get(&(writer, counter.saturating_add(1)));
-        let does_not_follow = before.is_some_and(|before| before.hash != place.previous)
-            || after.is_some_and(|after| after.previous != place.hash);
-        let other = self.heads.insert((writer, counter), place).map(|other| other.id);
-        if let Some(other) = other {
-            self.damaged(id, None, format!("its head has the number {counter}, as that of {other} has"));
-        } else if does_not_follow {
-            self.damaged(id, None, "its head does not follow the one before it".to_string());
+    /// Compares what the server shows with what this host keeps of its own chain, and, where all heads were opened, what
+    /// is missing between those of every writer. `now` is the chain as it is since: a backup may run beside.
+    fn chain(&mut self, chain: &mut Chain, now: &Chain, is_all: bool) {
+        let Compared { findings, dropped, .. } = chain.compare(&self.listed);
+        self.summary.snapshots_dropped = dropped.len() as u64;
+        let newest = self.writers.newest(chain.writer()).filter(|_| is_all && !chain.stored().is_empty());
+        let unknown = newest.filter(|(number, _)| *number > now.newest_number());
+        let unknown = unknown.map(|(_, snapshot)| Finding::Unknown { snapshot });
+        for finding in findings.into_iter().chain(unknown) {
+            if let Some(snapshot) = finding.snapshot() {
+                self.damaged(snapshot, None, finding.reason());
+            }
         }
-    }
-
-    /// Compares the newest head with what this host keeps of its own chain.
-    fn chain(&mut self, chain: &mut Chain, newest: Option<SnapshotId>) {
-        let shown = newest.and_then(|id| {
-            let place = self.heads.values().find(|place| place.id == id)?;
-            Some(Shown { snapshot: id, head: place.hash })
-        });
-        // A head that is damaged was told as such.
-        let is_known = newest.is_none() || shown.is_some();
-        if let Some(text) = chain.compare(shown).filter(|_| is_known)
-            && let Some(id) = newest.or_else(|| chain.stored().and_then(|stored| stored.snapshot))
-        {
-            self.damaged(id, None, text);
+        if is_all {
+            let unopened = self.listed.heads.keys().copied().filter(|id| !self.opened.contains(id)).collect();
+            let own = chain.stored().first().map(|first| (chain.writer(), first.counter));
+            for gap in self.writers.gaps(&self.listed.dropped, &unopened, own) {
+                self.damaged(gap.before, None, gap.to_string());
+            }
         }
     }
 

@@ -82,7 +82,6 @@ pub(super) fn read_snapshot_option(reader: &mut Reader<'_>) -> Result<Option<Sna
 }
 
 pub(super) fn read_snapshot(reader: &mut Reader<'_>) -> Result<SnapshotId, DecodeError> {
-    let text = std::str::from_utf8(reader.bytes(SnapshotId::LENGTH, "snapshot id")?);
-    let id = text.ok().and_then(|text| text.parse().ok());
+    let id = SnapshotId::from_bytes(reader.bytes(SnapshotId::LENGTH, "snapshot id")?);
     id.ok_or(DecodeError::Invalid { what: "snapshot id" })
 }

@@ -69,3 +69,4 @@ pub const VAULT_OBJECT: u8 = 200;
 pub const VAULT_MISSING: u8 = 201;
 pub const VAULT_KEY: u8 = 202;
 pub const VAULT_SNAPSHOT: u8 = 203;
+pub const VAULT_DROPPED: u8 = 204;

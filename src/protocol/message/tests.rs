@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::base::ids::UploadId;
-use crate::base::limits::{PAGE_ENTRIES_MAX, READ_RUNS_MAX, VAULT_FETCH_MAX, VAULT_NAMES_MAX};
+use crate::base::limits::{
+    PAGE_ENTRIES_MAX, READ_RUNS_MAX, VAULT_DROPPED_AT_ONCE, VAULT_FETCH_MAX, VAULT_NAMES_MAX,
+};
 use crate::base::vault::{ChunkName, DataKeyId};
 use proptest::prelude::*;
 
@@ -184,8 +186,8 @@ fn to_client() -> Vec<ToClient<'static>> {
 
 fn from_vaults() -> impl Iterator<Item = VaultAnswer<'static>> {
     [
-        VaultAnswer::Begun { data: data(), newest: None },
-        VaultAnswer::Begun { data: data(), newest: Some((id(), head())) },
+        VaultAnswer::Begun { data: data(), snapshot: id(), newest: None },
+        VaultAnswer::Begun { data: data(), snapshot: id(), newest: Some((id(), head())) },
         VaultAnswer::Lacking { number: 5, bits: &[3] },
         VaultAnswer::Object { name: name(18), key: DataKeyId::from_bytes([13; 16]), sealed: b"sealed" },
         VaultAnswer::Missing { name: name(18), text: "gone".into() },
@@ -198,6 +200,8 @@ fn from_vaults() -> impl Iterator<Item = VaultAnswer<'static>> {
             stored_bytes: 6,
             head: head(),
         }),
+        VaultAnswer::Dropped(DroppedSnapshots { before: None, snapshots: Vec::new() }),
+        VaultAnswer::Dropped(DroppedSnapshots { before: Some(id()), snapshots: vec![id(), id()] }),
     ]
     .into_iter()
 }
@@ -214,6 +218,10 @@ fn names_come_whole_and_no_more_than_may() {
     let keys = |bytes: usize| is_fine(message_kind::VAULT_KEYS, &vec![1; 48 + bytes]);
     assert!(keys(VAULT_FETCH_MAX * 16) && !keys((VAULT_FETCH_MAX + 1) * 16) && !keys(0) && !keys(17));
     assert!(Names::of(&[1; 70]).iter().eq([name(1), name(1)]));
+    let dropped = |count: usize| [&[0], id().as_str().as_bytes().repeat(count).as_slice()].concat();
+    let is_fine = |body: &[u8]| ToClient::decode(message_kind::VAULT_DROPPED, body).is_ok();
+    assert!(is_fine(&dropped(VAULT_DROPPED_AT_ONCE)) && !is_fine(&dropped(VAULT_DROPPED_AT_ONCE + 1)));
+    assert!(is_fine(&dropped(0)) && !is_fine(&dropped(1)[..25]));
 }
 
 #[test]

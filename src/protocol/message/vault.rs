@@ -2,12 +2,14 @@
 //! knows names, lengths and which snapshot needs what.
 
 use super::begin::{BOOT_BYTES_MAX, HostFolder};
-use super::fields::{put_cut_text, put_text, read_snapshot};
+use super::fields::{put_cut_text, put_snapshot_option, put_text, read_snapshot, read_snapshot_option};
 use super::message_kind::*;
 use super::{RSA_CIPHERTEXT_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::ids::{SnapshotId, UploadId};
-use crate::base::limits::{VAULT_FETCH_MAX, VAULT_NAMES_MAX, VAULT_SEALED_BYTES_MAX, VAULT_SEALED_HEAD_BYTES_MAX};
+use crate::base::limits::{
+    VAULT_DROPPED_AT_ONCE, VAULT_FETCH_MAX, VAULT_NAMES_MAX, VAULT_SEALED_BYTES_MAX, VAULT_SEALED_HEAD_BYTES_MAX,
+};
 use crate::base::time::Timestamp;
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
 
@@ -174,6 +176,8 @@ pub enum VaultAnswer<'a> {
     /// The upload is open.
     Begun {
         data: HostFolder,
+        /// The id that the snapshot will have.
+        snapshot: SnapshotId,
         /// The newest snapshot of this client in this vault.
         newest: Option<(SnapshotId, SealedHead<'a>)>,
     },
@@ -198,6 +202,16 @@ pub enum VaultAnswer<'a> {
         wrapped: &'a [u8],
     },
     Snapshot(StoredHead<'a>),
+    Dropped(DroppedSnapshots),
+}
+
+/// A part of what the server has dropped of a vault on purpose.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DroppedSnapshots {
+    /// Up to this id, itself included, more may have been dropped than is told.
+    pub before: Option<SnapshotId>,
+    /// Rising; [`VAULT_DROPPED_AT_ONCE`] at most.
+    pub snapshots: Vec<SnapshotId>,
 }
 
 /// The longest body of a message about a vault; none for an unknown kind.
@@ -211,12 +225,15 @@ pub(super) fn body_bytes_max(kind: u8) -> Option<usize> {
         VAULT_FETCH => 16 + 32 + VAULT_FETCH_MAX * ChunkName::BYTES,
         VAULT_KEYS => 16 + 32 + VAULT_FETCH_MAX * 16,
         VAULT_SNAPSHOTS => 16 + 32 + 2 + TEXT_BYTES_MAX,
-        VAULT_BEGUN => 2 + BOOT_BYTES_MAX + 16 + 1 + SnapshotId::LENGTH + SEALED_HEAD_BYTES_MAX,
+        VAULT_BEGUN => {
+            2 + BOOT_BYTES_MAX + 16 + SnapshotId::LENGTH + 1 + SnapshotId::LENGTH + SEALED_HEAD_BYTES_MAX
+        }
         VAULT_LACKING => 4 + VAULT_NAMES_MAX / 8,
         VAULT_OBJECT => SEALED_HEAD_BYTES_MAX,
         VAULT_MISSING => ChunkName::BYTES + 2 + TEXT_BYTES_MAX,
         VAULT_KEY => 16 + RSA_CIPHERTEXT_BYTES_MAX,
         VAULT_SNAPSHOT => SnapshotId::LENGTH + 8 + 12 + 2 + NAME_BYTES_MAX + 8 + SEALED_HEAD_BYTES_MAX,
+        VAULT_DROPPED => 1 + SnapshotId::LENGTH + VAULT_DROPPED_AT_ONCE * SnapshotId::LENGTH,
         _ => return None,
     })
 }
@@ -338,7 +355,7 @@ impl<'a> SealedHead<'a> {
 
 impl<'a> StoredHead<'a> {
     fn encode(&self, out: &mut Vec<u8>) {
-        out.put_bytes(self.id.as_str().as_bytes());
+        out.put_bytes(self.id.as_bytes());
         out.put_u64(self.sequence);
         self.committed.encode(out);
         put_cut_text(out, &self.client, NAME_BYTES_MAX);
@@ -367,16 +384,18 @@ impl<'a> VaultAnswer<'a> {
             VaultAnswer::Missing { .. } => VAULT_MISSING,
             VaultAnswer::Key { .. } => VAULT_KEY,
             VaultAnswer::Snapshot(_) => VAULT_SNAPSHOT,
+            VaultAnswer::Dropped(_) => VAULT_DROPPED,
         }
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            VaultAnswer::Begun { data, newest } => {
+            VaultAnswer::Begun { data, snapshot, newest } => {
                 data.encode(out);
+                out.put_bytes(snapshot.as_bytes());
                 out.put_flag(newest.is_some());
                 if let Some((id, head)) = newest {
-                    out.put_bytes(id.as_str().as_bytes());
+                    out.put_bytes(id.as_bytes());
                     head.encode(out);
                 }
             }
@@ -396,6 +415,10 @@ impl<'a> VaultAnswer<'a> {
                 out.put_bytes(wrapped);
             }
             VaultAnswer::Snapshot(stored) => stored.encode(out),
+            VaultAnswer::Dropped(dropped) => {
+                put_snapshot_option(out, dropped.before);
+                dropped.snapshots.iter().for_each(|id| out.put_bytes(id.as_bytes()));
+            }
         }
     }
 
@@ -403,6 +426,7 @@ impl<'a> VaultAnswer<'a> {
         Ok(match kind {
             VAULT_BEGUN => VaultAnswer::Begun {
                 data: HostFolder::decode(reader)?,
+                snapshot: read_snapshot(reader)?,
                 newest: match reader.flag("newest snapshot")? {
                     true => Some((read_snapshot(reader)?, SealedHead::decode(reader)?)),
                     false => None,
@@ -421,6 +445,10 @@ impl<'a> VaultAnswer<'a> {
             },
             VAULT_KEY => VaultAnswer::Key { id: read_key_id(reader)?, wrapped: reader.rest() },
             VAULT_SNAPSHOT => VaultAnswer::Snapshot(StoredHead::decode(reader)?),
+            VAULT_DROPPED => VaultAnswer::Dropped(DroppedSnapshots {
+                before: read_snapshot_option(reader)?,
+                snapshots: read_snapshots(reader)?,
+            }),
             _ => return Err(DecodeError::Invalid { what: "message kind" }),
         })
     }
@@ -453,4 +481,10 @@ fn read_key_ids(reader: &mut Reader<'_>) -> Result<Vec<DataKeyId>, DecodeError> 
         true => Err(DecodeError::Short { what: "data key ids" }),
         false => Ok(keys),
     }
+}
+
+/// To the end of the message, [`VAULT_DROPPED_AT_ONCE`] at most.
+fn read_snapshots(reader: &mut Reader<'_>) -> Result<Vec<SnapshotId>, DecodeError> {
+    let count = reader.remaining() / SnapshotId::LENGTH;
+    (0..count.min(VAULT_DROPPED_AT_ONCE)).map(|_| read_snapshot(reader)).collect()
 }

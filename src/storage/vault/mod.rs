@@ -16,6 +16,7 @@
 
 mod access;
 mod compact;
+pub mod dropped;
 mod index;
 mod pack;
 mod pack_check;
@@ -312,6 +313,8 @@ pub struct Vaults {
     slots: Mutex<HashMap<VaultId, Arc<Slot>>>,
     /// Held while it is looked whether a vault is there, and made.
     making: Mutex<()>,
+    /// Held while it is written down what is dropped.
+    dropping: Mutex<()>,
 }
 
 /// The place of one vault: its lock is held while it is opened and closed, so that no two have its index open.

@@ -3,7 +3,7 @@
 
 use super::access;
 use super::index::has_key;
-use super::record::{Kind, SnapshotPayload};
+use super::record::{Kind, Record};
 use super::rows::SnapshotRow;
 use super::{KeptSnapshot, Opening, Vault, VaultHandle, folder_of};
 use crate::base::ids::SnapshotId;
@@ -32,8 +32,8 @@ pub struct VaultSnapshot {
     /// What the client is called that stored it.
     pub client: String,
     pub stored_bytes: u64,
-    /// None where it is damaged.
-    pub head: Option<SealedObject>,
+    /// What is wrong with it, where it cannot be given.
+    pub head: Result<SealedObject, String>,
 }
 
 /// A vault for somebody who may read it.
@@ -51,6 +51,7 @@ impl Store {
     }
 
     /// The snapshots in a vault whose ids begin so, whichever client stored them, one by one; false from `take` ends it.
+    /// Where one lies its own head says, and no row of the index.
     pub fn vault_snapshots(
         &self,
         reader: &VaultReader,
@@ -63,17 +64,22 @@ impl Store {
             }
             let Some(record) = self.client(kept.client) else { continue };
             let state = self.state(kept.client)?;
-            let head = state.with_catalog(&self.shared.layout, |catalog| catalog.get(kept.snapshot))?;
-            let Some(head) = head else { continue };
-            let snapshot = VaultSnapshot {
-                id: head.id,
-                sequence: head.sequence,
-                committed: head.committed,
-                client: record.name.to_string(),
-                stored_bytes: head.totals.stored_bytes,
-                head: reader.vault.snapshot_head(&kept.object)?,
+            let (id, vault) = (kept.snapshot, &reader.vault);
+            let (head, is_there) =
+                state.with_catalog(&self.shared.layout, |catalog| (catalog.get(id), catalog.has(id)))?;
+            if !is_there {
+                continue;
+            }
+            let sealed = match head.as_ref().map(|head| head.vault.filter(|place| place.vault == vault.id)) {
+                None => Err("its head on the server cannot be read".to_string()),
+                Some(None) => Err("its head on the server is not that of a snapshot of this vault".to_string()),
+                Some(Some(place)) => vault.snapshot_head(id, &place.object)?,
             };
-            if !take(snapshot) {
+            let (sequence, committed, stored_bytes) = head.map_or((0, Timestamp::default(), 0), |head| {
+                (head.sequence, head.committed, head.totals.stored_bytes)
+            });
+            let client = record.name.to_string();
+            if !take(VaultSnapshot { id, sequence, committed, client, stored_bytes, head: sealed }) {
                 break;
             }
         }
@@ -84,7 +90,7 @@ impl Store {
 impl VaultReader {
     /// The chunk of this name; none where there is none, or it is damaged.
     pub fn chunk(&self, name: &ChunkName) -> Result<Option<SealedObject>, StoreError> {
-        self.vault.sealed(name, Kind::Chunk)
+        self.vault.sealed(name)
     }
 
     /// A key as the client that made it has wrapped it.
@@ -97,23 +103,51 @@ impl VaultReader {
 }
 
 impl Vault {
-    /// The sealed head of a snapshot; none where it is damaged.
-    pub fn snapshot_head(&self, object: &ChunkName) -> Result<Option<SealedObject>, StoreError> {
-        self.sealed(object, Kind::Snapshot)
+    /// The sealed head of a snapshot; or, where it cannot be given, what is wrong with it.
+    pub fn snapshot_head(
+        &self,
+        snapshot: SnapshotId,
+        object: &ChunkName,
+    ) -> Result<Result<SealedObject, String>, StoreError> {
+        let record = match self.snapshot_record(snapshot, object)? {
+            Ok(record) => record,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let parts = record.key().zip(record.snapshot());
+        let (key, payload) = parts.expect("snapshot_record() has looked into it");
+        Ok(Ok(SealedObject { name: record.name, key, sealed: payload.sealed.to_vec() }))
     }
 
-    fn sealed(&self, name: &ChunkName, kind: Kind) -> Result<Option<SealedObject>, StoreError> {
-        let Some(record) = self.record(name, kind)? else { return Ok(None) };
-        let sealed = match kind {
-            Kind::Snapshot => record.snapshot().map(|SnapshotPayload { sealed, .. }| sealed),
-            _ => Some(record.payload()),
+    /// The record that a snapshot's head leads to; or what is wrong with it. A whole record of another snapshot is not
+    /// this one's, whatever the head says.
+    pub fn snapshot_record(
+        &self,
+        snapshot: SnapshotId,
+        object: &ChunkName,
+    ) -> Result<Result<Record, String>, StoreError> {
+        let Some(record) = self.record(object, Kind::Snapshot)? else {
+            return Ok(Err("its sealed head is damaged or gone".to_string()));
         };
-        let Some((key, sealed)) = record.key().zip(sealed) else { return Ok(None) };
-        Ok(Some(SealedObject { name: record.name, key, sealed: sealed.to_vec() }))
+        match record.snapshot().map(|payload| payload.id) {
+            Some(id) if id == snapshot => Ok(Ok(record)),
+            Some(other) => {
+                log::error!("damage: vault {}: the head of snapshot {snapshot} leads to that of {other}", self.id);
+                Ok(Err(format!(
+                    "its head on the server leads to what snapshot {other} has: the two were exchanged"
+                )))
+            }
+            None => Ok(Err("its sealed head is damaged or gone".to_string())),
+        }
+    }
+
+    fn sealed(&self, name: &ChunkName) -> Result<Option<SealedObject>, StoreError> {
+        let Some(record) = self.record(name, Kind::Chunk)? else { return Ok(None) };
+        let sealed = |key| SealedObject { name: record.name, key, sealed: record.payload().to_vec() };
+        Ok(record.key().map(sealed))
     }
 
     /// Reads an object; none where there is none of this name and kind, or it is damaged, which is noted.
-    pub fn record(&self, name: &ChunkName, kind: Kind) -> Result<Option<super::Record>, StoreError> {
+    pub fn record(&self, name: &ChunkName, kind: Kind) -> Result<Option<Record>, StoreError> {
         for look in 1.. {
             let found = self.index.read(|index| {
                 let Some(row) = index.object(name)? else { return Ok(None) };

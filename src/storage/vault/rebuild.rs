@@ -77,6 +77,16 @@ impl Rebuilding<'_> {
     /// Takes a snapshot, with its references to lists; and what those refer to, the first time that one is met.
     fn take_snapshot(&self, kept: &KeptSnapshot) -> Result<(), StoreError> {
         let record = self.read(&kept.object)?;
+        // What it needs is kept, so that nothing is lost of snapshots that were exchanged; it is named whenever it is read.
+        if let Some(other) = record.as_ref().and_then(|record| record.snapshot()).map(|payload| payload.id)
+            && other != kept.snapshot
+        {
+            log::error!(
+                "damage: vault {}: the head of snapshot {} leads to that of {other}",
+                self.id,
+                kept.snapshot
+            );
+        }
         let lists = record.as_ref().and_then(|record| record.snapshot()).map_or(&[][..], |snapshot| snapshot.lists);
         let mut lists = names_in(lists);
         self.index.write(Flush::Now, |index| {

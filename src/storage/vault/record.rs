@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::base::codec::Writer;
+use crate::base::ids::SnapshotId;
 use crate::base::limits::{
     VAULT_LISTS_MAX, VAULT_NAMES_MAX, VAULT_SEALED_BYTES_MAX, VAULT_SEALED_HEAD_BYTES_MAX, VAULT_WRAPPED_BYTES_MAX,
 };
@@ -20,8 +21,8 @@ pub const PACK_HEADER_BYTES: usize = 8 + 4 + 16 + 4 + 4;
 const RECORD_HEADER_BYTES: usize = 1 + 4 + 32;
 const KEY_ID_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
-/// Upload id and number of lists, before the lists of a snapshot.
-const SNAPSHOT_FIXED_BYTES: usize = 16 + 4;
+/// Snapshot id, upload id and number of lists, before the lists of a snapshot.
+const SNAPSHOT_FIXED_BYTES: usize = SnapshotId::LENGTH + 16 + 4;
 
 /// What a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,12 +180,13 @@ impl Record {
 
     /// The lists that a snapshot needs, and its sealed head; none for other records.
     pub fn snapshot(&self) -> Option<SnapshotPayload<'_>> {
-        let (upload, rest) = (self.kind == Kind::Snapshot).then(|| self.payload().split_at_checked(16))??;
+        let payload = (self.kind == Kind::Snapshot).then(|| self.payload())?;
+        let (id, rest) = payload.split_at_checked(SnapshotId::LENGTH)?;
+        let (_upload, rest) = rest.split_at_checked(16)?;
         let (count, rest) = rest.split_first_chunk::<4>()?;
         let lists = (u32::from_le_bytes(*count) as usize).checked_mul(ChunkName::BYTES)?;
         let (lists, sealed) = rest.split_at_checked(lists)?;
-        let _ = upload;
-        Some(SnapshotPayload { lists, sealed })
+        Some(SnapshotPayload { id: SnapshotId::from_bytes(id)?, lists, sealed })
     }
 
     /// The names in a list.
@@ -197,6 +199,8 @@ impl Record {
 /// What the record of a snapshot says.
 #[derive(Debug, Clone, Copy)]
 pub struct SnapshotPayload<'a> {
+    /// Which snapshot it is of.
+    pub id: SnapshotId,
     pub lists: &'a [u8],
     pub sealed: &'a [u8],
 }

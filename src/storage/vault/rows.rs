@@ -207,11 +207,11 @@ pub fn of_unreferenced(key: &[u8; UNREFERENCED_BYTES]) -> (u64, [u8; NAME_BYTES]
 
 impl Stored for SnapshotId {
     fn to_bytes(&self) -> Cow<'_, [u8]> {
-        self.as_str().as_bytes().into()
+        self.as_bytes()[..].into()
     }
 
     fn of_bytes(bytes: &[u8]) -> Option<SnapshotId> {
-        std::str::from_utf8(bytes).ok()?.parse().ok()
+        SnapshotId::from_bytes(bytes)
     }
 }
 

@@ -173,7 +173,7 @@ fn damage_of(store: &Store, head: &Head) -> Vec<String> {
     }
     let mut texts = Texts(Vec::new());
     let place = head.vault.unwrap();
-    assert!(store.verify_in_vault(place, &mut VaultRun::default(), &|_| true, &mut texts).unwrap());
+    assert!(store.verify_in_vault(head.id, place, &mut VaultRun::default(), &|_| true, &mut texts).unwrap());
     texts.0
 }
 

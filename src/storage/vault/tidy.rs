@@ -13,7 +13,7 @@ use super::{KeptSnapshot, Opening, Vault, VaultHandle, access, folder_of};
 use crate::base::ids::{ClientId, SnapshotId};
 use crate::base::limits::VAULT_OBJECTS_AT_ONCE;
 use crate::base::vault::{ChunkName, VaultId};
-use crate::storage::catalog::locked;
+use crate::storage::catalog::{ClientState, locked};
 use crate::storage::error::StoreError;
 use crate::storage::head::Head;
 use crate::storage::layout::names_in as file_names_in;
@@ -147,11 +147,16 @@ impl Store {
         })?;
         // Of a head that is damaged the index has a copy: what it needs stays, until a repair makes it whole.
         for damaged in damaged {
-            let keyring = layout.keyring_of(&state.record.folder);
-            let index = read_headless_index(&layout.snapshots(&state.record.folder), damaged.id, &keyring)?;
-            kept.extend(index.as_ref().and_then(head_copy).and_then(|(head, _)| kept_by(&head)));
+            kept.extend(self.copy_of_head(&state, damaged.id)?.and_then(|head| kept_by(&head)));
         }
         Ok(kept)
+    }
+
+    /// The copy that the snapshot's index has of its head.
+    pub(super) fn copy_of_head(&self, state: &ClientState, id: SnapshotId) -> Result<Option<Head>, StoreError> {
+        let (layout, folder) = (&self.shared.layout, &state.record.folder);
+        let index = read_headless_index(&layout.snapshots(folder), id, &layout.keyring_of(folder))?;
+        Ok(index.as_ref().and_then(head_copy).map(|(head, _)| head))
     }
 }
 

@@ -66,6 +66,7 @@ pub struct VaultUpload {
     /// None for a dry run into a vault that is not there.
     session: Option<VaultSession>,
     upload: UploadId,
+    snapshot: SnapshotId,
     dry_run: bool,
     newest: Option<(SnapshotId, SealedObject)>,
 }
@@ -127,8 +128,8 @@ impl Store {
         };
         let newest = vault.as_deref().map(|vault| self.newest_in_vault(client, vault)).transpose()?.flatten();
         let session = vault.map(|vault| VaultSession::begin(vault, client, &plain, &request)).transpose()?;
-        let (upload, dry_run) = (request.upload, request.dry_run);
-        Ok(VaultBegun::Open(Box::new(VaultUpload { plain: Some(plain), session, upload, dry_run, newest })))
+        let (upload, snapshot, dry_run, plain) = (request.upload, plain.snapshot(), request.dry_run, Some(plain));
+        Ok(VaultBegun::Open(Box::new(VaultUpload { plain, session, upload, snapshot, dry_run, newest })))
     }
 
     fn open_vault_to_write(
@@ -161,11 +162,11 @@ impl Store {
             heads.find_map(|head| Some((head.id, head.vault.filter(|place| place.vault == vault.id)?)))
         })?;
         let Some((snapshot, place)) = newest else { return Ok(None) };
-        let sealed = vault.snapshot_head(&place.object)?;
-        if sealed.is_none() {
-            log::error!("vault {}: the head of snapshot {snapshot} is damaged", vault.id);
+        let sealed = vault.snapshot_head(snapshot, &place.object)?;
+        if let Err(problem) = &sealed {
+            log::error!("vault {}, snapshot {snapshot}: {problem}", vault.id);
         }
-        Ok(sealed.map(|sealed| (snapshot, sealed)))
+        Ok(sealed.ok().map(|sealed| (snapshot, sealed)))
     }
 }
 
@@ -186,6 +187,11 @@ fn plain_request(request: &VaultUploadRequest) -> UploadRequest {
 }
 
 impl VaultUpload {
+    /// The id that the snapshot will have.
+    pub fn snapshot(&self) -> SnapshotId {
+        self.snapshot
+    }
+
     /// The newest snapshot of this client in this vault, as it is stored.
     pub fn newest(&self) -> Option<&(SnapshotId, SealedObject)> {
         self.newest.as_ref()
@@ -488,7 +494,8 @@ impl VaultSession {
         lists.sort_unstable();
         lists.dedup();
         let count = (lists.len() as u32).to_le_bytes();
-        let parts = [&upload.as_bytes()[..], &count, lists.as_flattened(), sealed];
+        let snapshot = plain.snapshot();
+        let parts = [&snapshot.as_bytes()[..], upload.as_bytes(), &count, lists.as_flattened(), sealed];
         let mut bytes = Vec::new();
         NewRecord { kind: Kind::Snapshot, name, key: Some(self.key), payload: &parts }.encode(&mut bytes);
         let object = snapshot_object_name(&bytes[..bytes.len() - 4]);
@@ -499,7 +506,6 @@ impl VaultSession {
             VaultShare { place: InVault { vault: self.vault.id, object }, stored_bytes: self.row.stored_bytes };
         plain.in_vault = Some(share);
         plain.check_commit_quota()?;
-        let snapshot = plain.snapshot();
         locked(&self.vault.committing).insert(snapshot);
         let client = plain.state.record.id;
         let indexed = self.flush(Some(NewSnapshot { snapshot, client, object, lists: &lists }));

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use super::record::{Kind, names_in};
 use super::upload::short;
 use super::{Opening, Vault, VaultHandle};
+use crate::base::ids::SnapshotId;
 use crate::base::vault::{ChunkName, VaultId};
 use crate::storage::error::StoreError;
 use crate::storage::head::InVault;
@@ -65,6 +66,7 @@ impl Store {
     /// vault in this run its packs are looked at, and mended. False where the watch did not want to go on.
     pub fn verify_in_vault(
         &self,
+        snapshot: SnapshotId,
         place: InVault,
         run: &mut VaultRun,
         is_due: &dyn Fn(&ChunkName) -> bool,
@@ -80,8 +82,9 @@ impl Store {
         if are_packs_new && !vault.verify_packs(watch)? {
             return Ok(false);
         }
-        let Some(record) = vault.record(&place.object, Kind::Snapshot)? else {
-            return Ok(watch.damaged("its sealed head is damaged or gone".to_string()));
+        let record = match vault.snapshot_record(snapshot, &place.object)? {
+            Ok(record) => record,
+            Err(problem) => return Ok(watch.damaged(problem)),
         };
         let lists = record.snapshot().map_or(&[][..], |snapshot| snapshot.lists);
         for list in names_in(lists).filter(is_due) {

@@ -350,3 +350,25 @@ fn a_lost_pack_is_named_and_the_next_backup_makes_all_whole() {
     let next = back_up(&fixture.store, fixture.client, &tree(0..4));
     check_snapshot(&fixture.store, &next, &tree(0..4));
 }
+
+#[test]
+fn what_is_dropped_is_written_down_also_where_its_head_cannot_be_read() {
+    let fixture = fixture();
+    let heads: Vec<_> =
+        (0..4).map(|number| back_up(&fixture.store, fixture.client, &tree(number..number + 1))).collect();
+    let folder = fixture.store.shared.layout.snapshots(&fixture.store.client(fixture.client).unwrap().folder);
+    let file = |number: usize, end: &str| folder.join(format!("{}.{end}", heads[number].id));
+    // Of the second the index has a copy of the head; of the third the vault's index has a row.
+    fs::write(file(1, "json"), b"damaged").unwrap();
+    fs::write(file(2, "json"), b"damaged").unwrap();
+    fs::remove_file(file(2, "index")).unwrap();
+    let fixture = fixture.reopen();
+    let ids: Vec<SnapshotId> = heads[..3].iter().map(|head| head.id).collect();
+    let drops = fixture.store.drop_snapshots(fixture.client, &ids).unwrap();
+    assert_eq!((drops.dropped.len(), drops.damaged.len()), (1, 2));
+    let dropped = || fixture.store.read_vault(vault(), &READ_TOKEN).unwrap().dropped().unwrap();
+    assert_eq!(dropped().snapshots, ids.iter().copied().collect());
+    check_snapshot(&fixture.store, &heads[3], &tree(3..4));
+    fixture.store.remove_client(fixture.client).unwrap();
+    assert_eq!(dropped().snapshots, heads.iter().map(|head| head.id).collect());
+}
