@@ -11,7 +11,9 @@ mod vault;
 
 pub use self::begin::{Begin, HostFolder, begin_flag};
 pub use self::pages::{BlockRun, Page, ReadBlocks};
-pub use self::vault::{Names, SealedHead, StoredHead, VaultAnswer, VaultBegin, VaultRequest, vault_flag};
+pub use self::vault::{
+    CHUNK_HEAD_BYTES, Names, SealedHead, StoredHead, VaultAnswer, VaultBegin, VaultRequest, chunk_head, vault_flag,
+};
 
 use self::begin::BOOT_BYTES_MAX;
 use self::fields::{
