@@ -24,6 +24,21 @@ impl Noise {
         bytes
     }
 
+    /// Words of a vocabulary as large as that of a book, the short ones more often than the long ones.
+    fn words(&mut self, count: usize) -> Vec<u8> {
+        const LETTERS: &[u8] = b"etaoinshrdlucmfwypvbgkqjxz";
+        let mut text = Vec::with_capacity(count + 16);
+        while text.len() < count {
+            let word = self.below(4096).min(self.below(4096));
+            let length = 2 + (word + 1).ilog2() as usize;
+            let letter = |at: usize| LETTERS[(word as usize * (at + 7) + at * at * 5) % LETTERS.len()];
+            text.extend((0..length).map(letter));
+            text.push(if word.is_multiple_of(13) { b'\n' } else { b' ' });
+        }
+        text.truncate(count);
+        text
+    }
+
     fn below(&mut self, bound: u64) -> u64 {
         u64::from_le_bytes(self.bytes(8).try_into().expect("eight bytes")) % bound
     }
@@ -56,8 +71,15 @@ pub fn change_in_places(path: &Path, runs: u64, seed: u64) {
     }
 }
 
+/// Which of many files are made of words, and not of noise.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Texts {
+    None,
+    EverySecond,
+}
+
 /// So many files of 8 KiB on average, in folders of [`FILES_IN_A_FOLDER`].
-pub fn small_files(root: &Path, files: u64, seed: u64) {
+pub fn small_files(root: &Path, files: u64, seed: u64, texts: Texts) {
     let mut noise = Noise::new(seed);
     for number in 0..files {
         let bytes = 16 + noise.below(16 << 10) as usize;
@@ -65,7 +87,9 @@ pub fn small_files(root: &Path, files: u64, seed: u64) {
         if number % FILES_IN_A_FOLDER == 0 {
             fs::create_dir_all(path.parent().expect("it lies in a folder")).expect("a folder can be made");
         }
-        fs::write(path, noise.bytes(bytes)).expect("there is room for the source");
+        let is_text = texts == Texts::EverySecond && number % 2 == 1;
+        let content = if is_text { noise.words(bytes) } else { noise.bytes(bytes) };
+        fs::write(path, content).expect("there is room for the source");
     }
 }
 

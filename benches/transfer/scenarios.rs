@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::corpus;
+use crate::corpus::{self, Texts};
 use crate::measure::{self, Cost, Side};
 use crate::options::Options;
 use crate::peer::Rsync;
@@ -22,18 +22,33 @@ const SMALL_FILES: u64 = 20_000;
 const SMALL_CHANGED: u64 = 200;
 const MANY_FILES: u64 = 1_000_000;
 const CLIENTS: u64 = 8;
+const PIECES: u64 = 64;
+/// The passphrase of a vault's key, and the variable that says it.
+const PASSPHRASE: (&str, &str) = ("CYBERBACKUP_PASSPHRASE", "of a benchmark");
 
 pub struct Scenario {
     pub name: &'static str,
     corpus: Corpus,
     act: Act,
+    store: Kept,
+}
+
+/// How the server keeps what it is sent.
+#[derive(Clone, Copy, PartialEq)]
+enum Kept {
+    Plain,
+    InVault,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Corpus {
     /// One file.
     Large,
+    /// As many bytes, in 64 files.
+    Pieces,
     Small,
+    /// As many small files, every second one a text.
+    Mixed,
     Many,
     /// The bytes of `Large`, in a file for each client.
     Shared,
@@ -44,15 +59,21 @@ enum Act {
     First,
     Unchanged,
     Changed,
+    /// The same files under another path.
+    Elsewhere,
     Restore,
     List,
 }
 
 const fn scenario(name: &'static str, corpus: Corpus, act: Act) -> Scenario {
-    Scenario { name, corpus, act }
+    Scenario { name, corpus, act, store: Kept::Plain }
 }
 
-pub const SCENARIOS: [Scenario; 11] = [
+const fn in_vault(name: &'static str, corpus: Corpus, act: Act) -> Scenario {
+    Scenario { name, corpus, act, store: Kept::InVault }
+}
+
+pub const SCENARIOS: [Scenario; 20] = [
     scenario("large-first", Corpus::Large, Act::First),
     scenario("large-restore", Corpus::Large, Act::Restore),
     scenario("large-unchanged", Corpus::Large, Act::Unchanged),
@@ -64,6 +85,15 @@ pub const SCENARIOS: [Scenario; 11] = [
     scenario("list-snapshots", Corpus::Small, Act::List),
     scenario("million-unchanged", Corpus::Many, Act::Unchanged),
     scenario("eight-clients-first", Corpus::Shared, Act::First),
+    in_vault("vault-large-first", Corpus::Large, Act::First),
+    in_vault("vault-pieces-first", Corpus::Pieces, Act::First),
+    in_vault("vault-large-restore", Corpus::Large, Act::Restore),
+    in_vault("vault-large-unchanged", Corpus::Large, Act::Unchanged),
+    in_vault("vault-large-changed", Corpus::Large, Act::Changed),
+    in_vault("vault-mixed-first", Corpus::Mixed, Act::First),
+    in_vault("vault-mixed-unchanged", Corpus::Mixed, Act::Unchanged),
+    in_vault("vault-mixed-elsewhere", Corpus::Mixed, Act::Elsewhere),
+    in_vault("vault-mixed-restore", Corpus::Mixed, Act::Restore),
 ];
 
 /// The best run of a scenario, and of the peer.
@@ -82,6 +112,7 @@ pub struct Bench<'a> {
 /// The places of one scenario: sources and targets in memory, the store on its disk.
 struct Stage<'a> {
     options: &'a Options,
+    kept: Kept,
     memory: TempDir,
     store: TempDir,
 }
@@ -92,7 +123,7 @@ impl<'a> Bench<'a> {
     }
 
     pub fn run(&self, scenario: &Scenario) -> Row {
-        let stage = Stage::new(self.options);
+        let stage = Stage::new(self.options, scenario.store);
         let clients = if scenario.corpus == Corpus::Shared { CLIENTS } else { 1 };
         (0..clients).for_each(|client| stage.make_source(scenario.corpus, client));
         let rsync = if self.options.with_peer { Rsync::start(stage.store.path()) } else { None };
@@ -113,9 +144,13 @@ impl<'a> Bench<'a> {
                     server = stage.start_server(clients);
                 }
                 Act::Changed => stage.change(scenario.corpus, run),
+                Act::Elsewhere => rename(&stage.source(0), &stage.elsewhere(run)),
                 _ => {}
             }
-            ours.push(measure::run(stage.commands(scenario.act, &server, clients), &server.side()));
+            ours.push(measure::run(stage.commands(scenario.act, &server, clients, run), &server.side()));
+            if scenario.act == Act::Elsewhere {
+                rename(&stage.elsewhere(run), &stage.source(0));
+            }
             let checked = scenario.act == Act::Restore;
             if checked {
                 assert_same(&stage.source(0), &stage.restored());
@@ -131,10 +166,10 @@ impl<'a> Bench<'a> {
 }
 
 impl<'a> Stage<'a> {
-    fn new(options: &'a Options) -> Stage<'a> {
+    fn new(options: &'a Options, kept: Kept) -> Stage<'a> {
         let folder =
             |place: &Path| TempDir::new_in(place).unwrap_or_else(|error| panic!("{}: {error}", place.display()));
-        Stage { options, memory: folder(&options.memory), store: folder(&options.store) }
+        Stage { options, kept, memory: folder(&options.memory), store: folder(&options.store) }
     }
 
     fn source(&self, client: u64) -> PathBuf {
@@ -159,7 +194,12 @@ impl<'a> Stage<'a> {
             Corpus::Shared => {
                 corpus::large_file(&source.join("part.bin"), LARGE_BYTES / CLIENTS / scale, 10 + client)
             }
-            Corpus::Small => corpus::small_files(&source, SMALL_FILES / scale, 2),
+            Corpus::Pieces => (0..PIECES).for_each(|number| {
+                let piece = source.join(format!("piece-{number:02}.bin"));
+                corpus::large_file(&piece, LARGE_BYTES / PIECES / scale, 100 + number);
+            }),
+            Corpus::Small => corpus::small_files(&source, SMALL_FILES / scale, 2, Texts::None),
+            Corpus::Mixed => corpus::small_files(&source, SMALL_FILES / scale, 2, Texts::EverySecond),
             Corpus::Many => corpus::empty_files(&source, MANY_FILES / scale),
         }
     }
@@ -181,9 +221,14 @@ impl<'a> Stage<'a> {
         thread::sleep(SETTLED_AFTER);
     }
 
-    fn commands(&self, act: Act, server: &Server, clients: u64) -> Vec<Command> {
+    fn elsewhere(&self, run: u64) -> PathBuf {
+        self.memory.path().join(format!("elsewhere-{run}"))
+    }
+
+    fn commands(&self, act: Act, server: &Server, clients: u64, run: u64) -> Vec<Command> {
         match act {
             Act::First | Act::Unchanged | Act::Changed => self.backups(server, clients),
+            Act::Elsewhere => vec![self.backup(server, 0, &self.elsewhere(run))],
             Act::Restore => {
                 let _ = fs::remove_dir_all(self.target());
                 let mut command = self.client(server, 0, "restore");
@@ -195,19 +240,35 @@ impl<'a> Stage<'a> {
     }
 
     fn backups(&self, server: &Server, clients: u64) -> Vec<Command> {
-        let backup = |client| {
-            let mut command = self.client(server, client, "backup");
-            command.arg(self.source(client));
-            command
-        };
-        (0..clients).map(backup).collect()
+        (0..clients).map(|client| self.backup(server, client, &self.source(client))).collect()
+    }
+
+    fn backup(&self, server: &Server, client: u64, path: &Path) -> Command {
+        let mut command = self.client(server, client, "backup");
+        command.arg(path);
+        if self.kept == Kept::InVault {
+            command.arg("--vault");
+        }
+        command
     }
 
     fn client(&self, server: &Server, client: u64, command: &str) -> Command {
         let mut line = Command::new(&self.options.program);
         line.args([command, "--quiet", "--server", &server.address, "--user", &format!("client-{client}")]);
-        line.arg("--state").arg(self.store.path().join(format!("state-{client}")));
+        line.arg("--state").arg(self.state(client));
+        line.env(PASSPHRASE.0, PASSPHRASE.1);
         line
+    }
+
+    fn state(&self, client: u64) -> PathBuf {
+        self.store.path().join(format!("state-{client}"))
+    }
+
+    fn create_vault(&self, client: u64) {
+        let mut command = Command::new(&self.options.program);
+        command.args(["vault", "create", "--low-memory", "--state"]).arg(self.state(client));
+        let status = command.env(PASSPHRASE.0, PASSPHRASE.1).stdout(Stdio::null()).status();
+        assert!(status.is_ok_and(|status| status.success()), "a vault cannot be made");
     }
 
     /// A server with an empty store, where each client is known already.
@@ -218,6 +279,9 @@ impl<'a> Stage<'a> {
         for client in 0..clients {
             let status = self.client(&server, client, "backup").arg(&empty).stdout(Stdio::null()).status();
             assert!(status.is_ok_and(|status| status.success()), "a client cannot register");
+            if self.kept == Kept::InVault {
+                self.create_vault(client);
+            }
         }
         server
     }
@@ -225,13 +289,13 @@ impl<'a> Stage<'a> {
     fn forget(&self) {
         let _ = fs::remove_dir_all(self.store.path().join("data"));
         (0..CLIENTS).for_each(|client| {
-            let _ = fs::remove_dir_all(self.store.path().join(format!("state-{client}")));
+            let _ = fs::remove_dir_all(self.state(client));
         });
     }
 
     /// The same by rsync, where it has such a thing and one client.
     fn run_peer(&self, rsync: &Rsync, scenario: &Scenario, clients: u64) -> Option<f64> {
-        if clients > 1 || scenario.act == Act::List {
+        if clients > 1 || matches!(scenario.act, Act::List | Act::Elsewhere) {
             return None;
         }
         let command = match scenario.act {
@@ -293,6 +357,10 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn rename(from: &Path, to: &Path) {
+    fs::rename(from, to).expect("a source can be renamed");
 }
 
 /// A benchmark of wrong files would be worth nothing.

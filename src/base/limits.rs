@@ -134,6 +134,8 @@ pub const VAULT_FETCH_MAX: usize = 1_024;
 pub const VAULT_LISTS_MAX: usize = 256 * 1024;
 /// A pack of this length is not added to any more.
 pub const VAULT_PACK_BYTES: u64 = 64 * 1024 * 1024;
+/// So many packs that an upload has filled are indexed at once: each time, most pages of the index are written.
+pub const VAULT_PACKS_AT_ONCE: usize = 4;
 /// What came into a vault is flushed and indexed after so many objects, or names in lists of them, at the latest.
 pub const VAULT_OBJECTS_AT_ONCE: usize = 8_192;
 pub const VAULT_LISTED_AT_ONCE: usize = 64 * 1024;
@@ -163,7 +165,7 @@ pub const VAULT_KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
 pub const PASSPHRASE_BYTES_MAX: usize = 4 * 1024;
 /// Unwrapped data keys that a reader of a vault keeps.
 pub const VAULT_DATA_KEYS_MAX: usize = 256;
-/// How much of a vault's contents is asked for at once, before it is sealed.
-pub const VAULT_FETCH_BYTES: usize = 1024 * 1024;
+/// How much of a vault's contents is asked for at once, before it is sealed: each request is a conversation of its own.
+pub const VAULT_FETCH_BYTES: usize = 4 * 1024 * 1024;
 /// Chunks of a list that are asked for at once.
 pub const VAULT_LIST_CHUNKS: usize = 8;

@@ -72,6 +72,6 @@ pub use segment::{
 };
 pub use token::EnrolToken;
 pub use vault::{
-    ChunkKind, ChunkOpener, ChunkSealer, DataKey, FullKey, PassphraseCost, PlainChunk, PutKey, data_key_id,
-    head_hash, is_token, list_id, sealed_crc_is_right, token_hash,
+    ChunkKind, ChunkOpener, ChunkSealer, DataKey, FullKey, PassphraseCost, PlainChunk, PutKey, SealedChunk,
+    authenticate, data_key_id, head_hash, is_token, list_id, sealed_crc_is_right, token_hash,
 };

@@ -30,11 +30,9 @@ use super::secret::{Secret, constant_time_equal};
 use crate::base::limits::VAULT_RSA_BITS;
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
 
-pub use chunk::{ChunkOpener, ChunkSealer, PlainChunk, sealed_crc_is_right};
+pub use chunk::{ChunkOpener, ChunkSealer, PlainChunk, SealedChunk, authenticate, sealed_crc_is_right};
+pub use cyberbackup_lanes::gear::{GEAR_ENTRIES, find_cut};
 pub use key_file::{OpenKeyError, PassphraseCost, is_put_key_file};
-
-/// Entries of the table that cuts contents.
-pub const GEAR_ENTRIES: usize = 256;
 
 const CONTENT_NAMES_LABEL: &str = "cyberbackup vault 1 content names";
 const METADATA_NAMES_LABEL: &str = "cyberbackup vault 1 list names";

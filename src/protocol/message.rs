@@ -12,7 +12,8 @@ mod vault;
 pub use self::begin::{Begin, HostFolder, begin_flag};
 pub use self::pages::{BlockRun, Page, ReadBlocks, Verified};
 pub use self::vault::{
-    DroppedSnapshots, Names, SealedHead, StoredHead, VaultAnswer, VaultBegin, VaultRequest, vault_flag,
+    CHUNK_HEAD_BYTES, DroppedSnapshots, Names, SealedHead, StoredHead, VaultAnswer, VaultBegin, VaultRequest,
+    chunk_head, vault_flag,
 };
 
 use self::begin::BOOT_BYTES_MAX;

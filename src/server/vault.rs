@@ -194,9 +194,12 @@ pub fn stream(
     let reader = &*open.insert(store.read_vault(reading.vault, &reading.read_token)?);
     match &reading.what {
         What::Chunks(names) => {
-            for name in names {
-                send_chunk(reader, name, outbox)?;
-            }
+            let mut sent = Ok::<(), Gone>(());
+            reader.chunks(names, &mut |name, chunk| {
+                sent = send_chunk(name, chunk.as_ref(), outbox);
+                sent.is_ok()
+            })?;
+            sent?;
             Ok(names.len() as u64)
         }
         What::Keys(keys) => {
@@ -210,13 +213,12 @@ pub fn stream(
     }
 }
 
-fn send_chunk(reader: &VaultReader, name: &ChunkName, outbox: &mut Outbox) -> Result<(), Ended> {
-    let chunk = reader.chunk(name)?;
-    let answer = match &chunk {
+fn send_chunk(name: &ChunkName, chunk: Option<&SealedObject>, outbox: &mut Outbox) -> Result<(), Gone> {
+    let answer = match chunk {
         Some(chunk) => VaultAnswer::Object { name: *name, key: chunk.key, sealed: &chunk.sealed },
         None => VaultAnswer::Missing { name: *name, text: "it is damaged, or not held".to_string() },
     };
-    Ok(outbox.send_to_client(&ToClient::Vault(answer))?)
+    outbox.send_to_client(&ToClient::Vault(answer))
 }
 
 fn snapshots(store: &Store, reader: &VaultReader, beginning: &str, outbox: &mut Outbox) -> Result<u64, Ended> {

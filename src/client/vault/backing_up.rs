@@ -259,7 +259,7 @@ impl Try<'_> {
         }
         let name = key.name(ChunkKind::Head, &plain);
         let chunk = PlainChunk { name, bytes: &plain };
-        ChunkSealer::new().seal(key, &self.target.data_key, &[chunk], &mut sealed);
+        ChunkSealer::new().seal(key, &self.target.data_key, &[chunk], 0, &mut sealed);
         let hash = head_hash(name, self.target.data_key.id(), &sealed);
         self.chain.note_sent(&self.client.state, Link { counter: head.counter, snapshot, head: hex(&hash) })?;
         let stored = commit(&mut session.channel, name, &sealed);

@@ -8,7 +8,7 @@
 //! nobody what it is.
 
 use crate::base::limits::{VAULT_CHUNK_BYTES_MAX, VAULT_CHUNK_BYTES_MIN};
-use crate::crypto::vault::GEAR_ENTRIES;
+use crate::crypto::vault::{GEAR_ENTRIES, find_cut};
 
 /// From here on a cut is likelier.
 const NORMAL_BYTES: usize = 32 * 1024;
@@ -41,29 +41,15 @@ impl Chunker {
         let start = search.seen.max(VAULT_CHUNK_BYTES_MIN.min(end));
         let normal = NORMAL_BYTES.clamp(start, end);
         let mut hash = search.hash;
-        let found = self
-            .find(&bytes[start..normal], MASK_SHORT, &mut hash)
+        let found = find_cut(&self.gear, &bytes[start..normal], MASK_SHORT, &mut hash)
             .map(|at| start + at)
-            .or_else(|| self.find(&bytes[normal..end], MASK_LONG, &mut hash).map(|at| normal + at))
+            .or_else(|| find_cut(&self.gear, &bytes[normal..end], MASK_LONG, &mut hash).map(|at| normal + at))
             .or_else(|| (end == VAULT_CHUNK_BYTES_MAX).then_some(end));
         *search = match found {
             Some(_) => Search::default(),
             None => Search { hash, seen: end },
         };
         found
-    }
-
-    /// How many bytes there are up to the first one with which the masked hash is zero.
-    fn find(&self, bytes: &[u8], mask: u64, hash: &mut u64) -> Option<usize> {
-        let mut rolling = *hash;
-        for (at, byte) in bytes.iter().enumerate() {
-            rolling = (rolling << 1).wrapping_add(self.gear[usize::from(*byte)]);
-            if rolling & mask == 0 {
-                return Some(at + 1);
-            }
-        }
-        *hash = rolling;
-        None
     }
 }
 

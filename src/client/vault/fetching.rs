@@ -1,6 +1,7 @@
 //! Sealed chunks from the server, opened in the order in which they were asked for.
 //!
-//! Up to two requests are under way, so that the server reads while the client opens and writes. A chunk whose data key
+//! Up to two requests are under way, so that the server reads while the client opens and writes; and what has come is
+//! authenticated some chunks at a time, side by side, and opened where it lies. A chunk whose data key
 //! has not come yet waits, with all behind it, until the answers under way have come and the key has been asked for: so
 //! what waits is bounded by what was asked for. Nothing that comes is believed: a chunk opens under the name that was
 //! asked for, or it is damaged.
@@ -14,11 +15,14 @@ use crate::base::ids::hex;
 use crate::base::limits::{VAULT_DATA_KEYS_MAX, VAULT_FETCH_MAX};
 use crate::base::vault::{ChunkName, DataKeyId};
 use crate::channel::worker::{self, Intake, Outbox};
-use crate::crypto::{ChunkKind, ChunkOpener, DataKey, FullKey};
+use crate::crypto::{ChunkKind, ChunkOpener, DataKey, FullKey, SealedChunk, authenticate};
 use crate::protocol::message::{Names, StoredHead, ToClient, ToServer, VaultAnswer, VaultRequest};
 
 /// Requests under way.
 const REQUESTS_MAX: usize = 2;
+/// So many chunks, or so many bytes of them, are taken from the line before they are authenticated side by side.
+const TOGETHER_MAX: usize = 16;
+const TOGETHER_BYTES: usize = 384 * 1024;
 
 /// The conversation with the server, message by message.
 pub struct Line<'a> {
@@ -56,13 +60,8 @@ impl<'a> Line<'a> {
     }
 }
 
-/// What came for a name, not opened yet.
-struct Arrived {
-    /// None where the server has none, for the reason in `text`.
-    key: Option<DataKeyId>,
-    sealed: Vec<u8>,
-    text: String,
-}
+/// What came for a name, not opened yet; or why the server has none.
+type Arrived = Result<SealedChunk, String>;
 
 /// Fetches and opens what is in one vault.
 pub struct Fetcher<'a> {
@@ -76,8 +75,10 @@ pub struct Fetcher<'a> {
     arrived: VecDeque<Arrived>,
     /// How many chunks each answer under way still brings, and brings in all.
     answers: VecDeque<(usize, usize)>,
+    /// The chunk that was given out last.
+    current: Option<SealedChunk>,
+    /// Buffers for others.
     spare: Vec<Vec<u8>>,
-    plain: Vec<u8>,
 }
 
 impl<'a> Fetcher<'a> {
@@ -90,8 +91,8 @@ impl<'a> Fetcher<'a> {
             asked: VecDeque::new(),
             arrived: VecDeque::new(),
             answers: VecDeque::new(),
+            current: None,
             spare: Vec::new(),
-            plain: Vec::new(),
         }
     }
 
@@ -119,19 +120,39 @@ impl<'a> Fetcher<'a> {
     pub fn next(&mut self, kind: ChunkKind) -> Result<Result<&[u8], String>, ClientError> {
         let name = self.asked.pop_front().ok_or_else(unexpected)?;
         if self.arrived.is_empty() {
-            self.take_chunk(name)?;
+            self.take_some(name)?;
         }
-        if self.arrived.front().is_some_and(|first| first.key.is_some_and(|key| !self.knows(key))) {
+        if matches!(self.arrived.front(), Some(Ok(first)) if !self.knows(first.key)) {
             self.learn_keys()?;
         }
-        let Arrived { key, sealed, text } = self.arrived.pop_front().ok_or_else(unexpected)?;
-        let opened = match key {
-            None => Err(text),
-            Some(id) => self.open(kind, name, id, &sealed),
+        self.authenticate_first();
+        let opened = match self.arrived.pop_front().ok_or_else(unexpected)? {
+            Ok(chunk) => self.open(kind, chunk),
+            Err(text) => Err(text),
         };
-        self.spare.push(sealed);
-        self.spare.truncate(REQUESTS_MAX);
-        Ok(opened.map(|()| &self.plain[..]).map_err(|text| format!("the chunk {}: {text}", short(name))))
+        Ok(opened.map_err(|text| format!("the chunk {}: {text}", short(name))))
+    }
+
+    /// Receives the chunk of this name, and those behind it that come with the same answer, as many as are authenticated
+    /// together.
+    fn take_some(&mut self, name: ChunkName) -> Result<(), ClientError> {
+        let mut bytes = self.take_chunk(name)?;
+        for next in 0..TOGETHER_MAX - 1 {
+            let is_last = self.answers.front().is_none_or(|(left, _)| *left == 0);
+            let Some(name) = self.asked.get(next).copied().filter(|_| !is_last && bytes < TOGETHER_BYTES) else {
+                break;
+            };
+            bytes += self.take_chunk(name)?;
+        }
+        Ok(())
+    }
+
+    /// Authenticates the first of what has arrived, and what is behind it.
+    fn authenticate_first(&mut self) {
+        if matches!(self.arrived.front(), Some(Ok(first)) if !first.is_checked()) {
+            let first = self.arrived.iter_mut().take(TOGETHER_MAX).filter_map(|arrived| arrived.as_mut().ok());
+            authenticate(self.key.put(), &mut first.collect::<Vec<_>>());
+        }
     }
 
     /// Takes the ends of the answers whose chunks have all been given out.
@@ -157,8 +178,9 @@ impl<'a> Fetcher<'a> {
         if !self.knows(id) {
             self.request_keys(vec![id])?;
         }
-        let opened = self.open(ChunkKind::Head, name, id, head.head.sealed);
-        Ok(opened.map(|()| &self.plain[..]))
+        let mut chunk = SealedChunk::new(name, id, head.head.sealed.to_vec());
+        authenticate(self.key.put(), &mut [&mut chunk]);
+        Ok(self.open(ChunkKind::Head, chunk))
     }
 
     /// The conversation, for another kind of question while no answer is under way.
@@ -166,13 +188,18 @@ impl<'a> Fetcher<'a> {
         &mut self.line
     }
 
-    fn open(&mut self, kind: ChunkKind, name: ChunkName, id: DataKeyId, sealed: &[u8]) -> Result<(), String> {
+    fn open(&mut self, kind: ChunkKind, chunk: SealedChunk) -> Result<&[u8], String> {
+        if let Some(before) = self.current.take() {
+            self.spare.push(before.into_buffer());
+            self.spare.truncate(TOGETHER_MAX);
+        }
+        let chunk = self.current.insert(chunk);
+        let id = chunk.key;
         let Some((_, key)) = self.keys.iter().find(|(known, _)| *known == id) else {
             return Err("its data key did not come".to_string());
         };
         let Some(key) = key else { return Err(format!("its data key {id} is gone or damaged")) };
-        let put = self.key.put();
-        let opened = self.opener.open(put, key, kind, name, sealed, &mut self.plain);
+        let opened = self.opener.open(self.key.put(), key, kind, chunk);
         opened.map_err(|_| "it is not what was stored under this name".to_string())
     }
 
@@ -180,27 +207,26 @@ impl<'a> Fetcher<'a> {
         self.keys.iter().any(|(known, _)| *known == id)
     }
 
-    /// Receives the next chunk, which should be called `name`.
-    fn take_chunk(&mut self, name: ChunkName) -> Result<(), ClientError> {
+    /// Receives the next chunk, which should be called `name`; gives how many bytes it has.
+    fn take_chunk(&mut self, name: ChunkName) -> Result<usize, ClientError> {
         self.take_ends()?;
         let mut sealed = self.spare.pop().unwrap_or_default();
         sealed.clear();
         let arrived = match self.line.receive()? {
             ToClient::Vault(VaultAnswer::Object { name: found, key, sealed: bytes }) if found == name => {
                 sealed.extend_from_slice(bytes);
-                Arrived { key: Some(key), sealed, text: String::new() }
+                Ok(SealedChunk::new(name, key, sealed))
             }
             ToClient::Vault(VaultAnswer::Object { .. }) => {
-                Arrived { key: None, sealed, text: "the server gave another one in its place".to_string() }
+                Err("the server gave another one in its place".to_string())
             }
-            ToClient::Vault(VaultAnswer::Missing { name: found, text }) if found == name => {
-                Arrived { key: None, sealed, text }
-            }
+            ToClient::Vault(VaultAnswer::Missing { name: found, text }) if found == name => Err(text),
             _ => return Err(unexpected()),
         };
         self.answers.front_mut().ok_or_else(unexpected)?.0 -= 1;
+        let bytes = arrived.as_ref().map_or(0, SealedChunk::sealed_bytes);
         self.arrived.push_back(arrived);
-        Ok(())
+        Ok(bytes)
     }
 
     fn take_end(&mut self) -> Result<(), ClientError> {
@@ -220,15 +246,15 @@ impl<'a> Fetcher<'a> {
         }
         self.finish()?;
         let mut unknown: Vec<DataKeyId> =
-            self.arrived.iter().filter_map(|arrived| arrived.key).filter(|id| !self.knows(*id)).collect();
+            self.arrived.iter().flatten().map(|chunk| chunk.key).filter(|id| !self.knows(*id)).collect();
         unknown.sort_unstable();
         unknown.dedup();
         // More at once than are kept would push each other out: the others are asked for when their turn comes.
         unknown.truncate(VAULT_DATA_KEYS_MAX / 2);
-        if let Some(wanted) = self.arrived.front().and_then(|arrived| arrived.key)
-            && !unknown.contains(&wanted)
+        if let Some(Ok(SealedChunk { key: wanted, .. })) = self.arrived.front()
+            && !unknown.contains(wanted)
         {
-            unknown.push(wanted);
+            unknown.push(*wanted);
         }
         self.request_keys(unknown)
     }

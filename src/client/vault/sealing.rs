@@ -9,7 +9,7 @@ use super::parcel::{Item, PARCEL_CAPACITY, Parcel};
 use crate::base::waker::Waker;
 use crate::channel::worker::Gone;
 use crate::crypto::vault::{ChunkSealer, DataKey, PlainChunk, PutKey};
-use crate::protocol::message::{Names, ToServer, VaultRequest};
+use crate::protocol::message::{CHUNK_HEAD_BYTES, Names, ToServer, VaultRequest, chunk_head};
 
 /// Batches that wait to be sent, or are.
 pub const BATCHES: usize = 2;
@@ -45,7 +45,7 @@ pub struct Sealing<'a> {
 impl Sealing<'_> {
     /// Works until no more parcels come or the other side is gone.
     pub fn run(self) {
-        let (mut sealer, mut scratch, mut is_file_lacking) = (ChunkSealer::new(), Vec::new(), false);
+        let (mut sealer, mut is_file_lacking) = (ChunkSealer::new(), false);
         while let Ok(answered) = self.answered.recv() {
             let Ok(bytes) = self.free.recv() else { return };
             let mut batch = SealedBatch { bytes, reached: answered.parcel.reached, ..SealedBatch::default() };
@@ -53,7 +53,7 @@ impl Sealing<'_> {
             let lacking = lacking_items(&answered);
             count(&answered.parcel, &lacking, &mut is_file_lacking, &mut batch.sent);
             if !self.dry_run {
-                self.seal(&mut sealer, &answered.parcel, &lacking, &mut scratch, &mut batch.bytes);
+                self.seal(&mut sealer, &answered.parcel, &lacking, &mut batch.bytes);
             }
             batch.parcel = answered.parcel;
             if self.hand_over(batch).is_err() {
@@ -69,26 +69,20 @@ impl Sealing<'_> {
     }
 
     /// Chunks first: a list comes behind all that is in it.
-    fn seal(
-        &self,
-        sealer: &mut ChunkSealer,
-        parcel: &Parcel,
-        lacking: &[bool],
-        scratch: &mut Vec<u8>,
-        out: &mut Vec<u8>,
-    ) {
+    fn seal(&self, sealer: &mut ChunkSealer, parcel: &Parcel, lacking: &[bool], out: &mut Vec<u8>) {
         let mut chunks = Vec::new();
         for (item, lacking) in parcel.items.iter().zip(lacking) {
             if let (Item::Chunk { name, start, end, .. }, true) = (item, lacking) {
                 chunks.push(PlainChunk { name: *name, bytes: &parcel.bytes[*start..*end] });
             }
         }
-        scratch.clear();
-        scratch.reserve(PARCEL_CAPACITY);
-        let places = sealer.seal(self.key, self.data_key, &chunks, scratch);
+        if !chunks.is_empty() {
+            out.reserve(PARCEL_CAPACITY);
+        }
+        let places = sealer.seal(self.key, self.data_key, &chunks, CHUNK_HEAD_BYTES, out);
         for (chunk, place) in chunks.iter().zip(places) {
-            let sealed = &scratch[place];
-            ToServer::Vault(VaultRequest::Chunk { name: chunk.name, sealed }).encode(out);
+            let head = chunk_head(chunk.name, place.len());
+            out[place.start - CHUNK_HEAD_BYTES..place.start].copy_from_slice(&head);
         }
         let mut needs = Vec::new();
         for (item, lacking) in parcel.items.iter().zip(lacking) {

@@ -16,7 +16,8 @@ use aes::cipher::array::Array;
 use aes::cipher::consts::U16;
 use aes::cipher::typenum::Unsigned;
 use aes::cipher::{
-    BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt, BlockModeDecrypt, BlockSizeUser, InnerIvInit,
+    BlockCipherDecBackend, BlockCipherDecClosure, BlockCipherDecrypt, BlockCipherEncBackend, BlockCipherEncClosure,
+    BlockCipherEncrypt, BlockSizeUser,
 };
 use aes::{Aes256Dec, Aes256Enc, Block};
 
@@ -30,7 +31,45 @@ const LANES_MAX: usize = 64;
 /// Decrypts whole blocks in place. There is no serial chain in that, so one text fills the processor's lanes by itself.
 pub fn decrypt_cbc(cipher: &Aes256Dec, vector: &[u8; BLOCK_BYTES], text: &mut [u8]) {
     let (blocks, _) = Block::slice_as_chunks_mut(text);
-    ::cbc::Decryptor::inner_iv_init(cipher, &Array(*vector)).decrypt_blocks(blocks);
+    cipher.decrypt_with_backend(Unchain { blocks, before: Array(*vector) });
+}
+
+struct Unchain<'a> {
+    blocks: &'a mut [Block],
+    /// The last block of ciphertext before them.
+    before: Block,
+}
+
+impl BlockSizeUser for Unchain<'_> {
+    type BlockSize = U16;
+}
+
+impl BlockCipherDecClosure for Unchain<'_> {
+    #[inline(always)]
+    fn call<B: BlockCipherDecBackend<BlockSize = U16>>(self, backend: &B) {
+        let mut before = self.before;
+        let (groups, rest) = Array::<Block, B::ParBlocksSize>::slice_as_chunks_mut(self.blocks);
+        for group in groups {
+            let ciphertext = group.clone();
+            backend.decrypt_par_blocks_inplace(group);
+            before = unchain(group, &ciphertext, before);
+        }
+        for block in rest {
+            let ciphertext = *block;
+            backend.decrypt_block_inplace(block);
+            before = unchain(std::slice::from_mut(block), &[ciphertext], before);
+        }
+    }
+}
+
+/// Adds to each decrypted block the block of ciphertext before it; gives the last one.
+#[inline(always)]
+fn unchain(blocks: &mut [Block], ciphertext: &[Block], mut before: Block) -> Block {
+    for (block, after) in blocks.iter_mut().zip(ciphertext) {
+        xor_into(block, &before.0);
+        before = *after;
+    }
+    before
 }
 
 /// Encrypts each of `texts`, a range of whole blocks in `buffer` with its IV in the 16 bytes before it, in place.
@@ -158,7 +197,7 @@ fn encrypt_blocks<B: BlockCipherEncBackend<BlockSize = U16>>(
 
 #[cfg(test)]
 mod tests {
-    use aes::cipher::{BlockModeEncrypt, KeyInit};
+    use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, InnerIvInit, KeyInit};
     use proptest::prelude::*;
 
     use super::*;
@@ -194,6 +233,21 @@ mod tests {
             encrypt_cbc(&cipher, &mut in_lanes, &texts);
             plain_cbc(&cipher, &mut one_by_one, &texts);
             prop_assert!(in_lanes == one_by_one);
+        }
+
+        #[test]
+        fn decryption_gives_the_bytes_of_plain_cbc(
+            key in any::<[u8; 32]>(),
+            vector in any::<[u8; 16]>(),
+            mut text in proptest::collection::vec(any::<u8>(), 0..5_000),
+        ) {
+            text.truncate(text.len() / BLOCK_BYTES * BLOCK_BYTES);
+            let mut expected = text.clone();
+            let cipher = Aes256Dec::new(&Array(key));
+            let (blocks, _) = Block::slice_as_chunks_mut(&mut expected);
+            ::cbc::Decryptor::inner_iv_init(&cipher, &Array(vector)).decrypt_blocks(blocks);
+            decrypt_cbc(&cipher, &vector, &mut text);
+            prop_assert!(text == expected);
         }
     }
 }

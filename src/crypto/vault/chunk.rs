@@ -74,18 +74,19 @@ impl ChunkSealer {
         ChunkSealer { compressor: Compressor::new() }
     }
 
-    /// Appends the sealed chunks to `out`, one behind the other, and says where each one lies. Some ten at a time are
-    /// much faster than one, and a mebibyte of them is enough.
+    /// Appends the sealed chunks to `out`, each behind `room` zeros for whoever frames it, and says where each one lies.
+    /// Some ten at a time are much faster than one, and a mebibyte of them is enough.
     pub fn seal(
         &mut self,
         vault: &PutKey,
         key: &DataKey,
         chunks: &[PlainChunk<'_>],
+        room: usize,
         out: &mut Vec<u8>,
     ) -> Vec<Range<usize>> {
         let mut vectors = vec![[0; IV_BYTES]; chunks.len()];
         fill_random(vectors.as_flattened_mut());
-        self.seal_with(&vectors, vault, key, chunks, out)
+        self.seal_with(&vectors, vault, key, chunks, room, out)
     }
 
     pub(super) fn seal_with(
@@ -94,11 +95,13 @@ impl ChunkSealer {
         vault: &PutKey,
         key: &DataKey,
         chunks: &[PlainChunk<'_>],
+        room: usize,
         out: &mut Vec<u8>,
     ) -> Vec<Range<usize>> {
         let mut places = Vec::with_capacity(chunks.len());
         for (chunk, vector) in chunks.iter().zip(vectors) {
-            let start = out.len();
+            let start = out.len() + room;
+            out.resize(start, 0);
             out.extend_from_slice(vector);
             self.append_body(chunk.bytes, out);
             out.resize(out.len() + MAC_BYTES + CRC_BYTES, 0);
@@ -107,7 +110,7 @@ impl ChunkSealer {
         let texts: Vec<Range<usize>> =
             places.iter().map(|place| place.start + IV_BYTES..place.end - MAC_BYTES - CRC_BYTES).collect();
         lanes::encrypt_cbc(&key.encryption, out, &texts);
-        authenticate(vault, key.id, chunks, &places, out);
+        write_codes(vault, key.id, chunks, &places, out);
         places
     }
 
@@ -131,13 +134,7 @@ impl ChunkSealer {
 
 /// Writes HMAC and CRC32 of chunks that are encrypted already, in the order of their lengths, so that those that are
 /// hashed side by side are about as long as each other.
-fn authenticate(
-    vault: &PutKey,
-    key: DataKeyId,
-    chunks: &[PlainChunk<'_>],
-    places: &[Range<usize>],
-    out: &mut [u8],
-) {
+fn write_codes(vault: &PutKey, key: DataKeyId, chunks: &[PlainChunk<'_>], places: &[Range<usize>], out: &mut [u8]) {
     let mut order: Vec<usize> = (0..chunks.len()).collect();
     order.sort_unstable_by_key(|&index| places[index].len());
     for group in order.chunks(FRAMES_MAX) {
@@ -185,10 +182,83 @@ pub fn sealed_crc_is_right(name: ChunkName, key: DataKeyId, sealed: &[u8]) -> bo
     }
 }
 
+/// A sealed chunk that came from outside, as it lies in memory.
+#[derive(Debug)]
+pub struct SealedChunk {
+    /// What was asked for.
+    pub name: ChunkName,
+    /// The data key that it is said to be sealed under.
+    pub key: DataKeyId,
+    bytes: Vec<u8>,
+    standing: Standing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Unchecked,
+    Authentic,
+    Forged,
+}
+
+impl SealedChunk {
+    pub fn new(name: ChunkName, key: DataKeyId, bytes: Vec<u8>) -> SealedChunk {
+        SealedChunk { name, key, bytes, standing: Standing::Unchecked }
+    }
+
+    pub fn is_checked(&self) -> bool {
+        self.standing != Standing::Unchecked
+    }
+
+    /// Bytes of it, sealed.
+    pub fn sealed_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Its buffer, for another one.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// What its HMAC covers besides name and data key; none where it cannot be one, or its CRC32 is wrong.
+    fn frame(&self) -> Option<&[u8]> {
+        let text_bytes = self.bytes.len().checked_sub(SEALED_CHUNK_OVERHEAD)?;
+        let is_possible = text_bytes > 0
+            && text_bytes.is_multiple_of(BLOCK_BYTES)
+            && sealed_crc_is_right(self.name, self.key, &self.bytes);
+        is_possible.then(|| &self.bytes[..IV_BYTES + text_bytes])
+    }
+}
+
+/// Compares the HMACs of chunks, side by side: up to sixteen at a time are much faster than one. Only a chunk with the
+/// right one can be opened.
+pub fn authenticate(vault: &PutKey, chunks: &mut [&mut SealedChunk]) {
+    chunks.sort_by_key(|chunk| chunk.bytes.len());
+    for group in chunks.chunks_mut(FRAMES_MAX) {
+        let (mut prefixes, mut frames) = ([[0; PREFIX_BYTES]; FRAMES_MAX], [&[][..]; FRAMES_MAX]);
+        let (mut members, mut is_right) = ([0; FRAMES_MAX], [false; FRAMES_MAX]);
+        let mut count = 0;
+        for (member, chunk) in group.iter().enumerate() {
+            if let Some(frame) = chunk.frame() {
+                (prefixes[count], frames[count]) = (prefix(chunk.name, chunk.key), frame);
+                members[count] = member;
+                count += 1;
+            }
+        }
+        let codes = vault.authenticator.codes_of_rising(&prefixes[..count], &frames[..count]);
+        for ((member, frame), code) in members[..count].iter().zip(&frames).zip(&codes) {
+            let own = &group[*member].bytes[frame.len()..][..MAC_BYTES];
+            is_right[*member] = constant_time_equal(code, own);
+        }
+        for (chunk, is_right) in group.iter_mut().zip(is_right) {
+            chunk.standing = if is_right { Standing::Authentic } else { Standing::Forged };
+        }
+    }
+}
+
 /// Opens chunks: one for each thread that does.
 pub struct ChunkOpener {
     expander: Expander,
-    body: Vec<u8>,
+    expanded: Vec<u8>,
 }
 
 impl Default for ChunkOpener {
@@ -199,64 +269,58 @@ impl Default for ChunkOpener {
 
 impl ChunkOpener {
     pub fn new() -> ChunkOpener {
-        ChunkOpener { expander: Expander::new(), body: Vec::new() }
+        ChunkOpener { expander: Expander::new(), expanded: Vec::new() }
     }
 
-    /// Replaces `out` by the plaintext of the chunk that is called `name`.
+    /// The plaintext of a chunk that is authentic: it is decrypted where it lies, and so opened once.
     ///
     /// # Errors
-    /// [`Damaged`] where `sealed` is not that chunk, sealed under this key; then nothing is to be made of `out`.
-    pub fn open(
-        &mut self,
+    /// [`Damaged`] where it has not been found to be what was sealed under its name and this key.
+    pub fn open<'a>(
+        &'a mut self,
         vault: &PutKey,
         key: &DataKey,
         kind: ChunkKind,
-        name: ChunkName,
-        sealed: &[u8],
-        out: &mut Vec<u8>,
-    ) -> Result<(), Damaged> {
-        let text_bytes = sealed.len().checked_sub(SEALED_CHUNK_OVERHEAD).ok_or(Damaged)?;
-        let is_possible = text_bytes > 0
-            && text_bytes.is_multiple_of(BLOCK_BYTES)
-            && text_bytes <= padded(BODY_HEADER_BYTES + kind.bytes_max() + 1);
-        if !is_possible || !sealed_crc_is_right(name, key.id, sealed) {
+        chunk: &'a mut SealedChunk,
+    ) -> Result<&'a [u8], Damaged> {
+        if chunk.standing != Standing::Authentic || chunk.key != key.id {
             return Err(Damaged);
         }
-        let (frame, end) = sealed.split_at(IV_BYTES + text_bytes);
-        let codes = vault.authenticator.prefixed_codes(&[prefix(name, key.id)], &[frame]);
-        if !constant_time_equal(&codes[0], &end[..MAC_BYTES]) {
+        chunk.standing = Standing::Forged;
+        let text_bytes = chunk.bytes.len().checked_sub(SEALED_CHUNK_OVERHEAD).ok_or(Damaged)?;
+        if text_bytes > padded(BODY_HEADER_BYTES + kind.bytes_max() + 1) {
             return Err(Damaged);
         }
-        let (vector, text) = frame.split_first_chunk::<IV_BYTES>().ok_or(Damaged)?;
-        self.body.clear();
-        self.body.extend_from_slice(text);
-        lanes::decrypt_cbc(&key.decryption, vector, &mut self.body);
-        self.take_payload(kind, out)?;
-        match vault.name(kind, out) == name {
-            true => Ok(()),
+        let (vector, rest) = chunk.bytes.split_first_chunk_mut::<IV_BYTES>().ok_or(Damaged)?;
+        let text = &mut rest[..text_bytes];
+        lanes::decrypt_cbc(&key.decryption, vector, text);
+        let (method, payload) = payload_of(text)?;
+        let plaintext = match method {
+            AS_IT_IS if payload.len() <= kind.bytes_max() => payload,
+            DEFLATED => {
+                self.expander.expand(payload, kind.bytes_max(), &mut self.expanded)?;
+                &self.expanded
+            }
+            _ => return Err(Damaged),
+        };
+        match vault.name(kind, plaintext) == chunk.name {
+            true => Ok(plaintext),
             false => Err(Damaged),
         }
     }
+}
 
-    fn take_payload(&mut self, kind: ChunkKind, out: &mut Vec<u8>) -> Result<(), Damaged> {
-        let (header, rest) = self.body.split_first_chunk::<BODY_HEADER_BYTES>().ok_or(Damaged)?;
-        let [method, length @ ..] = *header;
-        let length = u32::from_le_bytes(length) as usize;
-        if length >= rest.len() || padded(BODY_HEADER_BYTES + length + 1) != self.body.len() {
-            return Err(Damaged);
-        }
-        let (payload, padding) = rest.split_at(length);
-        let is_padding =
-            matches!(padding.split_last(), Some((&PADDING, zeros)) if zeros.iter().all(|byte| *byte == 0));
-        match method {
-            _ if !is_padding => Err(Damaged),
-            AS_IT_IS if length <= kind.bytes_max() => {
-                out.clear();
-                out.extend_from_slice(payload);
-                Ok(())
-            }
-            DEFLATED => self.expander.expand(payload, kind.bytes_max(), out),
-            _ => Err(Damaged),
-        }
+/// Method and payload of a decrypted body.
+fn payload_of(body: &[u8]) -> Result<(u8, &[u8]), Damaged> {
+    let (header, rest) = body.split_first_chunk::<BODY_HEADER_BYTES>().ok_or(Damaged)?;
+    let [method, length @ ..] = *header;
+    let length = u32::from_le_bytes(length) as usize;
+    if length >= rest.len() || padded(BODY_HEADER_BYTES + length + 1) != body.len() {
+        return Err(Damaged);
+    }
+    let (payload, padding) = rest.split_at(length);
+    match padding.split_last() {
+        Some((&PADDING, zeros)) if zeros.iter().all(|byte| *byte == 0) => Ok((method, payload)),
+        _ => Err(Damaged),
     }
 }

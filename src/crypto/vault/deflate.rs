@@ -1,8 +1,8 @@
 //! Compression of one chunk by itself: raw deflate (RFC 1951), where it saves enough.
 //!
-//! Most of what does not compress is known without trying, from how evenly a sample's bytes are spread and from whether
-//! words come again: trying costs more than everything else that is done with a chunk.
+//! Most of what does not compress is known without trying (`lanes/sample.rs`).
 
+use cyberbackup_lanes::sample::may_compress;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::super::error::Damaged;
@@ -11,11 +11,6 @@ use super::super::error::Damaged;
 const SAVED_SHARE: usize = 16;
 /// Fast: level 1 stores a tenth more of text, level 4 takes a third longer for 3 % less.
 const LEVEL: u32 = 2;
-/// A sample is so many pieces of so many bytes.
-const SAMPLE_PIECES: usize = 4;
-const SAMPLE_PIECE_BYTES: usize = 1024;
-/// Shorter chunks are compressed without asking.
-const SHORT_BYTES: usize = 512;
 
 /// Compresses chunk after chunk: some 300 KiB of memory.
 pub(super) struct Compressor(Compress);
@@ -28,7 +23,7 @@ impl Compressor {
     /// Appends `plaintext` compressed, and says whether it did: where that saves less than a sixteenth, `out` stays as
     /// it was.
     pub fn append(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> bool {
-        if !is_worth_trying(plaintext) {
+        if !may_compress(plaintext) {
             return false;
         }
         let start = out.len();
@@ -41,50 +36,6 @@ impl Compressor {
         out.truncate(start + written);
         ended
     }
-}
-
-/// Whether a sample leaves hope.
-fn is_worth_trying(plaintext: &[u8]) -> bool {
-    plaintext.len() < SHORT_BYTES || is_spread_unevenly(plaintext) || words_come_again(plaintext)
-}
-
-/// Whether some bytes are more frequent than others by so much that codes of differing lengths save a sixteenth. Of
-/// random bytes the sum of the squares of the counts is n + n² / 256, give or take a hundredth.
-fn is_spread_unevenly(plaintext: &[u8]) -> bool {
-    let mut counts = [0_u32; 256];
-    let mut sampled = 0_u64;
-    let step = (plaintext.len() / SAMPLE_PIECES).max(SAMPLE_PIECE_BYTES);
-    for piece in plaintext.chunks(step).take(SAMPLE_PIECES) {
-        let piece = &piece[..piece.len().min(SAMPLE_PIECE_BYTES)];
-        piece.iter().for_each(|byte| counts[usize::from(*byte)] += 1);
-        sampled += piece.len() as u64;
-    }
-    let squares: u64 = counts.iter().map(|&count| u64::from(count) * u64::from(count)).sum();
-    squares - sampled > sampled * sampled / 256 * 11 / 10
-}
-
-/// Whether, of the words that follow a certain byte, one in sixteen has been seen before: so contents of random bytes
-/// that repeat are found.
-fn words_come_again(plaintext: &[u8]) -> bool {
-    const MARK: u8 = 0xA7;
-    const SLOTS: usize = 512;
-    let mut seen = [0_u64; SLOTS];
-    let (mut words, mut again) = (0_u32, 0_u32);
-    let mut at = 0;
-    while let Some(block) = plaintext.get(at..at + 32 + 8) {
-        // Whole blocks without the mark are passed over at once.
-        if block[..32].iter().fold(false, |found, byte| found | (*byte == MARK)) {
-            for start in (0..32).filter(|start| block[*start] == MARK) {
-                let word = block[start + 1..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
-                let slot = &mut seen[(word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 55) as usize];
-                words += 1;
-                again += u32::from(*slot == word);
-                *slot = word;
-            }
-        }
-        at += 32;
-    }
-    again * 16 > words
 }
 
 /// Expands chunk after chunk.
@@ -173,7 +124,7 @@ mod tests {
         for bytes in [1, 16, 1_000, 4_096, 44_000, LIMIT] {
             assert_eq!(compressed(&random(bytes)), None, "{bytes}");
         }
-        let skipped = (0..100).filter(|_| !is_worth_trying(&random(44_000))).count();
+        let skipped = (0..100).filter(|_| !may_compress(&random(44_000))).count();
         assert!(skipped >= 99, "{skipped} of 100 are known as random by the sample");
         let repeated = random(4_096).repeat(11);
         assert!(compressed(&repeated).unwrap().len() < 8_192);

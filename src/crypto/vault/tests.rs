@@ -33,6 +33,13 @@ fn random(bytes: usize) -> Vec<u8> {
     random
 }
 
+/// Opens a chunk that came alone.
+fn open(put: &PutKey, key: &DataKey, kind: ChunkKind, name: ChunkName, sealed: &[u8]) -> Result<Vec<u8>, Damaged> {
+    let mut chunk = SealedChunk::new(name, key.id(), sealed.to_vec());
+    authenticate(put, &mut [&mut chunk]);
+    ChunkOpener::new().open(put, key, kind, &mut chunk).map(<[u8]>::to_vec)
+}
+
 /// Everything of the format, as the vector says it: from what is fixed to what follows.
 fn describe(private: &[u8], salt: [u8; 16], vector: [u8; 16], wrapped: &[u8]) -> Value {
     let private = PrivateKey::from_pkcs8_der(private).expect("the vector has a key");
@@ -47,7 +54,7 @@ fn describe(private: &[u8], salt: [u8; 16], vector: [u8; 16], wrapped: &[u8]) ->
     let chunks = [&b"as it is"[..], &text(1_000)];
     let plain = chunks.map(|bytes| PlainChunk { name: put.name(ChunkKind::Content, bytes), bytes });
     let mut sealed = Vec::new();
-    let places = ChunkSealer::new().seal_with(&[vector; 2], put, &data_key, &plain, &mut sealed);
+    let places = ChunkSealer::new().seal_with(&[vector; 2], put, &data_key, &plain, 0, &mut sealed);
     let names = [ChunkKind::Content, ChunkKind::Metadata, ChunkKind::Head].map(|kind| put.name(kind, b"as it is"));
     let gear = put.gear();
     let gear_bytes: Vec<u8> = gear.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -75,10 +82,8 @@ fn the_vector_is_pinned_and_opens() {
     assert_eq!(key.put().to_file()[..], field(&vector, "put_key_file"));
     let data_key = key.open_data_key(data_key_id(&wrapped), &wrapped).unwrap();
     let name = key.put().name(ChunkKind::Content, &text(1_000));
-    let mut plain = Vec::new();
     let sealed = field(&vector, "sealed_deflated");
-    ChunkOpener::new().open(key.put(), &data_key, ChunkKind::Content, name, &sealed, &mut plain).unwrap();
-    assert_eq!(plain, text(1_000));
+    assert_eq!(open(key.put(), &data_key, ChunkKind::Content, name, &sealed), Ok(text(1_000)));
 }
 
 #[test]
@@ -101,16 +106,54 @@ fn chunks_of_every_size_come_back() {
     let name = |bytes: &[u8]| key.put().name(ChunkKind::Metadata, bytes);
     let chunks: Vec<PlainChunk<'_>> = bytes.iter().map(|bytes| PlainChunk { name: name(bytes), bytes }).collect();
     let mut sealed = b"before".to_vec();
-    let places = ChunkSealer::new().seal(key.put(), &data_key, &chunks, &mut sealed);
-    assert_eq!((places[0].start, places.len()), (6, chunks.len()));
-    let (mut opener, mut plain) = (ChunkOpener::new(), Vec::new());
+    let places = ChunkSealer::new().seal(key.put(), &data_key, &chunks, 3, &mut sealed);
+    assert_eq!((places[0].start, places.len()), (6 + 3, chunks.len()));
     for (chunk, place) in chunks.iter().zip(places) {
+        assert_eq!(sealed[place.start - 3..place.start], [0; 3]);
         let sealed = &sealed[place];
         assert!(sealed_crc_is_right(chunk.name, data_key.id(), sealed));
-        opener.open(key.put(), &kept, ChunkKind::Metadata, chunk.name, sealed, &mut plain).unwrap();
-        assert!(plain == chunk.bytes, "{} bytes", chunk.bytes.len());
-        let other_kind = opener.open(key.put(), &kept, ChunkKind::Content, chunk.name, sealed, &mut plain);
-        assert_eq!(other_kind, Err(Damaged));
+        let plain = open(key.put(), &kept, ChunkKind::Metadata, chunk.name, sealed);
+        assert!(plain.as_deref() == Ok(chunk.bytes), "{} bytes", chunk.bytes.len());
+        assert_eq!(open(key.put(), &kept, ChunkKind::Content, chunk.name, sealed), Err(Damaged));
+    }
+}
+
+#[test]
+fn of_chunks_that_are_authenticated_together_each_stands_for_itself() {
+    let key = small_key();
+    let data_key = key.put().create_data_key().unwrap();
+    let bytes: Vec<Vec<u8>> = (0..40).map(|index| random(index * 997 % 5_000)).collect();
+    let name = |bytes: &[u8]| key.put().name(ChunkKind::Content, bytes);
+    let plain: Vec<PlainChunk<'_>> = bytes.iter().map(|bytes| PlainChunk { name: name(bytes), bytes }).collect();
+    let mut sealed = Vec::new();
+    let places = ChunkSealer::new().seal(key.put(), &data_key, &plain, 0, &mut sealed);
+    let is_harmed = |index: usize| index % 7 == 3;
+    let mut chunks: Vec<SealedChunk> = places
+        .into_iter()
+        .zip(&plain)
+        .enumerate()
+        .map(|(index, (place, plain))| {
+            let mut bytes = sealed[place].to_vec();
+            match index % 3 {
+                // A torn one, and one whose CRC32 is right and whose HMAC is not.
+                0 if is_harmed(index) => bytes.truncate(index),
+                _ if is_harmed(index) => {
+                    bytes[index] ^= 1;
+                    refit_crc(&mut bytes, plain.name, data_key.id());
+                }
+                _ => {}
+            }
+            SealedChunk::new(plain.name, data_key.id(), bytes)
+        })
+        .collect();
+    let mut opener = ChunkOpener::new();
+    assert_eq!(opener.open(key.put(), &data_key, ChunkKind::Content, &mut chunks[0]), Err(Damaged), "unchecked");
+    authenticate(key.put(), &mut chunks.iter_mut().collect::<Vec<_>>());
+    for (index, (chunk, plain)) in chunks.iter_mut().zip(&plain).enumerate() {
+        assert!(chunk.is_checked());
+        let opened = opener.open(key.put(), &data_key, ChunkKind::Content, chunk);
+        assert_eq!(opened, if is_harmed(index) { Err(Damaged) } else { Ok(plain.bytes) }, "chunk {index}");
+        assert_eq!(opener.open(key.put(), &data_key, ChunkKind::Content, chunk), Err(Damaged), "opened twice");
     }
 }
 
@@ -122,9 +165,8 @@ fn a_head_may_be_long_and_nothing_else() {
     for (kind, opens) in [(ChunkKind::Head, true), (ChunkKind::Content, false)] {
         let chunk = PlainChunk { name: key.put().name(kind, &bytes), bytes: &bytes };
         let mut sealed = Vec::new();
-        ChunkSealer::new().seal(key.put(), &data_key, &[chunk], &mut sealed);
-        let opened = ChunkOpener::new().open(key.put(), &data_key, kind, chunk.name, &sealed, &mut Vec::new());
-        assert_eq!(opened.is_ok(), opens);
+        ChunkSealer::new().seal(key.put(), &data_key, &[chunk], 0, &mut sealed);
+        assert_eq!(open(key.put(), &data_key, kind, chunk.name, &sealed).is_ok(), opens);
     }
 }
 
@@ -135,10 +177,9 @@ fn a_flipped_bit_a_cut_and_another_name_key_or_vault_open_nothing() {
     let bytes = text(300);
     let chunk = PlainChunk { name: key.put().name(ChunkKind::Content, &bytes), bytes: &bytes };
     let mut sealed = Vec::new();
-    ChunkSealer::new().seal(key.put(), &data_key, &[chunk], &mut sealed);
-    let mut opener = ChunkOpener::new();
-    let mut open = |put: &PutKey, key: &DataKey, name, sealed: &[u8]| {
-        opener.open(put, key, ChunkKind::Content, name, sealed, &mut Vec::new())
+    ChunkSealer::new().seal(key.put(), &data_key, &[chunk], 0, &mut sealed);
+    let open = |put: &PutKey, key: &DataKey, name, sealed: &[u8]| {
+        self::open(put, key, ChunkKind::Content, name, sealed).map(drop)
     };
     assert_eq!(open(key.put(), &data_key, chunk.name, &sealed), Ok(()));
     for at in 0..sealed.len() {
@@ -174,10 +215,8 @@ fn a_plaintext_that_is_not_what_the_name_says_is_damaged() {
     let data_key = key.put().create_data_key().unwrap();
     let chunk = PlainChunk { name: key.put().name(ChunkKind::Content, b"one"), bytes: b"another" };
     let mut sealed = Vec::new();
-    ChunkSealer::new().seal(key.put(), &data_key, &[chunk], &mut sealed);
-    let opened =
-        ChunkOpener::new().open(key.put(), &data_key, ChunkKind::Content, chunk.name, &sealed, &mut Vec::new());
-    assert_eq!(opened, Err(Damaged));
+    ChunkSealer::new().seal(key.put(), &data_key, &[chunk], 0, &mut sealed);
+    assert_eq!(open(key.put(), &data_key, ChunkKind::Content, chunk.name, &sealed), Err(Damaged));
 }
 
 #[test]
@@ -255,22 +294,20 @@ fn speeds() {
         let start = std::time::Instant::now();
         for _ in 0..100 {
             sealed.clear();
-            places = sealer.seal(key.put(), &data_key, &chunks, &mut sealed);
+            places = sealer.seal(key.put(), &data_key, &chunks, 0, &mut sealed);
         }
         let rate = |start: std::time::Instant| (100 * total) as f64 / start.elapsed().as_secs_f64() / 1e9;
         println!("{what}: sealed at {:.2} GB/s, to {} of {total} bytes", rate(start), sealed.len());
-        let (mut opener, mut plain) = (ChunkOpener::new(), Vec::new());
+        let mut opener = ChunkOpener::new();
         let start = std::time::Instant::now();
         for _ in 0..100 {
-            for (chunk, place) in chunks.iter().zip(&places) {
-                let _ = opener.open(
-                    key.put(),
-                    &data_key,
-                    ChunkKind::Content,
-                    chunk.name,
-                    &sealed[place.clone()],
-                    &mut plain,
-                );
+            let came = chunks.iter().zip(&places);
+            let mut came: Vec<SealedChunk> = came
+                .map(|(chunk, place)| SealedChunk::new(chunk.name, data_key.id(), sealed[place.clone()].to_vec()))
+                .collect();
+            authenticate(key.put(), &mut came.iter_mut().collect::<Vec<_>>());
+            for chunk in &mut came {
+                opener.open(key.put(), &data_key, ChunkKind::Content, chunk).expect("it was sealed for this");
             }
         }
         println!("{what}: opened at {:.2} GB/s", rate(start));

@@ -4,7 +4,7 @@
 use super::begin::{BOOT_BYTES_MAX, HostFolder};
 use super::fields::{put_cut_text, put_snapshot_option, put_text, read_snapshot, read_snapshot_option};
 use super::message_kind::*;
-use super::{RSA_CIPHERTEXT_BYTES_MAX, TEXT_BYTES_MAX};
+use super::{MESSAGE_HEADER_BYTES, RSA_CIPHERTEXT_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::base::codec::{DecodeError, Reader, Writer};
 use crate::base::ids::{SnapshotId, UploadId};
 use crate::base::limits::{
@@ -18,6 +18,18 @@ const NAME_BYTES_MAX: usize = 400;
 const NAMES_BYTES_MAX: usize = VAULT_NAMES_MAX * ChunkName::BYTES;
 /// Name, key id and what is sealed.
 const SEALED_HEAD_BYTES_MAX: usize = ChunkName::BYTES + 16 + VAULT_SEALED_HEAD_BYTES_MAX;
+
+/// What a [`VaultRequest::Chunk`] has before the sealed chunk.
+pub const CHUNK_HEAD_BYTES: usize = MESSAGE_HEADER_BYTES + ChunkName::BYTES;
+
+/// The head of the message that carries a sealed chunk of so many bytes: for who has sealed it where it is sent from.
+pub fn chunk_head(name: ChunkName, sealed_bytes: usize) -> [u8; CHUNK_HEAD_BYTES] {
+    let length = u32::try_from(ChunkName::BYTES + sealed_bytes).expect("a chunk is below 1 MiB");
+    let mut head = [VAULT_CHUNK; CHUNK_HEAD_BYTES];
+    head[1..MESSAGE_HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
+    head[MESSAGE_HEADER_BYTES..].copy_from_slice(name.as_bytes());
+    head
+}
 
 /// Names, one behind the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use super::access;
 use super::index::has_key;
 use super::record::{Kind, Record};
-use super::rows::SnapshotRow;
+use super::rows::{ObjectRow, SnapshotRow};
 use super::{KeptSnapshot, Opening, Vault, VaultHandle, folder_of};
 use crate::base::ids::SnapshotId;
 use crate::base::time::Timestamp;
@@ -34,6 +34,14 @@ pub struct VaultSnapshot {
     pub stored_bytes: u64,
     /// What is wrong with it, where it cannot be given.
     pub head: Result<SealedObject, String>,
+}
+
+/// What the index says of an object.
+#[derive(Debug, Clone, Copy)]
+struct FoundRow {
+    row: ObjectRow,
+    /// Whether the wrapped key is there that it is sealed under.
+    has_key: bool,
 }
 
 /// A vault for somebody who may read it.
@@ -88,9 +96,24 @@ impl Store {
 }
 
 impl VaultReader {
-    /// The chunk of this name; none where there is none, or it is damaged.
-    pub fn chunk(&self, name: &ChunkName) -> Result<Option<SealedObject>, StoreError> {
-        self.vault.sealed(name)
+    /// Gives out chunks in the order of their names, none for one that is not held or damaged; false from `take` ends it.
+    /// Where they lie is looked up for all of them at once.
+    pub fn chunks(
+        &self,
+        names: &[ChunkName],
+        take: &mut dyn FnMut(&ChunkName, Option<SealedObject>) -> bool,
+    ) -> Result<(), StoreError> {
+        let found = self.vault.find(names)?;
+        for (name, found) in names.iter().zip(found) {
+            let record = self.vault.record_at(name, Kind::Chunk, found)?;
+            let chunk = record.and_then(|record| {
+                Some(SealedObject { name: record.name, key: record.key()?, sealed: record.into_payload() })
+            });
+            if !take(name, chunk) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// A key as the client that made it has wrapped it.
@@ -140,20 +163,41 @@ impl Vault {
         }
     }
 
-    fn sealed(&self, name: &ChunkName) -> Result<Option<SealedObject>, StoreError> {
-        let Some(record) = self.record(name, Kind::Chunk)? else { return Ok(None) };
-        let sealed = |key| SealedObject { name: record.name, key, sealed: record.payload().to_vec() };
-        Ok(record.key().map(sealed))
+    /// What the index says of objects: none for one that it does not know.
+    fn find(&self, names: &[ChunkName]) -> Result<Vec<Option<FoundRow>>, StoreError> {
+        self.index.read(|index| {
+            // Chunks that lie together are sealed under one key, as a rule.
+            let mut last = None;
+            let mut look = |name: &ChunkName| {
+                let Some(row) = index.object(name)? else { return Ok(None) };
+                let has_key = match last {
+                    Some((key, has_key)) if key == row.key => has_key,
+                    _ => has_key(&index.key_numbers, &index.keys, &row)?,
+                };
+                last = Some((row.key, has_key));
+                Ok(Some(FoundRow { row, has_key }))
+            };
+            names.iter().map(&mut look).collect()
+        })
     }
 
     /// Reads an object; none where there is none of this name and kind, or it is damaged, which is noted.
     pub fn record(&self, name: &ChunkName, kind: Kind) -> Result<Option<Record>, StoreError> {
+        let found = self.find(std::slice::from_ref(name))?.pop().flatten();
+        self.record_at(name, kind, found)
+    }
+
+    /// The same, where the index has been looked at.
+    fn record_at(
+        &self,
+        name: &ChunkName,
+        kind: Kind,
+        mut found: Option<FoundRow>,
+    ) -> Result<Option<Record>, StoreError> {
         for look in 1.. {
-            let found = self.index.read(|index| {
-                let Some(row) = index.object(name)? else { return Ok(None) };
-                Ok(Some((row, has_key(&index.key_numbers, &index.keys, &row)?)))
-            })?;
-            let Some((row, has_key)) = found.filter(|(row, _)| row.kind == kind && !row.is_lost()) else {
+            let Some(FoundRow { row, has_key }) =
+                found.filter(|found| found.row.kind == kind && !found.row.is_lost())
+            else {
                 return Ok(None);
             };
             let read = self.read_record(name, &row).map_err(StoreError::of_named_file);
@@ -171,8 +215,9 @@ impl Vault {
                 }
                 Ok(None) | Err(StoreError::Damaged { .. }) => {
                     // It may have got another place.
-                    let now = self.index.read(|index| index.object(name))?;
-                    if now.is_some_and(|now| now.place != row.place) && look < LOOKS_MAX {
+                    let now = self.find(std::slice::from_ref(name))?.pop().flatten();
+                    if now.is_some_and(|now| now.row.place != row.place) && look < LOOKS_MAX {
+                        found = now;
                         continue;
                     }
                     log::error!("damage: vault {}, pack {:08x}: {name} cannot be read", self.id, row.place.pack);

@@ -135,13 +135,20 @@ impl Record {
     /// Takes bytes that begin with a record. None where they do not, or it is not what was written.
     pub fn decode(bytes: &[u8]) -> Option<Record> {
         let total = usize::try_from(record_bytes(bytes)?).ok()?;
-        let bytes = bytes.get(..total)?;
-        let (body, crc) = bytes.split_at(total - CRC_BYTES);
+        Record::of(bytes.get(..total)?.to_vec())
+    }
+
+    /// Takes the bytes of a whole record.
+    fn of(bytes: Vec<u8>) -> Option<Record> {
+        if record_bytes(&bytes)? != bytes.len() as u64 {
+            return None;
+        }
+        let (body, crc) = bytes.split_at(bytes.len() - CRC_BYTES);
         if crc32(body).to_le_bytes() != crc {
             return None;
         }
         let name = body[5..RECORD_HEADER_BYTES].try_into().ok()?;
-        Some(Record { kind: Kind::of(body[0])?, name: ChunkName::from_bytes(name), bytes: bytes.to_vec() })
+        Some(Record { kind: Kind::of(body[0])?, name: ChunkName::from_bytes(name), bytes })
     }
 
     /// Reads the record of so long a payload; none where what lies there is another one, or damaged.
@@ -151,8 +158,7 @@ impl Record {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             read => read?,
         }
-        let expected = bytes.len();
-        Ok(Record::decode(&bytes).filter(|record| record.bytes.len() == expected && record.kind == kind))
+        Ok(Record::of(bytes).filter(|record| record.kind == kind))
     }
 
     pub fn key(&self) -> Option<DataKeyId> {
@@ -162,6 +168,13 @@ impl Record {
 
     pub fn payload(&self) -> &[u8] {
         &self.bytes[self.kind.header_bytes()..self.bytes.len() - CRC_BYTES]
+    }
+
+    /// The payload, in the buffer that the record was read into.
+    pub fn into_payload(mut self) -> Vec<u8> {
+        self.bytes.truncate(self.bytes.len() - CRC_BYTES);
+        self.bytes.drain(..self.kind.header_bytes());
+        self.bytes
     }
 
     /// All of it, as it lies in the pack.

@@ -18,7 +18,7 @@ use super::{Opening, Vault, VaultHandle, create, folder_of};
 use crate::base::ids::{ClientId, SnapshotId, UploadId};
 use crate::base::limits::{
     VAULT_LISTED_AT_ONCE, VAULT_LISTS_MAX, VAULT_NAMES_MAX, VAULT_OBJECTS_AT_ONCE, VAULT_PACK_BYTES,
-    VAULT_TOLD_MAX, VAULT_WRAPPED_BYTES_MAX,
+    VAULT_PACKS_AT_ONCE, VAULT_TOLD_MAX, VAULT_WRAPPED_BYTES_MAX,
 };
 use crate::base::time::Timestamp;
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
@@ -80,6 +80,8 @@ struct VaultSession {
     key: DataKeyId,
     wrapped: Vec<u8>,
     pack: Option<PackWriter>,
+    /// Full packs that are on the disk and not indexed yet: this upload's alone until they are.
+    filled: Vec<PackEnd>,
     /// Written and not indexed yet.
     objects: BTreeMap<[u8; NAME_BYTES], (Kind, Place)>,
     /// Of the lists among them, the names in them: up to [`VAULT_LISTED_AT_ONCE`], and one list.
@@ -93,6 +95,14 @@ struct VaultSession {
     taken_before: u64,
     arrived_bytes: u64,
     ending: Ending,
+}
+
+/// Up to where a pack was written, and how many bytes of keys' records that took.
+#[derive(Debug, Clone, Copy)]
+struct PackEnd {
+    number: u32,
+    length: u64,
+    key_bytes: u64,
 }
 
 /// What becomes of what was stored.
@@ -340,6 +350,7 @@ impl VaultSession {
             key: data_key_id(&request.wrapped_key),
             wrapped: request.wrapped_key.clone(),
             pack: None,
+            filled: Vec::new(),
             objects: BTreeMap::new(),
             new_lists: BTreeMap::new(),
             listed: 0,
@@ -445,19 +456,37 @@ impl VaultSession {
     fn flush_when_due(&mut self) -> Result<(), StoreError> {
         let is_full = self.pack.as_ref().is_some_and(|pack| pack.length() >= VAULT_PACK_BYTES);
         let is_due = self.objects.len() >= VAULT_OBJECTS_AT_ONCE || self.listed >= VAULT_LISTED_AT_ONCE;
-        if is_full || is_due { self.flush(None) } else { Ok(()) }
+        if is_due || (is_full && self.filled.len() + 1 >= VAULT_PACKS_AT_ONCE) {
+            return self.flush(None);
+        }
+        if is_full { self.put_pack_aside() } else { Ok(()) }
+    }
+
+    /// Flushes the pack that is written to, if there is one; it is indexed together with others.
+    fn put_pack_aside(&mut self) -> Result<(), StoreError> {
+        if let Some(pack) = &mut self.pack {
+            self.vault.flush_pack(pack)?;
+            let (number, length) = (pack.number, pack.length());
+            self.filled.push(PackEnd { number, length, key_bytes: pack.take_key_bytes() });
+            self.pack = None;
+        }
+        Ok(())
     }
 
     /// Flushes what was written, then indexes it; with `snapshot`, that one is among it.
     fn flush(&mut self, snapshot: Option<NewSnapshot<'_>>) -> Result<(), StoreError> {
-        let Some(pack) = &mut self.pack else { return Ok(()) };
         if self.objects.is_empty() {
             return Ok(());
         }
-        self.vault.flush_pack(pack)?;
+        if let Some(pack) = &mut self.pack {
+            self.vault.flush_pack(pack)?;
+        }
+        let mut packs = std::mem::take(&mut self.filled);
+        if let Some(pack) = &mut self.pack {
+            packs.push(PackEnd { number: pack.number, length: pack.length(), key_bytes: pack.take_key_bytes() });
+        }
         let (objects, lists) = (std::mem::take(&mut self.objects), std::mem::take(&mut self.new_lists));
         self.listed = 0;
-        let (number, length, key_bytes) = (pack.number, pack.length(), pack.take_key_bytes());
         self.row.touched = Timestamp::now().seconds.max(0) as u64;
         let indexed = self.vault.index.write(Flush::Now, |index| {
             let is_sealed = objects.values().any(|(kind, _)| *kind != Kind::List);
@@ -466,20 +495,21 @@ impl VaultSession {
             if let Some(snapshot) = &snapshot {
                 snapshot.add(index)?;
             }
-            index.note_pack(number, length, key_bytes);
+            packs.iter().for_each(|pack| index.note_pack(pack.number, pack.length, pack.key_bytes));
             index.uploads.insert(&self.row_key, &self.row)
         });
         // What is not in the index now is as good as not stored.
-        if indexed.is_err() || length >= VAULT_PACK_BYTES {
-            self.release_pack();
+        for pack in packs.iter().filter(|pack| indexed.is_err() || pack.length >= VAULT_PACK_BYTES) {
+            self.vault.release_pack(pack.number);
+            self.pack.take_if(|open| open.number == pack.number);
         }
         indexed
     }
 
-    fn release_pack(&mut self) {
-        if let Some(pack) = self.pack.take() {
-            self.vault.release_pack(pack.number);
-        }
+    fn release_packs(&mut self) {
+        let open = self.pack.take().map(|pack| pack.number);
+        let filled = std::mem::take(&mut self.filled);
+        filled.iter().map(|pack| pack.number).chain(open).for_each(|number| self.vault.release_pack(number));
     }
 
     /// Stores the record of the snapshot, and has the index count what it needs.
@@ -526,7 +556,7 @@ impl Drop for VaultSession {
         {
             log::warn!("what came last of an upload will be sent again: {error}");
         }
-        self.release_pack();
+        self.release_packs();
         if self.ending != Ending::LeftBehind
             && let Err(error) = self.vault.forget_upload(&self.row_key)
         {

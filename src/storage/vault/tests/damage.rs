@@ -84,7 +84,7 @@ fn a_torn_tail_is_cut_off_and_what_is_whole_of_it_is_kept() {
         fixture = fixture.reopen();
         check_snapshot(&fixture.store, &head, &tree(0..2));
         let reader = fixture.store.read_vault(vault(), &READ_TOKEN).unwrap();
-        assert_eq!(reader.chunk(&name).unwrap().is_some(), cut >= chunk_end, "cut at {cut}");
+        assert_eq!(chunk_of(&reader, &name).is_some(), cut >= chunk_end, "cut at {cut}");
         drop(reader);
         fs::write(&pack, &whole).unwrap();
     }
@@ -112,7 +112,7 @@ fn every_changed_byte_of_a_pack_is_found_and_nothing_wrong_is_given_out() {
         fixture = fixture.reopen();
         let reader = fixture.store.read_vault(vault(), &READ_TOKEN).unwrap();
         for number in small.iter().flatten() {
-            if let Some(found) = reader.chunk(&chunk_name(*number)).unwrap() {
+            if let Some(found) = chunk_of(&reader, &chunk_name(*number)) {
                 assert!(found.sealed == sealed(found.name, found.key, BLOCKS), "byte {place}");
             }
         }
