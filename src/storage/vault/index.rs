@@ -265,6 +265,7 @@ pub struct Reading {
     pub snapshots:
         ReadOnlyTable<&'static [u8; crate::base::ids::SnapshotId::LENGTH], &'static [u8; SNAPSHOT_BYTES]>,
     pub damaged: ReadOnlyTable<Name, ()>,
+    pub uploads: ReadOnlyTable<&'static [u8; UPLOAD_KEY_BYTES], &'static [u8; UPLOAD_BYTES]>,
 }
 
 impl Reading {
@@ -277,6 +278,7 @@ impl Reading {
             packs: transaction.open_table(PACKS)?,
             snapshots: transaction.open_table(SNAPSHOTS)?,
             damaged: transaction.open_table(DAMAGED)?,
+            uploads: transaction.open_table(UPLOADS)?,
         })
     }
 
