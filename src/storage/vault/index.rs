@@ -263,6 +263,7 @@ pub struct Reading {
     pub packs: ReadRows<u32, PackRow>,
     pub snapshots: ReadRows<SnapshotId, SnapshotRow>,
     pub damaged: ReadRows<Name, ()>,
+    pub uploads: ReadRows<UploadKey, UploadRow>,
 }
 
 impl Reading {
@@ -275,6 +276,7 @@ impl Reading {
             packs: PACKS.read(&transaction)?,
             snapshots: SNAPSHOTS.read(&transaction)?,
             damaged: DAMAGED.read(&transaction)?,
+            uploads: UPLOADS.read(&transaction)?,
         })
     }
 

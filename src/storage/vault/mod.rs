@@ -122,10 +122,11 @@ impl Vault {
             committing: Mutex::default(),
         };
         match vault.index_tails() {
-            // What is stored can be read all the same, and there may be room when it is opened next.
+            // They would keep the disk full; what is stored can be read all the same.
             Err(error @ StoreError::DiskFull { .. }) => {
-                log::warn!("vault {id}: what an upload left behind waits: {error}");
+                log::warn!("vault {id}: what came last of an upload will be sent again: {error}");
                 vault.index.reopen(disk)?;
+                vault.cut_tails()?;
             }
             indexed => indexed?,
         }
@@ -207,9 +208,11 @@ impl Vault {
         }
     }
 
-    /// Indexes what lies behind the indexed bytes of packs that are not full: it was flushed, or not, before a stop.
-    fn index_tails(&self) -> Result<(), StoreError> {
+    /// Packs that are not full and in which something lies behind the indexed bytes: it was flushed, or not, before a
+    /// stop.
+    fn tails(&self) -> Result<Vec<(u32, Option<PackRow>)>, StoreError> {
         let rows: HashMap<u32, PackRow> = pack_rows(&self.index)?;
+        let mut tails = Vec::new();
         for number in names_in(&self.packs_path())?.iter().filter_map(|name| pack_number(name)) {
             let row = rows.get(&number);
             if row.is_some_and(|row| row.indexed_bytes >= VAULT_PACK_BYTES) {
@@ -218,7 +221,28 @@ impl Vault {
             let path = self.pack_path(number);
             let length = path.metadata().at("look at", &path)?.len();
             if row.is_none_or(|row| row.indexed_bytes < length) {
-                rebuild::index_tail(self, number, row.copied().unwrap_or_default())?;
+                tails.push((number, row.copied()));
+            }
+        }
+        Ok(tails)
+    }
+
+    fn index_tails(&self) -> Result<(), StoreError> {
+        self.tails()?
+            .into_iter()
+            .try_for_each(|(number, row)| rebuild::index_tail(self, number, row.unwrap_or_default()))
+    }
+
+    /// Gives the room of tails back, which nobody was told are stored.
+    fn cut_tails(&self) -> Result<(), StoreError> {
+        for (number, row) in self.tails()? {
+            let (name, path) = (pack_name(number), self.pack_path(number));
+            match row {
+                Some(row) => {
+                    let cut = self.disk.reopen_file(self.packs.as_fd(), name.as_bytes(), row.indexed_bytes);
+                    drop(cut.at("cut off", &path)?);
+                }
+                None => self.disk.remove_file(self.packs.as_fd(), name.as_bytes()).at("remove", &path)?,
             }
         }
         Ok(())

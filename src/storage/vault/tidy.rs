@@ -7,10 +7,10 @@ use std::ops::Bound;
 
 use super::index::{Flush, IndexError, Writing};
 use super::record::{Kind, names_in};
-use super::rows::{NAME_BYTES, ObjectRow, of_unreferenced, unreferenced_key};
+use super::rows::{NAME_BYTES, ObjectRow, UPLOAD_KEY_BYTES, of_unreferenced, unreferenced_key};
 use super::upload::first_turn;
 use super::{KeptSnapshot, Opening, Vault, VaultHandle, access, folder_of};
-use crate::base::ids::{ClientId, SnapshotId};
+use crate::base::ids::{ClientId, SnapshotId, UploadId};
 use crate::base::limits::VAULT_OBJECTS_AT_ONCE;
 use crate::base::vault::{ChunkName, VaultId};
 use crate::storage::catalog::{ClientState, locked};
@@ -80,6 +80,9 @@ impl Store {
         let kept = || self.kept_in_vault(id);
         for tries in 1.. {
             let (vault, is_first) = self.shared.vaults.open(&self.shared, id, &kept, opening)?;
+            if is_first {
+                self.forget_stored_uploads(&vault)?;
+            }
             if !is_first || self.agrees_with_heads(&vault, client)? || tries == OPENINGS_MAX {
                 return Ok(vault);
             }
@@ -87,6 +90,21 @@ impl Store {
             vault.index.mark_wrong();
         }
         unreachable!("the loop ends by itself")
+    }
+
+    /// Forgets uploads that became snapshots just before a stop, which came before their rows went.
+    fn forget_stored_uploads(&self, vault: &Vault) -> Result<(), StoreError> {
+        for (key, client, upload) in vault.left_behind()? {
+            if self.client(client).is_some()
+                && self
+                    .state(client)?
+                    .with_catalog(&self.shared.layout, |catalog| catalog.of_upload(upload))?
+                    .is_some()
+            {
+                vault.forget_upload(&key)?;
+            }
+        }
+        Ok(())
     }
 
     /// False where a head is there and its row is not.
@@ -161,6 +179,23 @@ impl Store {
 }
 
 impl Vault {
+    /// Uploads that have a row and no session: by key, client and id.
+    fn left_behind(&self) -> Result<Vec<([u8; UPLOAD_KEY_BYTES], ClientId, UploadId)>, StoreError> {
+        let live = locked(&self.live).clone();
+        self.index.read(|index| {
+            let mut found = Vec::new();
+            for row in index.uploads.iter()? {
+                let key = row?.0;
+                if !live.contains(&key) {
+                    let (client, upload) = key.split_first_chunk().expect("it begins with 16 bytes");
+                    let upload = upload.try_into().expect("and ends with 16");
+                    found.push((key, ClientId::from_bytes(*client), UploadId::from_bytes(upload)));
+                }
+            }
+            Ok(found)
+        })
+    }
+
     /// Takes a snapshot out of the index, and with it its references to lists.
     fn release(&self, row: &KeptSnapshot) -> Result<(), StoreError> {
         let record = self.record(&row.object, Kind::Snapshot)?;

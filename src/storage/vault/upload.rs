@@ -714,10 +714,10 @@ fn row_key(client: ClientId, upload: UploadId) -> UploadKey {
 }
 
 impl Vault {
-    /// Nothing is kept any longer for an upload that is over.
-    fn forget_upload(&self, row_key: &UploadKey) -> Result<(), StoreError> {
+    /// Nothing is kept any longer for an upload that is over. At once: what a kill leaves of it would hold space for a day.
+    pub fn forget_upload(&self, row_key: &UploadKey) -> Result<(), StoreError> {
         let forget = |index: &mut Writing<'_>| index.uploads.remove(row_key);
-        self.index.write(Flush::Later, forget)
+        self.index.write(Flush::Now, forget)
     }
 
     /// Whether an object can be given out, as far as is known; a list only where all its chunks can.

@@ -77,6 +77,27 @@ fn lists_that_two_uploads_bring_at_once_are_counted_once() {
 }
 
 #[test]
+fn an_upload_that_was_stored_just_before_a_stop_holds_no_space() {
+    use crate::storage::vault::rows::UploadRow;
+    let fixture = fixture();
+    let upload = UploadId::random();
+    let first = try_back_up(&fixture.store, fixture.client, upload, &tree(0..2)).unwrap();
+    // As a stop between the head and the end of the upload leaves it.
+    let open = fixture.store.open_vault(vault(), None, Opening::Quick).unwrap();
+    let key = [&fixture.client.as_bytes()[..], upload.as_bytes()].concat();
+    let key: &[u8; 32] = key[..].try_into().unwrap();
+    let row = UploadRow { turn: 1, touched: Timestamp::now().seconds as u64, stored_bytes: 0 };
+    let put = |index: &mut index::Writing<'_>| index.uploads.insert(key, &row);
+    open.index.write(Flush::Now, put).unwrap();
+    drop(open);
+    let fixture = fixture.reopen();
+    let second = back_up(&fixture.store, fixture.client, &tree(5..6));
+    drop_snapshot(&fixture.store, &first);
+    assert_eq!(fixture.store.tidy_vault(vault()).unwrap().objects, 14);
+    check_snapshot(&fixture.store, &second, &tree(5..6));
+}
+
+#[test]
 fn a_removed_client_leaves_nothing_that_others_do_not_need() {
     let fixture = fixture();
     let store = &fixture.store;
