@@ -202,7 +202,14 @@ fn verify_and_stats_give_their_figures() {
     let verified = stored.run(["verify".as_ref()]).expect(0).event("summary");
     // Only of a vault is anything opened.
     let opened = [("opened_files", '0'), ("opened_bytes", '0'), ("snapshots_dropped", '0')];
-    let fields = [("files", 'n'), ("bytes", 'n'), ("damaged", 'n'), ("exit_code", 'n')];
+    let fields = [
+        ("files", 'n'),
+        ("bytes", 'n'),
+        ("sealed_snapshots", 'n'),
+        ("sealed_objects", 'n'),
+        ("damaged", 'n'),
+        ("exit_code", 'n'),
+    ];
     assert_fields(&verified, &[&fields[..], &opened].concat());
     assert_eq!((&verified["files"], &verified["bytes"], &verified["damaged"]), (&2.into(), &12.into(), &0.into()));
     let run = stored.run(["stats".as_ref()]).expect(0);
