@@ -7,7 +7,7 @@ use std::fmt;
 use super::connect::Session;
 use super::error::ClientError;
 use super::vault::chain::Holder;
-use super::vault::{Compared, Line, Place, VaultAccess, VaultReader, selection_of};
+use super::vault::{Compared, LATEST, Line, Place, VaultAccess, VaultReader, selection_of};
 use crate::base::codec::Reader;
 use crate::base::entry::Entry;
 use crate::base::ids::SnapshotId;
@@ -151,7 +151,14 @@ impl Session {
                     Err(_) => line.send(request)?,
                 },
             }
-            match take_all(&mut line, request, &mut handler)? {
+            let check = |row: &SnapshotRow, selection: &Selection| {
+                is_meant(row.id, selection)?;
+                match &vault {
+                    Some(access) => access.check_plain(row.id, &selection.snapshot, &holder),
+                    None => Ok(()),
+                }
+            };
+            match take_all(&mut line, request, &check, &mut handler)? {
                 Answer::Whole(result) => Ok(result),
                 Answer::Sealed(id, snapshot) => {
                     let access = access(Some(id))?;
@@ -341,10 +348,11 @@ enum Answer<R> {
     Sealed(VaultId, SnapshotId),
 }
 
-/// Gives message after message to `handler` until it gives a result.
+/// Gives message after message to `handler` until it gives a result. `check` looks at the plain snapshot that is selected.
 fn take_all<R>(
     line: &mut Line<'_>,
     request: &ToServer<'_>,
+    check: &dyn Fn(&SnapshotRow, &Selection) -> Result<(), ClientError>,
     handler: &mut impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError>,
 ) -> Result<Answer<R>, ClientError> {
     let mut sealed = None;
@@ -359,6 +367,9 @@ fn take_all<R>(
             (ToClient::End { .. }, Some((vault, id))) => return Ok(Answer::Sealed(vault, id)),
             (_, Some(_)) => return Err(unexpected()),
             (message, None) => {
+                if let (ToClient::Snapshot(row), Some(selection)) = (&message, selection_of(request)) {
+                    check(row, selection)?;
+                }
                 if let Some(result) = handler(&message)? {
                     return Ok(Answer::Whole(result));
                 }
@@ -370,6 +381,17 @@ fn take_all<R>(
 /// Whether a selector may mean the snapshot: `latest` may mean any.
 pub(super) fn matches_selector(id: SnapshotId, selector: &str) -> bool {
     selector == "latest" || id.as_str().starts_with(selector)
+}
+
+/// Sees that a snapshot is one that was asked for.
+fn is_meant(id: SnapshotId, selection: &Selection) -> Result<(), ClientError> {
+    match matches_selector(id, &selection.snapshot) {
+        true => Ok(()),
+        false => Err(ClientError::Integrity(format!(
+            "the server gives snapshot {id}, where {} was asked for",
+            selection.snapshot
+        ))),
+    }
 }
 
 /// Makes the answer from what is in the vault, once what the server lists of it was compared with what this host stored.
@@ -389,6 +411,10 @@ fn take_sealed<R>(
         None => reader.open(selection)?,
     };
     let opened = opened.ok_or_else(|| explain(reader.nothing_meant(selection)))?;
+    is_meant(opened.row.id, selection)?;
+    if selection.snapshot == LATEST && selection.root.is_none() {
+        access.note_latest(opened.row.id);
+    }
     let mut result = None;
     reader.answer(&opened, request, &mut |message| {
         result = result.take().or(handler(message)?);

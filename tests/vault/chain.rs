@@ -108,9 +108,13 @@ fn field(head: &str, name: &str) -> String {
 
 /// Gives a field of a head another value, and the head the checksum that fits.
 fn set_field(data: &Path, id: &str, name: &str, value: &str) {
+    change_head(data, id, |head| head.replace(&field(head, name), value));
+}
+
+/// Changes a head, and gives it the checksum that fits.
+fn change_head(data: &Path, id: &str, change: impl Fn(&str) -> String) {
     let file = file_of(data, id, "json");
-    let head = fs::read_to_string(&file).unwrap();
-    let changed = head.replace(&field(&head, name), value);
+    let changed = change(&fs::read_to_string(&file).unwrap());
     let (body, _) = changed.split_once(",\n  \"checksum\": \"").unwrap();
     let checksum = hex(&blake3_hash(body.as_bytes()));
     fs::write(file, format!("{body},\n  \"checksum\": \"{checksum}\"\n}}\n")).unwrap();
@@ -280,6 +284,54 @@ fn the_newest_that_vanished_makes_the_latest_doubtful() {
     assert!(run.err().contains(&told) && run.err().contains("unless it was dropped on purpose"), "{}", run.err());
     let (run, _) = fixture.restore("to", &[]);
     assert!(run.expect(0).err().contains(&format!("snapshot {}: it is gone", ids[1])));
+}
+
+#[test]
+fn an_older_one_that_is_shown_as_the_latest_is_named() {
+    let workplace = Workplace::new();
+    let (mut fixture, ids) = Fixture::new(&workplace, 3);
+    fixture.change(true, |data| {
+        for (id, number) in [(&ids[1], 3), (&ids[2], 2)] {
+            let other = format!("\"sequence\": {}", 5 - number);
+            change_head(data, id, |head| head.replace(&other, &format!("\"sequence\": {number}")));
+        }
+    });
+    let told = format!("the newest that this host stored is {}", ids[2]);
+    let (run, _) = fixture.restore("to", &[]);
+    assert!(run.expect(6).err().contains(&told), "restore");
+    let file = fixture.file();
+    for words in [&["ls"][..], &["cat", &file], &["diff", &ids[0]]] {
+        let run = fixture.run(words).expect(6);
+        assert!(run.err().contains(&told), "{words:?}: {}", run.err());
+    }
+    let (run, came) = fixture.restore("to", &["--snapshot", &ids[2]]);
+    run.expect(0);
+    assert_eq!(came.as_deref(), Some(&"2".repeat(100)[..]));
+}
+
+#[test]
+fn a_plain_snapshot_in_the_place_of_a_sealed_one_is_refused() {
+    let workplace = Workplace::new();
+    let (mut fixture, ids) = Fixture::new(&workplace, 2);
+    fixture.change(true, |data| {
+        change_head(data, &ids[1], |head| {
+            let (before, rest) = head.split_once("  \"vault\": {").unwrap();
+            let (_, after) = rest.split_once('}').unwrap();
+            format!("{}{after}", before.trim_end().trim_end_matches(','))
+        });
+    });
+    let told = format!("snapshot {}: this host stored it in a vault", ids[1]);
+    let file = fixture.file();
+    for words in
+        [&["ls"][..], &["cat", &file], &["ls", "--snapshot", &ids[1]], &["find", "file"], &["diff", &ids[0]]]
+    {
+        let run = fixture.run(words).expect(6);
+        assert!(run.err().contains(&told), "{words:?}: {}", run.err());
+    }
+    for words in [&[][..], &["--snapshot", &ids[1]]] {
+        let (run, came) = fixture.restore("to", words);
+        assert!(run.expect(6).err().contains(&told) && came.is_none(), "{words:?}");
+    }
 }
 
 #[test]

@@ -25,18 +25,32 @@ pub struct VaultAccess {
     opened: Mutex<Option<Arc<FullKey>>>,
     /// What that comparison has found: it is made once in a run.
     compared: Mutex<Option<Compared>>,
+    /// A plain snapshot that was given as the latest, where the vault's was wanted.
+    plain: Mutex<Option<SnapshotId>>,
 }
 
 impl VaultAccess {
     pub fn new(keys: VaultKeys) -> VaultAccess {
         let state = Some(keys.state.clone());
-        VaultAccess { keys: Some(keys), state, opened: Mutex::default(), compared: Mutex::default() }
+        VaultAccess {
+            keys: Some(keys),
+            state,
+            opened: Mutex::default(),
+            compared: Mutex::default(),
+            plain: Mutex::default(),
+        }
     }
 
     /// A key that is open already, and no other. With a state folder, its chain is compared with what the server lists.
     pub fn of_open_key(key: Arc<FullKey>, state: Option<&Path>) -> VaultAccess {
         let state = state.map(Path::to_path_buf);
-        VaultAccess { keys: None, state, opened: Mutex::new(Some(key)), compared: Mutex::default() }
+        VaultAccess {
+            keys: None,
+            state,
+            opened: Mutex::new(Some(key)),
+            compared: Mutex::default(),
+            plain: Mutex::default(),
+        }
     }
 
     /// The state folder that the chain is in.
@@ -46,7 +60,11 @@ impl VaultAccess {
 
     /// What does not fit the chain of this host, as far as a vault was opened.
     pub fn compared(&self) -> Compared {
-        self.compared.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+        let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+        if let Some(shown) = *self.plain.lock().unwrap_or_else(PoisonError::into_inner) {
+            compared.doubt(Finding::Plain { shown });
+        }
+        compared
     }
 
     /// Compares what the server lists with the chain of this host, where it has one; once.
@@ -72,6 +90,32 @@ impl VaultAccess {
         let (listed, is_there) = reader.listed_or_nothing()?;
         *compared = Some(chain.compare(&listed));
         is_there
+    }
+
+    /// What is wrong with what the server gives as the latest, after the comparison.
+    pub fn note_latest(&self, shown: SnapshotId) {
+        let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(compared) = &mut *compared else { return };
+        if let Some(newest) = compared.newest.filter(|newest| *newest != shown) {
+            compared.doubt(Finding::NotLatest { shown, newest });
+        }
+    }
+
+    /// Looks at a plain snapshot that the server gives. It could have made it by itself.
+    ///
+    /// # Errors
+    /// This host has stored a sealed one under this id.
+    pub fn check_plain(&self, shown: SnapshotId, selector: &str, holder: &Holder) -> Result<(), ClientError> {
+        let Some(state) = self.state() else { return Ok(()) };
+        if Chain::has_stored(&state, holder, shown)? {
+            return Err(ClientError::Integrity(format!(
+                "snapshot {shown}: this host stored it in a vault, and the server gives a plain one under its id"
+            )));
+        }
+        if selector == LATEST && self.is_given() && Chain::vault_used_last(&state, holder)?.is_some() {
+            *self.plain.lock().unwrap_or_else(PoisonError::into_inner) = Some(shown);
+        }
+        Ok(())
     }
 
     /// That a snapshot is not there is damage where this host has stored it and nobody dropped it.

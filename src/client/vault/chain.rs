@@ -90,6 +90,10 @@ pub enum Finding {
     SetBack { newest: SnapshotId, shown: Option<SnapshotId>, count: usize, drops_are_known: bool },
     /// A newer one than this state folder has stored.
     Unknown { snapshot: SnapshotId },
+    /// Shown as the latest, which by this host's chain another one is.
+    NotLatest { shown: SnapshotId, newest: SnapshotId },
+    /// Shown as the latest, and not in the vault that this host stores into.
+    Plain { shown: SnapshotId },
     /// The chain cannot be read.
     Unreadable { problem: String },
 }
@@ -102,6 +106,8 @@ pub struct Compared {
     pub gone: Vec<SnapshotId>,
     /// Those that the server says it dropped.
     pub dropped: Vec<SnapshotId>,
+    /// The newest that this host has stored and that is shown as it was stored.
+    pub newest: Option<SnapshotId>,
     /// The newest that this host has stored is gone or exchanged: what is shown as the latest may be another.
     pub is_newest_doubtful: bool,
 }
@@ -113,6 +119,8 @@ impl Finding {
             Finding::Gone { last: snapshot, .. }
             | Finding::OtherHead { snapshot }
             | Finding::SetBack { newest: snapshot, .. }
+            | Finding::NotLatest { shown: snapshot, .. }
+            | Finding::Plain { shown: snapshot }
             | Finding::Unknown { snapshot } => Some(*snapshot),
             Finding::Unreadable { .. } => None,
         }
@@ -147,6 +155,14 @@ impl Finding {
             Finding::Unknown { .. } => {
                 "this state folder does not know of it: a copy of the folder is in use elsewhere, \
                                         or an older one was put back"
+                    .to_string()
+            }
+            Finding::NotLatest { newest, .. } => {
+                format!("the server shows it as the latest, and the newest that this host stored is {newest}")
+            }
+            Finding::Plain { .. } => {
+                "the server shows it as the latest, and it is a plain one, which the server could \
+                                      have made: this host stores into a vault"
                     .to_string()
             }
             Finding::Unreadable { problem } => {
@@ -191,6 +207,13 @@ impl Chain {
 
     pub fn writer(&self) -> [u8; 16] {
         self.writer
+    }
+
+    /// Whether this host has stored the snapshot in a vault at this server.
+    pub fn has_stored(state: &StateFolder, at: &Holder, snapshot: SnapshotId) -> Result<bool, StateError> {
+        let chains = read(state)?.map(|file| file.chains).unwrap_or_default();
+        let mut own = chains.iter().filter(|kept| kept.at.is(at)).flat_map(|kept| &kept.stored);
+        Ok(own.any(|link| link.snapshot == snapshot))
     }
 
     /// The heads that are known to be stored, the oldest first.
@@ -250,8 +273,10 @@ impl Chain {
                     compared.add_gone(&std::mem::take(&mut missing));
                     shown = Some(*snapshot);
                     // One that the server cannot give is told as damage by whoever asks for it.
-                    if listed.hash.as_ref().is_ok_and(|hash| hex(hash) != *head) {
-                        compared.findings.push(Finding::OtherHead { snapshot: *snapshot });
+                    match &listed.hash {
+                        Ok(hash) if hex(hash) == *head => compared.newest = Some(*snapshot),
+                        Ok(_) => compared.findings.push(Finding::OtherHead { snapshot: *snapshot }),
+                        Err(_) => {}
                     }
                 }
             }
@@ -313,6 +338,14 @@ impl Chain {
 }
 
 impl Compared {
+    /// Takes what makes the latest doubtful; once.
+    pub fn doubt(&mut self, finding: Finding) {
+        self.is_newest_doubtful = true;
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
+    }
+
     /// Takes snapshots that are missing before one that is there.
     fn add_gone(&mut self, missing: &[SnapshotId]) {
         if let [first, .., last] | [first @ last] = *missing {
@@ -419,7 +452,7 @@ mod tests {
         let whole = [&all[..], &[(9, Some(9))]].concat();
         assert_eq!(
             chain.compare(&listed(&whole, &[])),
-            Compared::default(),
+            Compared { newest: Some(id(6)), ..Compared::default() },
             "others' snapshots are none of its own"
         );
 

@@ -8,7 +8,7 @@ use super::super::query::unexpected;
 use super::contents::{Contents, Emit};
 use super::fetching::{Fetcher, Line};
 use super::format::VaultHead;
-use super::listed::{Listed, ListedHead};
+use super::listed::Listed;
 use super::walk::{Choice, Found, Walk, Wanted};
 use crate::base::entry::EntryKind;
 use crate::base::ids::SnapshotId;
@@ -67,7 +67,8 @@ impl<'l> VaultReader<'l> {
                 format!("several snapshots begin with {selector:?}, {other} among them: give more of the id");
             return Err(ClientError::Failure { code: FailureCode::NotFound, text });
         }
-        for id in newest_first(&listed) {
+        // By their ids, which are sealed in the heads and begin with a time; when one was committed the server alone says.
+        for id in listed.heads.into_keys().rev() {
             let opened = self.open_by_id(id)?;
             if selection.root.as_ref().is_none_or(|root| !is_latest || opened.head.roots.contains(root)) {
                 return Ok(Some(opened));
@@ -344,18 +345,6 @@ fn walk_with(
 pub fn wanted(found: &Found) -> Wanted {
     let is_readable = found.content.is_some_and(|content| content.flags & content_flag::UNREADABLE == 0);
     if found.entry.kind == EntryKind::File && is_readable { Wanted::Content } else { Wanted::Nothing }
-}
-
-/// By when they were committed. Of one that the server cannot give that is not known: it counts from when it was begun,
-/// as it may be the newest.
-fn newest_first(listed: &Listed) -> Vec<SnapshotId> {
-    let time = |(id, head): (&SnapshotId, &ListedHead)| match head.hash {
-        Ok(_) => (head.committed.compact(), head.committed.nanoseconds, *id),
-        Err(_) => (id.begun().to_string(), u32::MAX, *id),
-    };
-    let mut found: Vec<(String, u32, SnapshotId)> = listed.heads.iter().map(time).collect();
-    found.sort_unstable();
-    found.into_iter().rev().map(|(.., id)| id).collect()
 }
 
 fn as_stored(stored: &StoredHead<'_>) -> StoredHead<'static> {

@@ -302,10 +302,21 @@ fn open_index(disk: &Disk, path: &Path, id: VaultId, opening: Opening) -> Result
     }
 }
 
-/// Sees that each pack that the index knows of is there, and those that are still added to have all that is indexed.
+/// Sees that each pack that the index knows of is there, and those that are still added to have all that is indexed; and,
+/// where it lacks something, that no pack is there that it does not know: that one may have been put back.
 fn check_packs(index: &Index, packs: &Path) -> Result<(), StoreError> {
     let names = names_in(packs)?;
-    for (number, row) in pack_rows(index)? {
+    let rows = pack_rows(index)?;
+    let unknown = || names.iter().find(|name| pack_number(name).is_some_and(|number| !rows.contains_key(&number)));
+    if let Some(name) = unknown()
+        && index.read(|index| index.damaged.count())? > 0
+    {
+        return Err(StoreError::damaged(
+            &packs.join(name),
+            "it has come back, and may have what is damaged or gone",
+        ));
+    }
+    for (number, row) in rows.iter().map(|(number, row)| (*number, *row)) {
         let name = pack_name(number);
         let is_there = names.binary_search(&name).is_ok();
         let path = packs.join(name);

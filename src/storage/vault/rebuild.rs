@@ -53,10 +53,11 @@ impl Rebuilding<'_> {
         for number in &numbers {
             self.take_pack(*number)?;
         }
+        let mut is_any_lost = false;
         for kept in kept {
-            self.take_snapshot(kept)?;
+            is_any_lost |= !self.take_snapshot(kept)?;
         }
-        self.finish()?;
+        self.finish(is_any_lost)?;
         if !numbers.is_empty() {
             log::info!("vault {}: its index was made anew from {} packs", self.id, numbers.len());
         }
@@ -74,8 +75,9 @@ impl Rebuilding<'_> {
         Ok(())
     }
 
-    /// Takes a snapshot, with its references to lists; and what those refer to, the first time that one is met.
-    fn take_snapshot(&self, kept: &KeptSnapshot) -> Result<(), StoreError> {
+    /// Takes a snapshot, with its references to lists; and what those refer to, the first time that one is met. False
+    /// where its record is lost: nobody knows what it needs.
+    fn take_snapshot(&self, kept: &KeptSnapshot) -> Result<bool, StoreError> {
         let record = self.read(&kept.object)?;
         // What it needs is kept, so that nothing is lost of snapshots that were exchanged; it is named whenever it is read.
         if let Some(other) = record.as_ref().and_then(|record| record.snapshot()).map(|payload| payload.id)
@@ -107,22 +109,29 @@ impl Rebuilding<'_> {
                     if refer_to(index, list.as_bytes(), Kind::List)? > 1 {
                         continue;
                     }
-                    if let Some(record) = self.read_row(&list, index.object(list.as_bytes())?)? {
-                        for name in record.names() {
-                            refer_to(index, name.as_bytes(), Kind::Chunk)?;
-                            referred += 1;
-                        }
-                    }
+                    referred += self.refer_to_chunks(index, &list)?;
                 }
                 Ok(())
             })?;
         }
-        Ok(())
+        Ok(record.is_some())
+    }
+
+    /// Refers to what a list names; gives how many that are.
+    fn refer_to_chunks(&self, index: &mut Writing<'_>, list: &ChunkName) -> Result<usize, IndexError> {
+        let Some(record) = self.read_row(list, index.object(list.as_bytes())?)? else { return Ok(0) };
+        let mut referred = 0;
+        for name in record.names() {
+            refer_to(index, name.as_bytes(), Kind::Chunk)?;
+            referred += 1;
+        }
+        Ok(referred)
     }
 
     /// Lists and snapshots that nothing refers to are of uploads that never came to their end, or were swept: they go.
-    /// Without its key a chunk is as good as damaged.
-    fn finish(&self) -> Result<(), StoreError> {
+    /// The lists stay where a snapshot is kept of which nobody knows what it needs. Without its key a chunk is as good
+    /// as damaged.
+    fn finish(&self, are_lists_kept: bool) -> Result<(), StoreError> {
         let mut after: Option<[u8; NAME_BYTES]> = None;
         loop {
             let some = self.index.read(|index| {
@@ -141,9 +150,31 @@ impl Rebuilding<'_> {
             })?;
             let Some(last) = some.last() else { break };
             after = Some(*last);
-            self.index.write(Flush::Now, |index| settle(index, &some))?;
+            self.index.write(Flush::Now, |index| self.settle(index, &some, are_lists_kept))?;
         }
         self.index.write(Flush::Now, drop_unused_keys)
+    }
+
+    fn settle(
+        &self,
+        index: &mut Writing<'_>,
+        names: &[[u8; NAME_BYTES]],
+        are_lists_kept: bool,
+    ) -> Result<(), IndexError> {
+        for name in names {
+            let Some(row) = index.object(name)? else { continue };
+            match row.kind {
+                Kind::List if row.refs == 0 && are_lists_kept => {
+                    self.refer_to_chunks(index, &ChunkName::from_bytes(*name))?;
+                }
+                Kind::List | Kind::Snapshot if row.refs == 0 => index.put_object(name, Some(row), None)?,
+                _ if !has_key(&index.key_numbers, &index.keys, &row)? => {
+                    index.put_object(name, Some(row), Some(ObjectRow { is_damaged: true, ..row }))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn read(&self, name: &ChunkName) -> Result<Option<Record>, StoreError> {
@@ -193,18 +224,6 @@ fn refer_to(index: &mut Writing<'_>, name: &[u8; NAME_BYTES], kind: Kind) -> Res
     let refs = row.refs.saturating_add(1);
     index.put_object(name, old, Some(ObjectRow { refs, ..row }))?;
     Ok(refs)
-}
-
-fn settle(index: &mut Writing<'_>, names: &[[u8; NAME_BYTES]]) -> Result<(), IndexError> {
-    for name in names {
-        let Some(row) = index.object(name)? else { continue };
-        if row.refs == 0 && row.kind != Kind::Chunk {
-            index.put_object(name, Some(row), None)?;
-        } else if !has_key(&index.key_numbers, &index.keys, &row)? {
-            index.put_object(name, Some(row), Some(ObjectRow { is_damaged: true, ..row }))?;
-        }
-    }
-    Ok(())
 }
 
 fn drop_unused_keys(index: &mut Writing<'_>) -> Result<(), IndexError> {

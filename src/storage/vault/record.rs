@@ -11,7 +11,7 @@ use crate::base::limits::{
     VAULT_LISTS_MAX, VAULT_NAMES_MAX, VAULT_SEALED_BYTES_MAX, VAULT_SEALED_HEAD_BYTES_MAX, VAULT_WRAPPED_BYTES_MAX,
 };
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
-use crate::crypto::{blake3_hash, crc32};
+use crate::crypto::{blake3_hash, crc32, list_id};
 
 const MAGIC: &[u8; 8] = b"\xcbcbkPACK";
 pub const PACK_VERSION: u32 = 1;
@@ -187,6 +187,8 @@ impl Record {
     pub fn indexed_name(&self) -> ChunkName {
         match self.kind {
             Kind::Snapshot => snapshot_object_name(&self.bytes[..self.bytes.len() - CRC_BYTES]),
+            // Its id is made of the names in it: another list under it must not decide what is needed.
+            Kind::List => list_id(&self.names().collect::<Vec<_>>()),
             _ => self.name,
         }
     }

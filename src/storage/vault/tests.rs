@@ -212,6 +212,12 @@ fn vault_path(data: &Path) -> PathBuf {
     data.join("vaults").join(vault().to_string())
 }
 
+fn drop_snapshot(store: &Store, head: &Head) {
+    let drops = store.drop_snapshots(head.client, &[head.id]).unwrap();
+    assert_eq!(drops.dropped.len(), 1);
+    store.sweep(head.client).unwrap();
+}
+
 fn packs_of(path: &Path) -> Vec<PathBuf> {
     let mut packs: Vec<PathBuf> =
         std::fs::read_dir(path.join(PACKS)).unwrap().map(|item| item.unwrap().path()).collect();

@@ -8,7 +8,7 @@ use std::ops::Bound;
 use super::index::{Flush, IndexError, Writing};
 use super::record::{Kind, names_in};
 use super::rows::{NAME_BYTES, ObjectRow, UPLOAD_KEY_BYTES, of_unreferenced, unreferenced_key};
-use super::upload::first_turn;
+use super::upload::{first_turn, short};
 use super::{KeptSnapshot, Opening, Vault, VaultHandle, access, folder_of};
 use crate::base::ids::{ClientId, SnapshotId, UploadId};
 use crate::base::limits::VAULT_OBJECTS_AT_ONCE;
@@ -200,18 +200,18 @@ impl Vault {
     fn release(&self, row: &KeptSnapshot) -> Result<(), StoreError> {
         let record = self.record(&row.object, Kind::Snapshot)?;
         let lists = record.as_ref().and_then(|record| record.snapshot()).map_or(&[][..], |snapshot| snapshot.lists);
-        let is_lost = self.index.write(Flush::Now, |index| {
+        self.index.write(Flush::Now, |index| {
             index.snapshots.remove(&row.snapshot)?;
-            let Some(old) = index.object(row.object.as_bytes())? else { return Ok(false) };
+            let Some(old) = index.object(row.object.as_bytes())? else { return Ok(()) };
             let refs = old.refs.saturating_sub(1);
             let new = (refs > 0).then_some(ObjectRow { refs, ..old });
             index.put_object(row.object.as_bytes(), Some(old), new)?;
             for list in names_in(lists) {
                 drop_reference(index, list.as_bytes())?;
             }
-            Ok(old.is_lost())
+            Ok(())
         })?;
-        if record.is_none() && !is_lost {
+        if record.is_none() {
             // What it needed is not known: all references are counted anew, without it.
             self.index.mark_wrong();
         }
@@ -223,6 +223,15 @@ impl Vault {
         let live = locked(&self.live);
         let mut has_unreadable = false;
         let swept = self.index.write(Flush::Now, |index| {
+            if let Some(unreadable) = unreadable_need(index)? {
+                log::error!(
+                    "vault {}: no space is given back: what snapshots need is not known while {} is damaged or gone; a \
+                     backup that still has it mends it, and so does dropping those snapshots",
+                    self.id,
+                    short(&ChunkName::from_bytes(unreadable))
+                );
+                return Ok(0);
+            }
             let first = first_turn(index, &live)?;
             let going = unreferenced_before(index, first)?;
             let (mut swept, mut touched) = (0, 0);
@@ -256,6 +265,17 @@ impl Vault {
         }
         Ok(swept)
     }
+}
+
+/// A list, or the record of a snapshot, that is needed and cannot be read: references from it may not have been counted.
+fn unreadable_need(index: &Writing<'_>) -> Result<Option<[u8; NAME_BYTES]>, IndexError> {
+    for item in index.damaged.iter()? {
+        let (name, ()) = item?;
+        if index.object(&name)?.is_some_and(|row| row.kind != Kind::Chunk && row.refs > 0) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// What lost its last reference before this turn, the first of it first.

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::pack::Scanned;
 use super::record::{PACK_HEADER_BYTES, key_name};
 use super::*;
 use crate::storage::repair::Outcome;
@@ -349,6 +350,81 @@ fn a_lost_pack_is_named_and_the_next_backup_makes_all_whole() {
     assert!(!damage_of(&fixture.store, &head).is_empty());
     let next = back_up(&fixture.store, fixture.client, &tree(0..4));
     check_snapshot(&fixture.store, &next, &tree(0..4));
+}
+
+/// Changes a byte of the payload of the first record of this kind in a pack.
+fn spoil_first(pack: &Path, kind: record::Kind) {
+    let mut scanner = pack::Scanner::open(pack, 0, true).unwrap();
+    let found = std::iter::from_fn(|| scanner.next().unwrap()).find(|scanned| scanned.record.kind == kind);
+    let place = found.unwrap().offset as usize + 60;
+    let mut bytes = fs::read(pack).unwrap();
+    bytes[place] ^= 4;
+    fs::write(pack, bytes).unwrap();
+}
+
+#[test]
+fn while_it_is_not_known_what_is_needed_nothing_is_swept() {
+    for kind in [record::Kind::List, record::Kind::Snapshot] {
+        let fixture = fixture();
+        let first = back_up(&fixture.store, fixture.client, &tree(0..3));
+        let second = back_up(&fixture.store, fixture.client, &tree(5..7));
+        spoil_first(&packs_of(&fixture.path())[0], kind);
+        fs::remove_file(fixture.path().join(INDEX)).unwrap();
+        let fixture = fixture.reopen();
+        drop_snapshot(&fixture.store, &second);
+        let tidied = fixture.store.tidy_vault(vault()).unwrap();
+        assert_eq!((tidied.snapshots, tidied.objects, tidied.bytes), (1, 0, 0), "{kind:?}");
+        check_snapshot(&fixture.store, &first, &tree(0..3));
+        if kind == record::Kind::List {
+            let next = back_up(&fixture.store, fixture.client, &tree(0..3));
+            assert!(fixture.store.tidy_vault(vault()).unwrap().objects > 0);
+            check_snapshot(&fixture.store, &next, &tree(0..3));
+            assert!(damage_of(&fixture.store, &first).is_empty());
+        } else {
+            drop_snapshot(&fixture.store, &first);
+            assert!(fixture.store.tidy_vault(vault()).unwrap().objects > 0);
+            fixture.store.tidy_vault(vault()).unwrap();
+            assert!(packs_of(&fixture.path()).is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_pack_that_was_away_is_known_again() {
+    let fixture = fixture();
+    let head = back_up(&fixture.store, fixture.client, &tree(0..4));
+    let pack = packs_of(&fixture.path())[0].clone();
+    let away = fixture.path().join("away");
+    fs::rename(&pack, &away).unwrap();
+    let fixture = fixture.reopen();
+    assert!(!damage_of(&fixture.store, &head).is_empty());
+    fixture.store.tidy_vault(vault()).unwrap();
+    fs::rename(&away, &pack).unwrap();
+    let fixture = fixture.reopen();
+    check_snapshot(&fixture.store, &head, &tree(0..4));
+    assert!(damage_of(&fixture.store, &head).is_empty());
+}
+
+#[test]
+fn another_list_under_the_id_of_one_is_none() {
+    let fixture = fixture();
+    let head = back_up(&fixture.store, fixture.client, &tree(0..1));
+    let pack = packs_of(&fixture.path())[0].clone();
+    let mut bytes = fs::read(&pack).unwrap();
+    let mut scanner = pack::Scanner::open(&pack, 0, false).unwrap();
+    let scanned =
+        std::iter::from_fn(|| scanner.next().unwrap()).find(|found| found.record.kind == record::Kind::List);
+    let Scanned { offset, record } = scanned.unwrap();
+    let (start, end) = (offset as usize, offset as usize + record.as_bytes().len());
+    bytes[end - 40] ^= 1;
+    let crc = crate::crypto::crc32(&bytes[start..end - 4]);
+    bytes[end - 4..end].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&pack, bytes).unwrap();
+    for _ in 0..2 {
+        let told = damage_of(&fixture.store, &head);
+        assert!(told.iter().any(|text| text.starts_with("list ")), "{told:?}");
+        fs::remove_file(fixture.path().join(INDEX)).unwrap();
+    }
 }
 
 #[test]

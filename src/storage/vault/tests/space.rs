@@ -2,12 +2,6 @@
 
 use super::*;
 
-fn drop_snapshot(store: &Store, head: &Head) {
-    let drops = store.drop_snapshots(head.client, &[head.id]).unwrap();
-    assert_eq!(drops.dropped.len(), 1);
-    store.sweep(head.client).unwrap();
-}
-
 #[test]
 fn the_space_of_dropped_snapshots_comes_back_and_kept_ones_stay_whole() {
     let fixture = fixture();
