@@ -144,7 +144,8 @@ function drawMarked(summary) {
   drawStart();
 }
 
-const intoVault = () => exists() && wish;
+/** Where there is no vault, `transfer.info` says what is wanted. */
+const intoVault = () => (exists() ? wish : undefined);
 
 /** Where there is a vault: whether the backup goes into it. */
 function drawVault() {

@@ -9,12 +9,14 @@ use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::api_snapshots::{entry_path, selection};
+use super::app::App;
 use super::error::ApiError;
 use super::job::{Intent, Job, Work};
 use super::jobs::{resume as resume_job, stop, submit};
 use super::routes::{Call, Reply};
 use super::upload::{BrowserFiles, NamedFile};
 use crate::base::limits::{LABEL_BYTES_MAX, ROOTS_MAX, TAGS_MAX};
+use crate::client::config::{ConfigError, TransferInfo};
 use crate::client::json::put_path;
 use crate::client::roots::resolve_roots;
 
@@ -34,8 +36,7 @@ struct Wish {
     tags: Vec<String>,
     #[serde(default)]
     full: bool,
-    #[serde(default)]
-    vault: bool,
+    vault: Option<bool>,
 }
 
 pub fn list(call: &mut Call<'_>) -> Result<Reply, ApiError> {
@@ -66,19 +67,34 @@ pub fn create_from_paths(call: &mut Call<'_>) -> Result<Reply, ApiError> {
 
 fn create_from(call: &Call<'_>, wish: Wish) -> Result<Reply, ApiError> {
     check_texts(&wish)?;
-    if wish.vault {
-        // Said now, not when the job's turn comes.
-        call.app.vault.put_key()?;
-    }
+    let vault = into_vault(call.app, wish.vault)?;
     let work = match (wish.paths, wish.files) {
         (Some(paths), None) => Work::Paths { paths: host_paths(&paths)?, tags: wish.tags, full: wish.full },
         (None, Some(files)) => {
-            return create_upload(call, files, wish.label, wish.vault);
+            return create_upload(call, files, wish.label, vault);
         }
         _ => return Err(ApiError::bad("either paths or files is wanted")),
     };
-    let job = new_job(call, work, wish.label, wish.vault)?;
+    let job = new_job(call, work, wish.label, vault)?;
     accepted(call, submit(call.app, job)?, None)
+}
+
+/// Whether a job's snapshot goes into the vault: as the job says, else as `transfer.info` does. A file that nobody can
+/// read does not say that the server may.
+pub fn into_vault(app: &App, wish: Option<bool>) -> Result<bool, ApiError> {
+    let into_vault = match (wish, TransferInfo::open(&app.config.transfer_info)) {
+        (Some(wish), _) => wish,
+        (None, Ok(info)) => info.vault,
+        (None, Err(ConfigError::Unreadable { source, .. })) if source.kind() == std::io::ErrorKind::NotFound => {
+            false
+        }
+        (None, Err(error)) => return Err(ApiError::conflict(format!("{error}; or say vault, true or false"))),
+    };
+    if into_vault {
+        // Said now, not when the job's turn comes.
+        app.vault.put_key()?;
+    }
+    Ok(into_vault)
 }
 
 fn create_upload(call: &Call<'_>, files: Vec<NamedFile>, label: String, vault: bool) -> Result<Reply, ApiError> {

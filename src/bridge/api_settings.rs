@@ -60,8 +60,8 @@ pub fn transfer_info(call: &mut Call<'_>) -> Result<Reply, ApiError> {
 /// The paths as they are written, not as they are resolved.
 fn paths(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
-    let is_path = |line: &&str| !matches!(line.trim(), "" | VAULT_LINE);
-    text.lines().skip(2).filter(is_path).map(str::to_string).collect()
+    let is_other = |line: &&str| !matches!(line.trim(), "" | VAULT_LINE);
+    text.lines().filter(is_other).skip(2).map(str::to_string).collect()
 }
 
 pub fn change_transfer_info(call: &mut Call<'_>) -> Result<Reply, ApiError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::answer::Answer;
-use super::api_jobs::{check_label, create_from_paths};
+use super::api_jobs::{check_label, create_from_paths, into_vault};
 use super::app::App;
 use super::error::ApiError;
 use super::handover::{Giver, PIECE_BYTES};
@@ -208,8 +208,8 @@ struct PartsJob {
 }
 
 fn store_parts(call: &mut Call<'_>, boundary: &str) -> Result<Reply, ApiError> {
-    let (mut label, mut running) = (String::new(), None);
-    let result = read_parts(call, boundary, &mut label, &mut running);
+    let mut running = None;
+    let result = read_parts(call, boundary, &mut running);
     let Some(PartsJob { job, parts }) = running else {
         result?;
         return Err(ApiError::bad("there is no part named file with a file in it"));
@@ -243,13 +243,9 @@ fn store_parts(call: &mut Call<'_>, boundary: &str) -> Result<Reply, ApiError> {
     }
 }
 
-fn read_parts(
-    call: &mut Call<'_>,
-    boundary: &str,
-    label: &mut String,
-    running: &mut Option<PartsJob>,
-) -> Result<(), ApiError> {
+fn read_parts(call: &mut Call<'_>, boundary: &str, running: &mut Option<PartsJob>) -> Result<(), ApiError> {
     let (app, length) = (call.app, call.length);
+    let (mut label, mut vault) = (String::new(), None);
     let mut multipart = Multipart::new(&mut *call.body, boundary);
     loop {
         let part = multipart.next_part().map_err(|error| ApiError::bad(error.to_string()))?;
@@ -267,7 +263,8 @@ fn read_parts(
                         return Err(ApiError::conflict("the server has not been met yet: connect first"));
                     }
                     let weights = app.settings.progress().weights();
-                    let job = Job::new(peer, Work::Parts(parts.clone()), label.clone(), false, weights);
+                    let vault = into_vault(app, vault)?;
+                    let job = Job::new(peer, Work::Parts(parts.clone()), label.clone(), vault, weights);
                     if let Some(length) = length {
                         job.change(|live| live.progress.counted(0, length));
                     }
@@ -277,7 +274,14 @@ fn read_parts(
                     give_part(&mut multipart, app, running, &path)?;
                 }
             }
-            ("label", None) => *label = read_label(&mut multipart)?,
+            ("label", None) => {
+                label = read_text(&mut multipart, "label")?;
+                check_label(&label)?;
+            }
+            ("vault", None) if running.is_some() => {
+                return Err(ApiError::bad("the part vault must come before the first file"));
+            }
+            ("vault", None) => vault = Some(read_switch(&mut multipart)?),
             _ => {}
         }
     }
@@ -324,20 +328,28 @@ fn tell_given(app: &App, job: &Arc<Job>, files: u64, bytes: u64, path: &EntryPat
     }
 }
 
-fn read_label(multipart: &mut Multipart<impl Read>) -> Result<String, ApiError> {
-    let mut label = Vec::new();
+fn read_switch(multipart: &mut Multipart<impl Read>) -> Result<bool, ApiError> {
+    match read_text(multipart, "vault")?.as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(ApiError::bad("the part vault must be true or false")),
+    }
+}
+
+/// A part that is no file. What is longer than a label is cut off: it is of no use.
+fn read_text(multipart: &mut Multipart<impl Read>, what: &str) -> Result<String, ApiError> {
+    let mut text = Vec::new();
     let mut piece = [0; 256];
     loop {
         match multipart.read_part(&mut piece)? {
             0 => break,
-            count => label.extend_from_slice(&piece[..count]),
+            count => text.extend_from_slice(&piece[..count]),
         }
-        if label.len() > LABEL_BYTES_MAX {
+        if text.len() > LABEL_BYTES_MAX {
             break;
         }
     }
-    let label = String::from_utf8(label).map_err(|_| ApiError::bad("the label is no text"))?;
-    check_label(&label).map(|()| label)
+    String::from_utf8(text).map_err(|_| ApiError::bad(format!("the {what} is no text")))
 }
 
 #[cfg(test)]

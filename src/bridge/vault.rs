@@ -156,8 +156,21 @@ impl Vault {
         match (self.key(), self.key_file().exists()) {
             (Some(key), _) => PutKey::from_file(&key.put().to_file()).map_err(|error| failed(&error)),
             (None, true) => Err(ApiError::new(423, "the vault is locked: open it to back up into it")),
-            (None, false) => Err(ApiError::conflict("there is no vault on this host: make one first")),
+            (None, false) => Err(self.no_key()),
         }
+    }
+
+    fn check_key_file(&self) -> Result<(), ApiError> {
+        if self.key_file().exists() { Ok(()) } else { Err(self.no_key()) }
+    }
+
+    /// What is said where there is no `vault.key`.
+    fn no_key(&self) -> ApiError {
+        let there = match self.folder.join(PUT_KEY_FILE).exists() {
+            true => "there is vault-put.key alone on this host, which opens nothing:",
+            false => "there is no vault on this host: make one first, or",
+        };
+        ApiError::conflict(format!("{there} put the copy of vault.key into {}", self.folder.display()))
     }
 
     /// Makes the vault, and leaves it open.
@@ -171,6 +184,7 @@ impl Vault {
 
     pub fn open(self: &Arc<Vault>, passphrase: &str) -> Result<(), ApiError> {
         let _turn = self.turn()?;
+        self.check_key_file()?;
         self.hold(self.keys(passphrase).full_key(None).map_err(refusal)?)
     }
 
@@ -178,6 +192,7 @@ impl Vault {
     /// open is not its owner yet.
     pub fn change_passphrase(&self, old: &str, new: &str) -> Result<(), ApiError> {
         let _turn = self.turn()?;
+        self.check_key_file()?;
         let cost = calibrate(self.low_memory).map_err(|error| failed(&error))?;
         self.keys(old).change_passphrase(&given(new), cost).map_err(refusal)?;
         log::info!("the vault has another passphrase");

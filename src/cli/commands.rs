@@ -227,7 +227,8 @@ pub const COMMANDS: &[Command] = &[
         about: "Prints snapshot, time, size and path of all that matches one of the patterns, in all of this client's\n\
                 snapshots, newest first. In a pattern * is any characters, ? one, [a-z] one of these, ** any folders;\n\
                 quote it. Without a slash it is about a name, with slashes about the last names of a path, and with a\n\
-                slash before it about the whole path. Exit code 0: found; 1: nothing found; 3: snapshots in a vault\n\
+                slash before it about the whole path. With the full key of a vault given, other hosts' snapshots in it\n\
+                are looked into too. Exit code 0: found; 1: nothing found; 3: snapshots in a vault\n\
                 whose key is not here, which are named, were not looked into; 6: damaged lists were met.",
         flags: &[
             &[
@@ -285,7 +286,9 @@ pub const COMMANDS: &[Command] = &[
         about: "Checks size, CRC32 and BLAKE3 of everything this client has stored, or of one snapshot. Damaged\n\
                 files are named (exit 6), and the next backup stores them again if they are still there.\n\
                 Of a vault the server checks its checksums; with the full key (--vault-key or a passphrase given)\n\
-                this host opens heads and lists and follows their chain, with --read-data all contents too.\n\
+                this host opens heads and lists and follows their chain, with --read-data all contents too: of its own\n\
+                snapshots, or, where it has none in that vault, of all. Exit code 3: some of its snapshots are in\n\
+                vaults whose key is not here; they are named, were not looked into, and nothing else is damaged.\n\
                 The operator's \"verify --data DIR\" checks all that a server keeps, or a sample of it, and names each\n\
                 damaged file of the store with the snapshots that need it. It works beside a running server too.",
         flags: &[

@@ -1,5 +1,6 @@
-//! `find`: where in this client's snapshots a name is.
+//! `find`: where in the snapshots a name is.
 
+use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -19,8 +20,8 @@ use crate::base::time::{MomentError, Timestamp};
 use crate::base::vault::VaultId;
 use crate::client::json::{entry_json, size};
 use crate::client::vault::LATEST;
-use crate::client::{ClientError, Damage, ExitCode, ListSummary, Listed, Session};
-use crate::protocol::message::FailureCode;
+use crate::client::{ClientError, Damage, ExitCode, Listed, Session};
+use crate::protocol::message::{FailureCode, SnapshotRow};
 
 /// The selector of all of this client's snapshots.
 const ALL: &str = "all";
@@ -36,7 +37,7 @@ pub fn find(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resu
         finding.look_into_all(&mut session)
     } else {
         let snapshot = OnceLock::new();
-        let head = |row: &crate::protocol::message::SnapshotRow| {
+        let head = |row: &SnapshotRow| {
             let _ = snapshot.set(row.id);
             Ok(())
         };
@@ -134,22 +135,23 @@ struct Finding<'a> {
 }
 
 impl Finding<'_> {
-    /// All of this client's snapshots, the newest first.
+    /// All of this client's snapshots, and those of others in the vault whose key was given, the newest first.
     fn look_into_all(&mut self, session: &mut Session) -> Result<(), ClientError> {
         let output = self.output;
-        let mut snapshots: Vec<(SnapshotId, Option<VaultId>)> = Vec::new();
-        let row = |row: &crate::protocol::message::SnapshotRow| {
-            snapshots.push((row.id, row.vault));
+        let mut own: Vec<SnapshotRow> = Vec::new();
+        let row = |row: &SnapshotRow| {
+            own.push(row.clone());
             Ok(())
         };
         let listed = session.snapshots(row, |damage| output.damage(damage))?;
         self.damaged += listed.damaged;
-        if listed == ListSummary::default() {
-            output.say("there is no snapshot yet: \"cyberbackup backup\" makes one");
+        let snapshots = with_others(session, own)?;
+        if snapshots.is_empty() && listed.damaged == 0 {
+            output.say(&nothing_yet(session));
         }
         // Of each vault it is asked once whether its key is here.
         let mut asked: Option<(VaultId, Option<String>)> = None;
-        for (id, vault) in snapshots.into_iter().rev() {
+        for Known { id, vault, is_own, .. } in snapshots.into_iter().rev() {
             if let Some(vault) = vault {
                 if asked.as_ref().is_none_or(|(known, _)| *known != vault) {
                     asked = Some((vault, lacking(session, vault)?));
@@ -161,14 +163,14 @@ impl Finding<'_> {
                     continue;
                 }
             }
-            self.look_into(session, id)?;
+            self.look_into(session, id, is_own)?;
         }
         Ok(())
     }
 
-    fn look_into(&mut self, session: &mut Session, id: SnapshotId) -> Result<(), ClientError> {
+    fn look_into(&mut self, session: &mut Session, id: SnapshotId, is_own: bool) -> Result<(), ClientError> {
         let output = self.output;
-        match session.own_entries(id, |listed| self.take(id, listed), |damage| output.damage(damage)) {
+        match session.entries_of((id, is_own), |listed| self.take(id, listed), |damage| output.damage(damage)) {
             Ok(listed) => self.damaged += listed.damaged,
             // The others may be whole.
             Err(ClientError::Integrity(text) | ClientError::Failure { code: FailureCode::Damaged, text }) => {
@@ -203,6 +205,40 @@ impl Finding<'_> {
             (0, 0, 1..) => ExitCode::Done,
             (0, 0, 0) => ExitCode::Failed,
         }
+    }
+}
+
+/// A snapshot that is to be looked into.
+struct Known {
+    id: SnapshotId,
+    vault: Option<VaultId>,
+    committed: Timestamp,
+    is_own: bool,
+}
+
+/// This client's snapshots and, where a key was given, others' in its vault, the newest last.
+fn with_others(session: &mut Session, own: Vec<SnapshotRow>) -> Result<Vec<Known>, ClientError> {
+    let known = |row: SnapshotRow| Known { id: row.id, vault: row.vault, committed: row.committed, is_own: true };
+    let mut all: Vec<Known> = own.into_iter().map(known).collect();
+    if session.has_vault_key() {
+        let key = session.vault_key(None)?;
+        let vault = Some(key.put().vault());
+        let own: HashSet<SnapshotId> = all.iter().map(|known| known.id).collect();
+        let others = session.vault_snapshots(key)?.into_iter().filter(|(_, id)| !own.contains(id));
+        all.extend(others.map(|(committed, id)| Known { id, vault, committed, is_own: false }));
+        all.sort_by_key(|known| (known.committed, known.id));
+    }
+    Ok(all)
+}
+
+/// What is said where there is nothing to look into.
+fn nothing_yet(session: &Session) -> String {
+    match session.may_have_vault_key() && !session.has_vault_key() {
+        true => {
+            "there is no snapshot of this client yet: with --vault-key FILE others' in the vault are looked into"
+                .into()
+        }
+        false => "there is no snapshot yet: \"cyberbackup backup\" makes one".into(),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::base::shutdown::Shutdown;
 use crate::base::time::Timestamp;
 use crate::client::json::{entry_json, size, snapshot_json};
 use crate::client::vault::{Compared, LATEST, Telling};
-use crate::client::{ClientError, Damage, ExitCode, ListSummary, Listed, Session};
+use crate::client::{ClientError, Damage, ExitCode, ListSummary, Listed, Session, VerifySummary};
 use crate::protocol::message::SnapshotRow;
 
 /// Opens a session for a command that only looks.
@@ -280,14 +280,20 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         let totals = Totals { files_done: files, bytes_done: bytes, ..Totals::default() };
         output.event(Event::Progress { totals, current_file: &[] });
     };
-    let mut summary = session.verify(selection.clone(), progress, |damage| output.damage_event(damage))?;
+    let is_opened = read_data || session.has_vault_key();
+    // What another host has stored the server does not look for here: it is opened or not found.
+    let may_be_others = is_opened && session.may_have_vault_key() && !selection.snapshot.is_empty();
+    let mut summary = match may_be_others && !session.is_own(&selection.snapshot)? {
+        true => VerifySummary::default(),
+        false => session.verify(selection.clone(), progress, |damage| output.damage_event(damage))?,
+    };
     let (mut opened, mut snapshots_dropped) = (None, 0);
-    if read_data || session.has_vault_key() {
+    if is_opened {
         let mut damage = |damage: &Damage| output.damage_event(damage);
         let telling = Telling { progress: &mut { progress }, damage: &mut damage };
         let found = session.verify_vaults(&selection, read_data, telling)?;
         opened = Some((found.files, found.bytes));
-        snapshots_dropped = found.snapshots_dropped;
+        (snapshots_dropped, summary.not_looked_into) = (found.snapshots_dropped, found.not_looked_into);
         summary.add_damage(found);
     }
     close(session);
@@ -297,7 +303,11 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         output.say(&format!("the server says that it dropped {what} of this host from the vault"));
     }
     let count = summary.damaged.len() as u64 + summary.more_damaged;
-    let code = if count > 0 { ExitCode::Integrity } else { ExitCode::Done };
+    let code = match (count, summary.not_looked_into) {
+        (1.., _) => ExitCode::Integrity,
+        (0, 1..) => ExitCode::Partial,
+        (0, 0) => ExitCode::Done,
+    };
     let verdict = match count {
         0 => "all are whole".to_string(),
         count => {
@@ -315,7 +325,11 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         Some(_) => String::new(),
         None => sealed_text(summary.sealed_snapshots, "with --vault-key or --read-data they are opened here"),
     };
-    let text = format!("{read}, {bytes} read back{here}: {verdict}{inside}");
+    let closed = match summary.not_looked_into {
+        0 => String::new(),
+        count => format!("; {} of other vaults not looked into, named above", count_text(count, "snapshot")),
+    };
+    let text = format!("{read}, {bytes} read back{here}: {verdict}{closed}{inside}");
     let data = json!({
         "files": summary.files,
         "bytes": summary.bytes,
@@ -325,6 +339,7 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         "opened_bytes": opened.map(|(_, bytes)| bytes),
         "damaged": count,
         "snapshots_dropped": opened.map(|_| snapshots_dropped),
+        "not_looked_into": opened.map(|_| summary.not_looked_into),
         "exit_code": code as i32,
     });
     Ok(output.verdict(data, &text, code)?)

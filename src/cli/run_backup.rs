@@ -20,6 +20,9 @@ use crate::client::state::StateError;
 use crate::client::{BackupOptions, BackupSummary, ClientError, ExitCode, backup, check_backup};
 use crate::crypto::PutKey;
 
+/// Flags of the key of a vault.
+const VAULT_KEY_FLAGS: &[&str] = &["vault-key", "passphrase-file", "passphrase-command"];
+
 pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Result<ExitCode, CliError> {
     let hooks = ResultHooks::of(arguments)?;
     let mut status = None;
@@ -87,6 +90,7 @@ fn vault_key(
     shutdown: &Shutdown,
 ) -> Result<Option<Arc<PutKey>>, CliError> {
     if !arguments.is_on("vault") && !setup.info.as_ref().is_some_and(|info| info.vault) {
+        check_no_vault_key(arguments)?;
         return Ok(None);
     }
     if options.parent.is_some() {
@@ -95,6 +99,20 @@ fn vault_key(
     }
     let folder = setup.state_path().ok_or(ClientError::State(StateError::NoPlace))?;
     Ok(Some(Arc::new(vault_keys(arguments, &folder, shutdown)?.put_key()?)))
+}
+
+/// Who names a key wants what is stored to be sealed: that is not passed over.
+fn check_no_vault_key(arguments: &Arguments) -> Result<(), UsageError> {
+    match VAULT_KEY_FLAGS.iter().find(|name| arguments.value(name).is_some()) {
+        Some(name) => {
+            let text = format!(
+                "--{name} is of a vault, and this backup would be plain: add --vault, or leave --{name} out (it may stand \
+                 in the environment)"
+            );
+            Err(UsageError(text))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What to back up, and the folder that relative paths count from.

@@ -166,26 +166,33 @@ impl TransferInfo {
 
     /// Takes the file's bytes. Relative paths count from the folder that `file` stands in.
     pub fn parse(bytes: &[u8], file: &Path) -> Result<TransferInfo, ConfigError> {
-        let lines = lines(bytes);
+        let all = lines(bytes);
         let problem = |line: usize, problem: String| ConfigError::Line { file: file.to_path_buf(), line, problem };
-        let text = |line: usize, wanted: &str| match lines.get(line - 1).copied().map(<[u8]>::trim_ascii) {
-            None | Some([]) => Err(problem(line, format!("{wanted} is wanted here"))),
-            Some(bytes) => {
-                std::str::from_utf8(bytes).map_err(|_| problem(line, "the line is no UTF-8 text".into()))
+        let numbered = all.iter().enumerate().map(|(index, line)| (index + 1, *line));
+        let lines: Vec<(usize, &[u8])> = numbered.filter(|(_, line)| !is_vault_line(line)).collect();
+        let vault = lines.len() < all.len();
+        let text = |index: usize, wanted: &str| {
+            let (number, line) = lines.get(index).copied().unwrap_or((all.len() + 1, b""));
+            let wrong = |text: String| Err(problem(number, text));
+            match line.trim_ascii() {
+                [] => wrong(format!("{wanted} is wanted here")),
+                [b'-', b'-', ..] => {
+                    wrong(format!("{wanted} is wanted here: of flags only --vault can stand in this file"))
+                }
+                line => match std::str::from_utf8(line) {
+                    Ok(text) => Ok((number, text)),
+                    Err(_) => wrong("the line is no UTF-8 text".into()),
+                },
             }
         };
-        let server = text(1, "the server's host:port")?;
-        let server = server.parse().map_err(|error: AddressError| problem(1, error.to_string()))?;
-        let user = text(2, "the user name")?.parse();
-        let user = user.map_err(|error: crate::base::ids::IdError| problem(2, error.to_string()))?;
+        let (number, server) = text(0, "the server's host:port")?;
+        let server = server.parse().map_err(|error: AddressError| problem(number, error.to_string()))?;
+        let (number, user) = text(1, "the user name")?;
+        let user = user.parse().map_err(|error: crate::base::ids::IdError| problem(number, error.to_string()))?;
         let folder = file.parent().unwrap_or(Path::new(""));
-        let (mut paths, mut vault) = (Vec::new(), false);
-        for (index, bytes) in lines.iter().enumerate().skip(2) {
-            if bytes.trim_ascii() == VAULT_LINE.as_bytes() {
-                vault = true;
-                continue;
-            }
-            check_path(bytes, paths.len()).map_err(|wrong| problem(index + 1, wrong.to_string()))?;
+        let mut paths = Vec::new();
+        for (number, bytes) in lines.iter().copied().skip(2) {
+            check_path(bytes, paths.len()).map_err(|wrong| problem(number, wrong.to_string()))?;
             paths.push(folder.join(PathBuf::from(std::ffi::OsString::from_vec(bytes.to_vec()))));
         }
         Ok(TransferInfo { file: file.to_path_buf(), server, user, vault, paths })
@@ -195,10 +202,18 @@ impl TransferInfo {
     pub fn paths(&self) -> Result<&[PathBuf], ConfigError> {
         let problem = || "a path to back up is wanted here".to_string();
         match self.paths.as_slice() {
-            [] => Err(ConfigError::Line { file: self.file.clone(), line: 3, problem: problem() }),
+            [] => Err(ConfigError::Line {
+                file: self.file.clone(),
+                line: 3 + usize::from(self.vault),
+                problem: problem(),
+            }),
             paths => Ok(paths),
         }
     }
+}
+
+fn is_vault_line(line: &[u8]) -> bool {
+    line.trim_ascii() == VAULT_LINE.as_bytes()
 }
 
 fn check_path(bytes: &[u8], before: usize) -> Result<(), &'static str> {
@@ -302,6 +317,32 @@ mod tests {
             parsed(b"host:1\nada\n--valt").unwrap_err(),
             "etc/transfer.info line 3: of flags only --vault can stand here: write a path that begins with -- as ./--"
         );
+    }
+
+    #[test]
+    fn the_vault_line_stands_anywhere_and_is_no_other_line() {
+        let wanted = parsed(b"host:1\nada\n/a\n/b\n--vault").unwrap();
+        for text in
+            ["--vault\nhost:1\nada\n/a\n/b", "host:1\n --vault\nada\n/a\n/b", "host:1\nada\n/a\n--vault\r\n/b"]
+        {
+            assert_eq!(parsed(text.as_bytes()).unwrap(), wanted, "{text}");
+        }
+        let message = |text: &str| parsed(text.as_bytes()).unwrap_err();
+        assert_eq!(
+            message("--valt\nhost:1\nada\n/a"),
+            "etc/transfer.info line 1: the server's host:port is wanted here: of flags only --vault can stand in this file"
+        );
+        assert_eq!(
+            message("--vault\nhost:1\n--quiet\n/a"),
+            "etc/transfer.info line 3: the user name is wanted here: of flags only --vault can stand in this file"
+        );
+        assert_eq!(message("--vault\nhost:1\n"), "etc/transfer.info line 3: the user name is wanted here");
+        assert_eq!(
+            message("--vault\nhost:1\nada\n/a\n\n/b"),
+            "etc/transfer.info line 5: a path to back up is wanted here: remove the empty line"
+        );
+        let missing = parsed(b"--vault\nhost:1\nada").unwrap().paths().unwrap_err().to_string();
+        assert_eq!(missing, "etc/transfer.info line 4: a path to back up is wanted here");
     }
 
     #[test]

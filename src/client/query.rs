@@ -96,6 +96,8 @@ pub struct VerifySummary {
     pub more_damaged: u64,
     /// Snapshots that this host stored in a vault and the server says it dropped.
     pub snapshots_dropped: u64,
+    /// Snapshots in vaults whose key is not here; each was told.
+    pub not_looked_into: u64,
 }
 
 impl VerifySummary {
@@ -193,27 +195,31 @@ impl Session {
     /// Where the snapshot is that a request is about: where this client may have the key of a vault, that may be one that
     /// another host has stored.
     fn place_of(&mut self, request: &ToServer<'_>) -> Result<Place, ClientError> {
-        let is_possible = self.vault.as_ref().is_some_and(|vault| vault.is_possible());
-        let Some(selection) = selection_of(request).filter(|_| is_possible) else { return Ok(Place::Servers) };
+        let Some(selection) = selection_of(request) else { return Ok(Place::Servers) };
         if let Some(root) = selection.root.as_ref().filter(|_| selection.snapshot == "latest") {
-            return self.newest_of_root(&root.clone());
+            return self.newest_of_root(root);
         }
-        let selector = selection.snapshot.clone();
+        Ok(if !self.may_have_vault_key() || self.is_own(&selection.snapshot)? {
+            Place::Servers
+        } else {
+            Place::Anothers
+        })
+    }
+
+    /// Whether a selector means one of this client's own snapshots; `latest` does where there is any.
+    pub fn is_own(&mut self, selector: &str) -> Result<bool, ClientError> {
         let known = self.looked_for.iter().find(|(known, _)| *known == selector).map(|(_, is_own)| *is_own);
-        let is_own = match known {
-            Some(is_own) => is_own,
-            None => {
-                let mut is_own = false;
-                let row = |row: &SnapshotRow| {
-                    is_own |= matches_selector(row.id, &selector);
-                    Ok(())
-                };
-                self.snapshots(row, |_| {})?;
-                self.remember_selector(selector, is_own);
-                is_own
-            }
+        if let Some(is_own) = known {
+            return Ok(is_own);
+        }
+        let mut is_own = false;
+        let row = |row: &SnapshotRow| {
+            is_own |= matches_selector(row.id, selector);
+            Ok(())
         };
-        Ok(if is_own { Place::Servers } else { Place::Anothers })
+        self.snapshots(row, |_| {})?;
+        self.remember_selector(selector.to_string(), is_own);
+        Ok(is_own)
     }
 
     /// Remembers whether a selector means one of this client's own snapshots.
@@ -224,14 +230,14 @@ impl Session {
         self.looked_for.push((selector, is_own));
     }
 
-    /// The entries of a snapshot that is one of this client's own.
-    pub fn own_entries(
+    /// The entries of a snapshot of which it is known whether it is one of this client's own.
+    pub fn entries_of(
         &mut self,
-        snapshot: SnapshotId,
+        (snapshot, is_own): (SnapshotId, bool),
         row: impl FnMut(&Listed) -> Result<(), ClientError> + Send,
         damage: impl FnMut(&Damage) + Send,
     ) -> Result<ListSummary, ClientError> {
-        self.remember_selector(snapshot.to_string(), true);
+        self.remember_selector(snapshot.to_string(), is_own);
         let selection = Selection { snapshot: snapshot.to_string(), root: None, paths: Vec::new() };
         self.entries(selection, |_| Ok(()), row, damage)
     }

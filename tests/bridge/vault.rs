@@ -24,7 +24,8 @@ fn a_vault_is_made_locked_and_opened_without_a_server() {
     let gui = gui(&workplace);
     let none = gui.get("/api/vault").expect(200)["vault"].clone();
     assert_eq!((&none["state"], &none["id"]), (&json!("none"), &Value::Null));
-    assert_eq!(gui.post("/api/vault/open", json!({ "passphrase": PASSPHRASE })).status, 409);
+    let refused = gui.post("/api/vault/open", json!({ "passphrase": PASSPHRASE })).expect(409)["error"].to_string();
+    assert!(refused.contains("there is no vault on this host: make one first"), "{refused}");
     assert_eq!(gui.get("/api/vault/key").status, 404);
     let made = gui.post("/api/vault/create", json!({ "passphrase": PASSPHRASE })).expect(200)["vault"].clone();
     assert_eq!((&made["state"], &made["idle_seconds"]), (&json!("open"), &json!(900)));
@@ -175,6 +176,60 @@ fn backups_and_uploads_go_into_the_vault_without_a_passphrase() {
 }
 
 #[test]
+fn what_transfer_info_says_of_the_vault_counts_for_every_job_that_says_nothing() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let info = workplace.write("transfer.info", format!("--vault\n{}\nada\nsource\n", server.address));
+    let gui = Gui::start(&workplace, &server);
+    let shown = gui.get("/api/transfer_info").expect(200);
+    assert_eq!((&shown["vault"], &shown["paths"]), (&json!(true), &json!(["source"])));
+    let file = workplace.write("source/file", "content");
+    let paths = |vault: Value| json!({ "paths": [file], "vault": vault });
+    let parts = |vault: &str| {
+        let vault = match vault {
+            "" => String::new(),
+            vault => format!("--XX\r\nContent-Disposition: form-data; name=\"vault\"\r\n\r\n{vault}\r\n"),
+        };
+        let head = "Content-Disposition: form-data; name=\"file\"; filename=\"a\"";
+        let body = format!("{vault}--XX\r\n{head}\r\n\r\nfirst\r\n--XX--\r\n");
+        let header = "Content-Type: multipart/form-data; boundary=XX\r\n";
+        gui.send("POST", "/api/start_backup", header, body.as_bytes())
+    };
+    // Without a key nothing is stored.
+    for refused in [gui.post("/api/jobs", paths(Value::Null)), gui.post("/api/jobs", named(&[("a", 1)])), parts("")]
+    {
+        assert_eq!(refused.status, 409, "{}", String::from_utf8_lossy(&refused.body));
+    }
+    assert_eq!(gui.get("/api/snapshots").expect(200)["snapshots"], json!([]));
+    gui.post("/api/vault/create", json!({ "passphrase": PASSPHRASE })).expect(200);
+    let is_sealed = || gui.get("/api/snapshots").expect(200)["snapshots"][0]["vault"].is_string();
+    for (vault, sealed) in [(Value::Null, true), (json!(false), false), (json!(true), true)] {
+        let job = gui.job(paths(vault));
+        assert_eq!(gui.wait_for(&job, "completed")["vault"], sealed);
+        assert_eq!(is_sealed(), sealed);
+    }
+    let begun = gui.post("/api/start_backup", json!({ "paths": [file] })).expect(202);
+    assert_eq!(gui.wait_for(begun["job_id"].as_str().unwrap(), "completed")["vault"], true);
+    let dropped = gui.job(named(&[("dropped", 3)]));
+    gui.send("PUT", &format!("/api/jobs/{dropped}/files/0"), "", b"abc").expect(200);
+    assert_eq!(gui.wait_for(&dropped, "completed")["vault"], true);
+    for (vault, sealed) in [("", true), ("false", false), ("true", true)] {
+        parts(vault).expect(200);
+        assert_eq!(is_sealed(), sealed, "{vault}");
+    }
+    for wrong in ["maybe", "1"] {
+        assert_eq!(parts(wrong).status, 400, "{wrong}");
+    }
+    // What the file says now counts, and a file that nobody can read does not say that the server may read.
+    std::fs::write(&info, format!("{}\nada\nsource\n", server.address)).unwrap();
+    assert_eq!(gui.wait_for(&gui.job(paths(Value::Null)), "completed")["vault"], false);
+    std::fs::write(&info, "--valt\n").unwrap();
+    let refused = gui.post("/api/jobs", paths(Value::Null)).expect(409);
+    assert!(refused["error"].as_str().unwrap().contains("transfer.info line 1"), "{refused}");
+    assert_eq!(parts("").status, 409);
+}
+
+#[test]
 fn a_vault_is_read_while_it_is_open_and_restores_the_same() {
     let workplace = Workplace::new();
     let server = TestServer::start(&workplace);
@@ -237,7 +292,13 @@ fn a_host_with_the_put_half_alone_opens_nothing() {
     std::fs::remove_file(workplace.join("state/vault.key")).unwrap();
     let shown = gui.get("/api/vault").expect(200)["vault"].clone();
     assert_eq!((&shown["state"], &shown["id"]), (&json!("put_only"), &made["vault"]["id"]));
-    assert_eq!(gui.post("/api/vault/open", json!({ "passphrase": PASSPHRASE })).status, 409);
+    for (what, body) in [
+        ("open", json!({ "passphrase": PASSPHRASE })),
+        ("passphrase", json!({ "passphrase": PASSPHRASE, "new": "another" })),
+    ] {
+        let refused = gui.post(&format!("/api/vault/{what}"), body).expect(409)["error"].to_string();
+        assert!(refused.contains("there is vault-put.key alone") && !refused.contains("--vault-key"), "{refused}");
+    }
     assert_eq!(gui.post("/api/vault/create", json!({ "passphrase": PASSPHRASE })).status, 409);
     assert_eq!(gui.get("/api/vault/key").status, 404);
 }

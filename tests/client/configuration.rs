@@ -14,7 +14,7 @@ fn backup(workplace: &Workplace) -> Run {
 fn a_malformed_transfer_info_is_named_with_its_line_and_nothing_is_made() {
     let long_name = format!("host:1\n{}\n/", "x".repeat(101));
     let too_many = format!("host:1\nada\n{}", "/etc\n".repeat(1_025));
-    let cases: [(&[u8], usize, &str); 14] = [
+    let cases: [(&[u8], usize, &str); 16] = [
         (b"", 1, "the server's host:port is wanted here"),
         (b"\n\n\n", 1, "the server's host:port is wanted here"),
         (b"host\nada\n/", 1, "the port is missing"),
@@ -26,6 +26,8 @@ fn a_malformed_transfer_info_is_named_with_its_line_and_nothing_is_made() {
         (b"host:1\n\n/", 2, "the user name is wanted here"),
         (long_name.as_bytes(), 2, "at most 100 characters"),
         (b"host:1\n\xff\xfe\n/", 2, "no UTF-8 text"),
+        (b"--valt\nhost:1\nada\n/", 1, "of flags only --vault can stand in this file"),
+        (b"--vault\nhost:1\n--quiet\n/", 3, "of flags only --vault can stand in this file"),
         (b"host:1\nada\n/etc\n\n/usr", 4, "remove the empty line"),
         (b"host:1\nada\n/a\0b", 3, "this is no path"),
         (too_many.as_bytes(), 1_027, "more than 1024 paths"),

@@ -201,7 +201,8 @@ fn verify_and_stats_give_their_figures() {
     let stored = Stored::new();
     let verified = stored.run(["verify".as_ref()]).expect(0).event("summary");
     // Only of a vault is anything opened.
-    let opened = [("opened_files", '0'), ("opened_bytes", '0'), ("snapshots_dropped", '0')];
+    let opened =
+        [("opened_files", '0'), ("opened_bytes", '0'), ("snapshots_dropped", '0'), ("not_looked_into", '0')];
     let fields = [
         ("files", 'n'),
         ("bytes", 'n'),

@@ -134,6 +134,10 @@ fn a_passphrase_comes_from_a_file_a_command_or_the_environment_in_that_order() {
     opens(&[], "one").expect(0);
     opens(&[], "two").expect(5);
     opens(&["--passphrase-file", "passphrase"], "two").expect(0);
+    workplace.write("from windows", "one\r\n");
+    opens(&["--passphrase-file", "from windows"], "two").expect(0);
+    workplace.write("two lines", "one\r\n\r\n");
+    opens(&["--passphrase-file", "two lines"], "one").expect(5);
     opens(&["--passphrase-file", "wrong"], "one").expect(5);
     opens(&["--passphrase-command", "cat passphrase"], "two").expect(0);
     opens(&["--passphrase-command", "false"], "one").expect(2);

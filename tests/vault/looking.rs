@@ -167,8 +167,18 @@ fn a_transfer_info_can_say_that_backups_go_into_the_vault() {
     create.env(PASSPHRASE, "one");
     Run::of(create).expect(0);
     workplace.run(backup).expect(0);
+    for place in 0..5 {
+        let mut lines = vec![server.address.as_str(), "ada", "source", "other"];
+        lines.insert(place, "--vault");
+        workplace.write("other/file", place.to_string());
+        workplace.write("transfer.info", lines.join("\n"));
+        workplace.run(backup).expect(0);
+    }
     let rows = rows(&workplace.run(["snapshots", "--json"]).expect(0));
-    assert!(rows.len() == 1 && rows[0]["vault"].is_string(), "{rows:?}");
+    assert!(rows.len() == 6 && rows.iter().all(|row| row["vault"].is_string()), "{rows:?}");
+    // The key of what goes into the vault anyway may be named.
+    let named = backup.into_iter().chain(["--vault-key", "client/vault-put.key"]);
+    workplace.run(named).expect(0);
     let run = workplace.run(["backup", "--legacy"]).expect(2);
     assert!(
         run.err().contains("transfer.info says --vault, and the legacy dialect has nothing like it"),
@@ -178,4 +188,148 @@ fn a_transfer_info_can_say_that_backups_go_into_the_vault() {
     workplace.write("transfer.info", format!("{}\nada\n--valt\nsource\n", server.address));
     let run = workplace.run(backup).expect(2);
     assert!(run.out().contains("line 3: of flags only --vault can stand here"), "{}", run.out());
+}
+
+#[test]
+fn who_names_a_key_and_no_vault_is_told_and_nothing_is_stored_in_clear() {
+    let workplace = Workplace::new();
+    let (_server, client) = with_vault(&workplace);
+    let source = workplace.write("source/file", "not for the server");
+    let put = client.state().join("vault-put.key");
+    for (flag, value) in [
+        ("vault-key", put.as_os_str()),
+        ("passphrase-file", OsStr::new("passphrase")),
+        ("passphrase-command", OsStr::new("echo one")),
+    ] {
+        let words = [OsStr::new("backup"), source.as_os_str()];
+        let mut by_flag = client.command(words);
+        by_flag.arg(format!("--{flag}")).arg(value);
+        let mut by_variable = client.command(words);
+        by_variable.env(format!("CYBERBACKUP_{}", flag.to_uppercase().replace('-', "_")), value);
+        for command in [by_flag, by_variable] {
+            let run = Run::of(command).expect(2);
+            let wanted = format!("--{flag} is of a vault, and this backup would be plain: add --vault");
+            assert!(run.err().contains(&wanted), "{}", run.err());
+        }
+    }
+    assert_eq!(client.run(["snapshots"]).expect(0).out(), "");
+    let words =
+        [OsStr::new("backup"), "--vault".as_ref(), "--vault-key".as_ref(), put.as_os_str(), source.as_os_str()];
+    client.run(words).expect(0);
+    // The passphrase itself may stand in the environment for what reads.
+    Run::of(opened(&client, [OsStr::new("backup"), source.as_os_str()])).expect(0);
+    assert_eq!(client.run(["snapshots"]).expect(0).out().lines().count(), 2);
+}
+
+#[test]
+fn a_root_whose_newest_may_be_sealed_wants_the_full_key() {
+    let workplace = Workplace::new();
+    let (server, client) = with_vault(&workplace);
+    let host = other_host(&workplace, &server, &client);
+    let file = workplace.write("a/file", "first");
+    let (a, to) = (file.parent().unwrap(), workplace.join("to"));
+    let root = [OsStr::new("--root"), a.as_os_str()];
+    let missing = host.run([OsStr::new("ls")].into_iter().chain(root)).expect(1);
+    assert!(missing.err().contains("run \"cyberbackup backup\" first"), "{}", missing.err());
+    let ask = |code| {
+        for words in [
+            &[OsStr::new("ls")][..],
+            &[OsStr::new("cat"), stored(&file)],
+            &[OsStr::new("find"), "--snapshot".as_ref(), "latest".as_ref(), "file".as_ref()],
+            &[OsStr::new("restore"), "--to".as_ref(), to.as_os_str()],
+        ] {
+            let run = host.run(words.iter().copied().chain(root)).expect(code);
+            if code == 2 {
+                let wanted = "the full key of the vault is needed";
+                assert!(run.err().contains(wanted) && run.err().contains("give --vault-key FILE"), "{}", run.err());
+            }
+        }
+    };
+    back_up(&host, a);
+    ask(2);
+    host.backup(a);
+    ask(0);
+    back_up(&host, a);
+    ask(2);
+}
+
+#[test]
+fn verify_leaves_out_what_is_in_a_vault_whose_key_is_not_here() {
+    let workplace = Workplace::new();
+    let (_server, client) = with_vault(&workplace);
+    let file = workplace.write("source/file", "in the first");
+    let first = back_up(&client, &file);
+    for name in ["vault.key", "vault-put.key"] {
+        fs::rename(client.state().join(name), workplace.join(name)).unwrap();
+    }
+    create_vault(&client);
+    back_up(&client, &file);
+    let key = workplace.join("vault.key");
+    for (words, closed) in [
+        (&[OsStr::new("verify"), "--json".as_ref()][..], true),
+        (&[OsStr::new("verify"), "--json".as_ref(), "--vault-key".as_ref(), key.as_os_str()], false),
+    ] {
+        let run = Run::of(opened(&client, words)).expect(3);
+        let summary = run.event("summary");
+        let figures = ["damaged", "not_looked_into", "opened_files"].map(|name| summary[name].as_u64().unwrap());
+        assert_eq!(figures, [0, 1, 1], "{summary}");
+        let told = run.event("file_error");
+        assert!(told["reason"].as_str().unwrap().starts_with("not looked into: it is in the vault"), "{told}");
+        assert_eq!(told["snapshot"] == first.as_str(), closed, "{told}");
+    }
+    let run = Run::of(opened(&client, ["verify"])).expect(3);
+    assert!(run.out().contains("all are whole; 1 snapshot of other vaults not looked into"), "{}", run.out());
+}
+
+#[test]
+fn a_new_host_with_the_key_finds_and_verifies_what_others_have_stored() {
+    let workplace = Workplace::new();
+    let (server, client) = with_vault(&workplace);
+    let file = workplace.write("source/file", "of the lost host");
+    let first = back_up(&client, &file);
+    fs::write(&file, "of the lost host, later").unwrap();
+    let second = back_up(&client, &file);
+    let host = TestClient::new(&workplace, &server.address, "new host");
+    fs::create_dir(host.state()).unwrap();
+    fs::copy(client.state().join("vault.key"), host.state().join("vault.key")).unwrap();
+
+    let run = host.run(["find", "file"]).expect(1);
+    assert!(run.err().contains("with --vault-key FILE others' in the vault are looked into"), "{}", run.err());
+    let found = Run::of(opened(&host, ["find", "file"])).expect(0);
+    let ids: Vec<String> = found.out().lines().map(|line| line.split(' ').next().unwrap().to_string()).collect();
+    assert_eq!((ids, found.err()), (vec![second.clone(), first.clone()], String::new()));
+
+    let verified =
+        |words: &[&str], code| Run::of(opened(&host, [&["verify", "--json"], words].concat())).expect(code);
+    let figures = |run: &Run| {
+        let summary = run.event("summary");
+        ["opened_files", "opened_bytes", "damaged"].map(|name| summary[name].as_u64().unwrap())
+    };
+    assert_eq!(figures(&verified(&[], 0)), [2, 0, 0]);
+    assert_eq!(figures(&verified(&["--read-data"], 0)), [2, 39, 0]);
+    assert_eq!(figures(&verified(&["--snapshot", &first, "--read-data"], 0)), [1, 16, 0]);
+    assert_eq!(figures(&verified(&["--snapshot", "latest", "--read-data"], 0)), [1, 23, 0]);
+    let run = verified(&["--snapshot", "19990101"], 1);
+    assert!(run.out().contains("begins with \\\"19990101\\\""), "{}", run.out());
+
+    // Its own first, once there are such.
+    let own = workplace.write("own/file", "of the new host");
+    let (state, put) = (host.state(), host.state().join("vault-put.key"));
+    let words =
+        [OsStr::new("vault"), "export-put-key".as_ref(), put.as_os_str(), "--state".as_ref(), state.as_os_str()];
+    let mut export = workplace.command(words);
+    export.env(PASSPHRASE, "one");
+    Run::of(export).expect(0);
+    back_up(&host, &own);
+    assert_eq!(figures(&verified(&["--read-data"], 0)), [1, 15, 0]);
+    assert_eq!(Run::of(opened(&host, ["find", "file"])).expect(0).out().lines().count(), 3);
+
+    // What is damaged of others' is found.
+    for pack in super::packs(&server) {
+        let mut bytes = fs::read(&pack).unwrap();
+        let from = bytes.len() / 3;
+        bytes[from..].iter_mut().for_each(|byte| *byte ^= 1);
+        fs::write(&pack, bytes).unwrap();
+    }
+    verified(&["--snapshot", &first, "--read-data"], 6);
 }

@@ -71,8 +71,8 @@ impl Session {
         }
         let key = match self.vault_key(None) {
             Ok(key) => key,
-            // Nothing of this client's has the root: the server says so.
-            Err(error) if error.lacks_vault_key() && !has_plain => return Ok(Place::Anothers),
+            // Nothing of this client's can have the root: the server says so.
+            Err(error) if error.lacks_vault_key() && sealed.is_empty() => return Ok(Place::Anothers),
             Err(error) => return Err(error),
         };
         for (id, _) in sealed.into_iter().rev().filter(|(_, vault)| *vault == key.put().vault()) {

@@ -25,9 +25,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Where a passphrase comes from.
 pub enum PassphraseSource {
-    /// One trailing newline is dropped.
+    /// One line end is dropped, `\n` or `\r\n`.
     File(PathBuf),
-    /// What a program prints; one trailing newline is dropped.
+    /// What a program prints; its line end is dropped alike.
     Command(Hook),
     /// As it is.
     Given(Passphrase),
@@ -42,12 +42,12 @@ impl PassphraseSource {
     /// [`ClientError::Impossible`] where there is none, or an empty one; [`ClientError::Interrupted`].
     pub fn read(&self, what: &str, shutdown: &Shutdown) -> Result<Passphrase, ClientError> {
         let passphrase = match self {
-            PassphraseSource::File(path) => without_newline(read_file(path)?),
+            PassphraseSource::File(path) => without_line_end(read_file(path)?),
             PassphraseSource::Command(command) => {
-                let printed = command.ask(PASSPHRASE_BYTES_MAX as u64 + 1).map(Zeroizing::new);
+                let printed = command.ask(PASSPHRASE_BYTES_MAX as u64 + 2).map(Zeroizing::new);
                 let failed =
                     |error| ClientError::Impossible(format!("the passphrase's command gives none: {error}"));
-                without_newline(printed.map_err(failed)?)
+                without_line_end(printed.map_err(failed)?)
             }
             PassphraseSource::Given(passphrase) => passphrase.clone(),
             PassphraseSource::Terminal => ask(&format!("passphrase of {what}: "), shutdown)?,
@@ -75,19 +75,22 @@ impl PassphraseSource {
     }
 }
 
-fn without_newline(mut passphrase: Passphrase) -> Passphrase {
-    if passphrase.last() == Some(&b'\n') {
+fn without_line_end(mut passphrase: Passphrase) -> Passphrase {
+    if passphrase.ends_with(b"\n") {
         passphrase.pop();
+        if passphrase.ends_with(b"\r") {
+            passphrase.pop();
+        }
     }
     passphrase
 }
 
 fn read_file(path: &Path) -> Result<Passphrase, ClientError> {
     let failed = |source| ClientError::Io { doing: format!("read the passphrase in {}", path.display()), source };
-    let mut bytes = Zeroizing::new(Vec::with_capacity(PASSPHRASE_BYTES_MAX + 2));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(PASSPHRASE_BYTES_MAX + 3));
     let file = File::open(path).map_err(failed)?;
-    // One more than the longest with its newline: what is too long is seen as such.
-    file.take(PASSPHRASE_BYTES_MAX as u64 + 2).read_to_end(&mut bytes).map_err(failed)?;
+    // One more than the longest with its line end: what is too long is seen as such.
+    file.take(PASSPHRASE_BYTES_MAX as u64 + 3).read_to_end(&mut bytes).map_err(failed)?;
     Ok(bytes)
 }
 
@@ -166,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_newline_is_dropped_and_nothing_else() {
+    fn one_line_end_is_dropped_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("passphrase");
         let read = |content: &[u8]| {
@@ -175,11 +178,15 @@ mod tests {
         };
         assert_eq!(read(b"secret\n").unwrap(), b"secret");
         assert_eq!(read(b" secret \n\n").unwrap(), b" secret \n");
-        assert_eq!(read(b"secret\r\n").unwrap(), b"secret\r");
-        for empty in [&b""[..], b"\n"] {
+        assert_eq!(read(b"secret\r\n").unwrap(), b"secret");
+        assert_eq!(read(b"secret\r\n\r\n").unwrap(), b"secret\r\n");
+        assert_eq!(read(b"secret\r").unwrap(), b"secret\r");
+        for empty in [&b""[..], b"\n", b"\r\n"] {
             assert_eq!(read(empty).unwrap_err().to_string(), "the passphrase of it is empty: give another one");
         }
         assert_eq!(read(&[b'x'; PASSPHRASE_BYTES_MAX]).unwrap().len(), PASSPHRASE_BYTES_MAX);
+        let longest = [&[b'x'; PASSPHRASE_BYTES_MAX][..], b"\r\n"].concat();
+        assert_eq!(read(&longest).unwrap().len(), PASSPHRASE_BYTES_MAX);
         assert!(read(&[b'x'; PASSPHRASE_BYTES_MAX + 1]).is_err());
     }
 

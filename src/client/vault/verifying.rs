@@ -2,10 +2,12 @@
 //! heads of each host follow each other. What the server itself finds, by checksums, is told before.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::super::connect::Session;
 use super::super::error::ClientError;
 use super::super::query::{Damage, VerifySummary, matches_selector, sums};
+use super::access::VaultAccess;
 use super::chain::{Chain, Compared, Finding};
 use super::fetching::Line;
 use super::listed::Listed;
@@ -16,7 +18,7 @@ use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
 use crate::base::vault::VaultId;
 use crate::channel::worker;
-use crate::crypto::ContentHasher;
+use crate::crypto::{ContentHasher, FullKey};
 use crate::protocol::message::{ContentEnd, FailureCode, Selection, ToClient};
 
 /// What is told while a verification goes on.
@@ -32,11 +34,17 @@ impl Session {
         self.vault.as_ref().is_some_and(|vault| vault.is_given() && vault.is_possible())
     }
 
-    /// Opens this client's snapshots in vaults as far as they are selected, walks their lists, and with `read_data` reads
-    /// every content. Without any such snapshot it does nothing.
+    /// Whether a full key may be here at all.
+    pub fn may_have_vault_key(&self) -> bool {
+        self.vault.as_ref().is_some_and(|vault| vault.is_possible())
+    }
+
+    /// Opens the key's vault's snapshots that are selected, walks their lists, and with `read_data` reads every content:
+    /// this client's; where it has none in that vault, those of others too. Where there is nothing to open it does nothing.
     ///
     /// # Errors
-    /// Those of the key and of the line; damage is told and counted.
+    /// Those of the key and of the line; [`FailureCode::NotFound`] where the selector means nothing. Damage is told and
+    /// counted.
     pub fn verify_vaults(
         &mut self,
         selection: &Selection,
@@ -55,29 +63,39 @@ impl Session {
         let is_all = selection.snapshot.is_empty();
         let Some(access) = self.vault.clone() else { return Ok(VerifySummary::default()) };
         let (state, holder) = (access.state(), self.holder());
-        // A server that shows nothing any more is asked about what this host knows that it stored.
-        let used_last = || state.as_ref().filter(|_| is_all).map(|state| Chain::vault_used_last(state, &holder));
-        let shown = selected.first().map(|(_, vault)| *vault);
-        let Some(vault) =
-            shown.map_or_else(|| used_last().transpose().map(Option::flatten), |vault| Ok(Some(vault)))?
-        else {
+        let Some(key) = self.key_to_verify(&access, &selected, is_all)? else {
             return Ok(VerifySummary::default());
         };
-        let key = access.full_key(Some(vault))?;
+        let vault = key.put().vault();
+        let is_any_meant = own.iter().any(|(id, _)| matches_selector(*id, &selection.snapshot));
+        let whose = match (is_all, is_any_meant) {
+            (true, _) if !own.iter().any(|(_, of)| *of == Some(vault)) => Whose::All,
+            (false, false) => Whose::Others,
+            _ => Whose::Own,
+        };
         let open_chain = || state.as_ref().map(|state| Chain::open(state, vault, holder.clone())).transpose();
         // Before the list, so that what it has is in the list.
         let chain = open_chain()?;
         let conversation = worker::converse(&mut self.channel, |intake, outbox| {
             let mut reader = VaultReader::new(Line::new(intake, outbox), key);
             let (listed, is_there) = reader.listed_or_nothing()?;
-            // Without the vault nothing can be opened: the server has said so of each that it shows.
-            let selected = if is_there.is_ok() { selected } else { Vec::new() };
             let mut verifying = Verifying::new(telling, read_data, listed);
-            for (id, of) in selected.iter().copied() {
-                match of == vault {
-                    true => verifying.snapshot(&mut reader, id, &selection.paths)?,
-                    false => verifying.damaged(id, None, format!("it is in the vault {of}, whose key is not here")),
+            for (id, of) in selected.iter().filter(|(_, of)| *of != vault) {
+                verifying.not_looked_into(*id, *of);
+            }
+            let wanted: Vec<SnapshotId> = match (is_there, whose) {
+                (Err(error), Whose::Others) => return Err(error),
+                // Without the vault nothing can be opened: the server has said so of each that it shows.
+                (Err(_), _) => Vec::new(),
+                (Ok(()), Whose::Own) => selected.iter().filter(|(_, of)| *of == vault).map(|(id, _)| *id).collect(),
+                (Ok(()), Whose::All) => verifying.listed.heads.keys().copied().collect(),
+                (Ok(()), Whose::Others) => {
+                    let opened = reader.open(selection)?;
+                    vec![opened.ok_or_else(|| reader.nothing_meant(selection))?.row.id]
                 }
+            };
+            for id in wanted {
+                verifying.snapshot(&mut reader, id, &selection.paths)?;
             }
             if is_all {
                 verifying.others(&mut reader)?;
@@ -95,6 +113,40 @@ impl Session {
             Err(error) => Err(self.error(error)),
         }
     }
+
+    /// The key that is here; none where nothing asks for one.
+    fn key_to_verify(
+        &self,
+        access: &VaultAccess,
+        selected: &[(SnapshotId, VaultId)],
+        is_all: bool,
+    ) -> Result<Option<Arc<FullKey>>, ClientError> {
+        // Without a key here the error names the vault. One that is here opens its own, whatever else is selected.
+        if let Some((_, vault)) = selected.first() {
+            return access.full_key(Some(*vault).filter(|_| !access.is_possible())).map(Some);
+        }
+        // A server that shows nothing any more is asked about what this host knows that it stored.
+        let used_last = match access.state().filter(|_| is_all) {
+            Some(state) => Chain::vault_used_last(&state, &self.holder())?,
+            None => None,
+        };
+        match used_last {
+            Some(vault) => access.full_key(Some(vault)).map(Some),
+            None if access.is_possible() && self.keeps_vaults => access.full_key(None).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Whose snapshots of the key's vault are opened.
+#[derive(Clone, Copy)]
+enum Whose {
+    /// This client's that are selected.
+    Own,
+    /// All, where none is this client's.
+    All,
+    /// The one that the selector means, which is none of this client's.
+    Others,
 }
 
 /// The vaults' snapshots among this client's that a selector means.
@@ -233,6 +285,12 @@ impl<'a> Verifying<'a> {
                 self.damaged(gap.before, None, gap.to_string());
             }
         }
+    }
+
+    fn not_looked_into(&mut self, snapshot: SnapshotId, vault: VaultId) {
+        self.summary.not_looked_into += 1;
+        let text = format!("not looked into: it is in the vault {vault}, whose key is not here");
+        (self.telling.damage)(&Damage { snapshot, path: None, text });
     }
 
     fn damaged(&mut self, snapshot: SnapshotId, path: Option<EntryPath>, text: String) {
