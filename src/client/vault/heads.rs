@@ -75,6 +75,8 @@ impl Session {
             Err(error) if error.lacks_vault_key() && sealed.is_empty() => return Ok(Place::Anothers),
             Err(error) => return Err(error),
         };
+        // By the ids, which the heads have sealed: in which order the server lists them is its word.
+        sealed.sort_unstable();
         for (id, _) in sealed.into_iter().rev().filter(|(_, vault)| *vault == key.put().vault()) {
             if self.vault_row(id, key.clone())?.roots.contains(root) {
                 return Ok(Place::Sealed(id));

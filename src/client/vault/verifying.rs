@@ -85,8 +85,13 @@ impl Session {
             }
             let wanted: Vec<SnapshotId> = match (is_there, whose) {
                 (Err(error), Whose::Others) => return Err(error),
-                // Without the vault nothing can be opened: the server has said so of each that it shows.
-                (Err(_), _) => Vec::new(),
+                (Err(error), _) => {
+                    // Nothing can be opened: what the server itself has compared says little.
+                    if let Some((id, _)) = selected.iter().rev().find(|(_, of)| *of == vault) {
+                        verifying.damaged(*id, None, format!("it cannot be opened: {error}"));
+                    }
+                    Vec::new()
+                }
                 (Ok(()), Whose::Own) => selected.iter().filter(|(_, of)| *of == vault).map(|(id, _)| *id).collect(),
                 (Ok(()), Whose::All) => verifying.listed.heads.keys().copied().collect(),
                 (Ok(()), Whose::Others) => {
