@@ -1,4 +1,5 @@
-//! The identifiers of a vault: of itself, of a chunk in it, and of the data key that a chunk is sealed under.
+//! The identifiers of a vault: of itself, of a chunk in it, of the data key that a chunk is sealed under, and of the roots
+//! of a snapshot.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,6 +17,12 @@ id16!(
     /// The key of one upload: the first bytes of the SHA-256 of the wrapped key.
     DataKeyId,
     "data key id"
+);
+id16!(
+    /// Stands for the roots of a snapshot: a keyed hash of them, so that who stores it knows which snapshots are of the
+    /// same roots, and not of which.
+    RootSetId,
+    "root set id"
 );
 
 /// What a chunk, or a list of chunks, is called: a keyed hash of what is in it.

@@ -77,7 +77,7 @@ const PRUNE: &[Flag] = &[
     valued("keep-monthly", "N", "the same for months"),
     valued("keep-yearly", "N", "the same for years"),
     valued("keep-within", "TIME", "keep all that are younger: 12h, 7d, 2w or 1y; 0 for none (7d)"),
-    valued("keep-tag", "TEXT", "keep those with this tag; may be given several times"),
+    valued("keep-tag", "TEXT", "keep those with this tag; may be repeated; a vault's are sealed: hold keeps one"),
     valued("policy", "FILE", "take the rules of each client from this file instead"),
     valued("snapshot", "ID", "drop this snapshot, without any rule; may be repeated; never from the environment"),
     switch("dry-run", "drop nothing; say why each is kept or dropped, and what would be free"),

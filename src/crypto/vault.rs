@@ -27,8 +27,10 @@ use super::authenticator::Authenticator;
 use super::error::{CryptoError, Damaged};
 use super::rsa_keys::{OaepLabel, PrivateKey, PublicKey};
 use super::secret::{Secret, constant_time_equal};
+use crate::base::codec::Writer;
 use crate::base::limits::VAULT_RSA_BITS;
-use crate::base::vault::{ChunkName, DataKeyId, VaultId};
+use crate::base::path::EntryPath;
+use crate::base::vault::{ChunkName, DataKeyId, RootSetId, VaultId};
 
 pub use chunk::{ChunkOpener, ChunkSealer, PlainChunk, SealedChunk, authenticate, sealed_crc_is_right};
 pub use cyberbackup_lanes::gear::{GEAR_ENTRIES, find_cut};
@@ -37,6 +39,7 @@ pub use key_file::{OpenKeyError, PassphraseCost, is_put_key_file};
 const CONTENT_NAMES_LABEL: &str = "cyberbackup vault 1 content names";
 const METADATA_NAMES_LABEL: &str = "cyberbackup vault 1 list names";
 const HEAD_NAMES_LABEL: &str = "cyberbackup vault 1 head names";
+const ROOT_SETS_LABEL: &str = "cyberbackup vault 1 root sets";
 const CUT_POINTS_LABEL: &str = "cyberbackup vault 1 cut points";
 const AUTHENTICATION_LABEL: &str = "cyberbackup vault 1 authentication";
 const WRITE_TOKEN_LABEL: &str = "cyberbackup vault 1 write token";
@@ -105,6 +108,16 @@ impl PutKey {
             ChunkKind::Head => &self.head_names,
         };
         ChunkName::from_bytes(*blake3::keyed_hash(key.expose(), plaintext).as_bytes())
+    }
+
+    /// What the server is told of a snapshot's roots, which come sorted and none within another: equal for the same
+    /// roots of the same vault, and nothing else.
+    pub fn root_set(&self, roots: &[EntryPath]) -> RootSetId {
+        let key = derive(self.vault, &self.id_key, ROOT_SETS_LABEL);
+        let mut bytes = Vec::new();
+        roots.iter().for_each(|root| bytes.put_bytes16(root.as_bytes()));
+        let hash = blake3::keyed_hash(key.expose(), &bytes);
+        RootSetId::from_bytes(*hash.as_bytes().first_chunk().expect("a hash is longer"))
     }
 
     /// The table that decides where contents are cut: the server sees lengths, and must not know what they come from.

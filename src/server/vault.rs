@@ -35,6 +35,7 @@ impl From<VaultBegin<'_>> for Begin {
             write_token: begin.write_token,
             read_verifier: begin.read_verifier,
             upload: begin.upload,
+            set: begin.set,
             started: begin.started,
             dry_run: begin.flags & vault_flag::DRY_RUN != 0,
             wrapped_key: begin.wrapped_key.to_vec(),

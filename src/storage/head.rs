@@ -13,7 +13,7 @@ use super::sealed_json::{encode_sealed, is_sealed};
 use crate::base::ids::{ClientId, SnapshotId, UploadId, UserName, hex, unhex};
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
-use crate::base::vault::{ChunkName, VaultId};
+use crate::base::vault::{ChunkName, RootSetId, VaultId};
 
 pub const HEAD_VERSION: u64 = 1;
 /// Most bytes of a head: its roots have 1 MiB at most, which JSON can make six times as long.
@@ -53,6 +53,8 @@ pub struct InVault {
     pub vault: VaultId,
     /// The name of its record in the vault's index.
     pub object: ChunkName,
+    /// What stands for its roots.
+    pub set: RootSetId,
 }
 
 /// The same as JSON has it.
@@ -60,6 +62,7 @@ pub struct InVault {
 struct InVaultFile {
     id: VaultId,
     object: String,
+    set: RootSetId,
 }
 
 /// How much a snapshot holds, and how much of it was new.
@@ -205,7 +208,7 @@ impl Head {
             totals: self.totals,
             index_blake3: String::new(),
             client_name: None,
-            vault: self.vault.map(|place| InVaultFile { id: place.vault, object: place.object.to_string() }),
+            vault: self.vault.map(InVaultFile::from),
         }
     }
 
@@ -252,10 +255,16 @@ impl Head {
     }
 }
 
+impl From<InVault> for InVaultFile {
+    fn from(place: InVault) -> InVaultFile {
+        InVaultFile { id: place.vault, object: place.object.to_string(), set: place.set }
+    }
+}
+
 impl InVaultFile {
     fn parse(self) -> Result<InVault, HeadError> {
         let object = unhex(&self.object).ok_or_else(|| invalid("the object in the vault is no name".into()))?;
-        Ok(InVault { vault: self.id, object: ChunkName::from_bytes(object) })
+        Ok(InVault { vault: self.id, object: ChunkName::from_bytes(object), set: self.set })
     }
 }
 
@@ -294,8 +303,11 @@ mod tests {
             unauthenticated: label.len() % 2 == 1,
             totals: SnapshotTotals { entries: 1, bytes: u64::MAX, ..SnapshotTotals::default() },
             index_blake3: [3; 32],
-            vault: (label.len() % 3 == 1)
-                .then(|| InVault { vault: VaultId::from_bytes([4; 16]), object: ChunkName::from_bytes([5; 32]) }),
+            vault: (label.len() % 3 == 1).then(|| InVault {
+                vault: VaultId::from_bytes([4; 16]),
+                object: ChunkName::from_bytes([5; 32]),
+                set: RootSetId::from_bytes([6; 16]),
+            }),
         }
     }
 

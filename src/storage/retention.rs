@@ -2,7 +2,7 @@
 //!
 //! Times are the server's, when a snapshot was committed; hours, days, ISO weeks, months and years are those of UTC.
 //! The order is that of the sequence numbers. Rules are applied to each set of roots by itself, and the newest
-//! snapshot of each is always kept.
+//! snapshot of each is always kept. The roots of a vault's snapshot are sealed: what stands for them tells the sets apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,6 +15,7 @@ use super::head::Head;
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
 use crate::base::time::Timestamp;
+use crate::base::vault::{RootSetId, VaultId};
 
 /// What rules keep beside what they say, unless they say otherwise: a client that floods the store cannot push
 /// out what was there before.
@@ -148,13 +149,13 @@ pub fn decide(
     rules: &Rules,
 ) -> (Vec<Decision>, bool) {
     let clock_is_behind = heads.last().is_some_and(|head| head.committed > now);
-    let mut roots: BTreeMap<&[EntryPath], Vec<usize>> = BTreeMap::new();
+    let mut sets: BTreeMap<RootSet<'_>, Vec<usize>> = BTreeMap::new();
     for (place, head) in heads.iter().enumerate() {
-        roots.entry(&head.roots).or_default().push(place);
+        sets.entry(root_set(head)).or_default().push(place);
     }
     let mut decisions: Vec<Decision> =
         heads.iter().map(|head| Decision { head: head.clone(), reasons: Vec::new() }).collect();
-    for places in roots.values() {
+    for places in sets.values() {
         let mut periods = Periods::new(rules);
         for (age, place) in places.iter().rev().enumerate() {
             let Decision { head, reasons } = &mut decisions[*place];
@@ -179,6 +180,13 @@ pub fn decide(
         }
     }
     (decisions, clock_is_behind)
+}
+
+/// The roots of a snapshot; of one in a vault, which names none, what stands for them.
+type RootSet<'a> = (&'a [EntryPath], Option<(VaultId, RootSetId)>);
+
+fn root_set(head: &Head) -> RootSet<'_> {
+    (&head.roots, head.vault.map(|place| (place.vault, place.set)))
 }
 
 /// The periods that are still to be given a snapshot, newest first.
@@ -222,7 +230,8 @@ impl Periods {
 mod tests {
     use super::*;
     use crate::base::ids::{ClientId, UploadId};
-    use crate::storage::head::SnapshotTotals;
+    use crate::base::vault::ChunkName;
+    use crate::storage::head::{InVault, SnapshotTotals};
     use proptest::prelude::*;
 
     const DAY: i64 = 86_400;
@@ -248,6 +257,17 @@ mod tests {
             index_blake3: [0; 32],
             vault: None,
         })
+    }
+
+    /// One in a vault: it names no roots.
+    fn sealed_head(sequence: u64, seconds: i64, vault: u8, set: u8) -> Arc<Head> {
+        let place = InVault {
+            vault: VaultId::from_bytes([vault; 16]),
+            object: ChunkName::from_bytes([sequence as u8; 32]),
+            set: RootSetId::from_bytes([set; 16]),
+        };
+        let open = Arc::unwrap_or_clone(head(sequence, seconds, "a", &[]));
+        Arc::new(Head { roots: Vec::new(), vault: Some(place), ..open })
     }
 
     /// One snapshot every `step` seconds up to now.
@@ -323,6 +343,21 @@ mod tests {
         let newest = vec![Reason::Newest];
         let expected = [vec![Reason::Tag("keep".into())], vec![Reason::Held], newest.clone(), vec![], newest];
         assert_eq!(reasons, expected);
+    }
+
+    #[test]
+    fn what_stands_for_sealed_roots_tells_the_sets_apart() {
+        let old = NOW.seconds - 100 * DAY;
+        let whole_system = Head { roots: Vec::new(), ..Arc::unwrap_or_clone(head(1, old, "a", &[])) };
+        let heads = [
+            Arc::new(whole_system),
+            sealed_head(2, old + 1, 1, 1),
+            sealed_head(3, old + 2, 1, 1),
+            sealed_head(4, old + 3, 1, 2),
+            sealed_head(5, old + 4, 2, 1),
+            sealed_head(6, old + 5, 1, 2),
+        ];
+        assert_eq!(kept(&heads, &exact(Rules { keep_daily: 7, ..Rules::default() })), [1, 3, 5, 6]);
     }
 
     #[test]

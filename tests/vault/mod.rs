@@ -3,6 +3,7 @@
 mod backing_up;
 mod chain;
 mod independent;
+mod keeping;
 mod keys;
 mod looking;
 mod mending;

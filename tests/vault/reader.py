@@ -368,6 +368,10 @@ class Vault:
             else:
                 self.records[kind, name] = (key, payload)
 
+    def root_set(self, roots):
+        key = hkdf(self.id, self.id_key, LABEL + b"root sets")
+        return blake3_keyed(key, b"".join(struct.pack("<H", len(root)) + root for root in roots))[:16]
+
     def cipher(self, key):
         if key not in self.ciphers:
             data_key = self.private.open(LABEL + b"data key", self.wrapped[key])
@@ -413,7 +417,7 @@ class Restore:
     def __init__(self, vault, target):
         self.vault, self.target, self.files = vault, target, 0
 
-    def run(self, head, snapshot):
+    def run(self, head, snapshot, root_set):
         check(head.number("B") == 1, "a head's version")
         head.take(16 + 8 + 32)
         check(head.take(25) == snapshot.encode(), "the snapshot is shown under another one's id")
@@ -422,8 +426,8 @@ class Restore:
         head.bytes16(), head.bytes16()
         for _ in range(head.number("I")):
             head.bytes16()
-        for _ in range(head.number("I")):
-            head.bytes16()
+        roots = [head.bytes16() for _ in range(head.number("I"))]
+        check(self.vault.root_set(roots) == root_set, "what stands for the roots")
         length = head.number("Q")
         index = Bytes(self.vault.stream([head.take(32) for _ in range(head.number("I"))], length))
         check(head.is_at_end(), "a head's end")
@@ -490,9 +494,11 @@ def main():
             break
     else:
         sys.exit(f"reader: no snapshot {snapshot}")
-    check(head["vault"]["id"] == vault.id.hex(), "the snapshot belongs to another vault")
+    place = head["vault"]
+    check(place["id"] == vault.id.hex(), "the snapshot belongs to another vault")
     restore = Restore(vault, os.fsencode(target))
-    restore.run(vault.head(bytes.fromhex(head["vault"]["object"]), snapshot), snapshot)
+    sealed = vault.head(bytes.fromhex(place["object"]), snapshot)
+    restore.run(sealed, snapshot, bytes.fromhex(place["set"]))
     print(f"{restore.files} files")
 
 

@@ -24,6 +24,7 @@ use crate::base::codec::Writer;
 use crate::base::host::boot_name;
 use crate::base::ids::{SnapshotId, hex};
 use crate::base::limits::VAULT_HEAD_BYTES_MAX;
+use crate::base::path::EntryPath;
 use crate::base::progress::{Event, Phase};
 use crate::base::time::Timestamp;
 use crate::base::waker::waker;
@@ -124,6 +125,7 @@ impl Try<'_> {
             write_token: *key.write_token(),
             read_verifier: *key.read_verifier(),
             upload: self.upload.id,
+            set: key.root_set(&self.roots()),
             started: self.started,
             flags: if self.options.dry_run { vault_flag::DRY_RUN } else { 0 },
             wrapped_key: self.target.data_key.wrapped(),
@@ -151,6 +153,11 @@ impl Try<'_> {
         let scanned = super::super::ranges::ScanTotals { files: row.files, bytes: row.bytes, ..Default::default() };
         let uploaded = Uploaded { snapshot: Some(row), scanned, sent: progress.sent };
         Ok(VaultUploaded { uploaded, was_stored_before: true })
+    }
+
+    /// The roots as they are sealed into the head: none for the whole file system.
+    fn roots(&self) -> Vec<EntryPath> {
+        self.options.roots.iter().filter_map(|root| root.path().cloned()).collect()
     }
 
     /// What makes a cache: the vault, the server, and the paths.
@@ -288,7 +295,7 @@ impl Try<'_> {
             host: options.host.clone(),
             label: options.label.clone(),
             tags: options.tags.clone(),
-            roots: options.roots.iter().filter_map(|root| root.path().cloned()).collect(),
+            roots: self.roots(),
             index: found.index,
         }
     }

@@ -10,6 +10,7 @@ use super::chunk::{SEALED_CHUNK_OVERHEAD, padded};
 use super::key_file::OpenKeyError;
 use super::*;
 use crate::base::limits::VAULT_CHUNK_BYTES_MAX;
+use crate::base::path::EntryPath;
 
 const VECTOR: &str = "vault.json";
 const PASSPHRASE: &[u8] = b"correct horse";
@@ -56,6 +57,8 @@ fn describe(private: &[u8], salt: [u8; 16], vector: [u8; 16], wrapped: &[u8]) ->
     let mut sealed = Vec::new();
     let places = ChunkSealer::new().seal_with(&[vector; 2], put, &data_key, &plain, 0, &mut sealed);
     let names = [ChunkKind::Content, ChunkKind::Metadata, ChunkKind::Head].map(|kind| put.name(kind, b"as it is"));
+    let roots = [&b"home/ada"[..], b"srv"].map(|path| EntryPath::parse(path).expect("a good path"));
+    let sets = [&[][..], &roots].map(|roots| put.root_set(roots));
     let gear = put.gear();
     let gear_bytes: Vec<u8> = gear.iter().flat_map(|word| word.to_le_bytes()).collect();
     json!({
@@ -66,6 +69,7 @@ fn describe(private: &[u8], salt: [u8; 16], vector: [u8; 16], wrapped: &[u8]) ->
         "gear_blake3": hex(&blake3_hash(&gear_bytes)),
         "wrapped": hex(wrapped), "data_key_id": data_key.id().to_string(),
         "names": names.map(|name| name.to_string()), "list_id": list_id(&names).to_string(),
+        "root_sets": sets.map(|set| set.to_string()),
         "sealed": hex(&sealed[places[0].clone()]), "sealed_deflated": hex(&sealed[places[1].clone()]),
         "deflated_plaintext": hex(&text(1_000)),
         "head_hash": hex(&head_hash(names[2], data_key.id(), b"sealed head")),
@@ -94,6 +98,20 @@ fn rewrite_vault_vector() {
     let wrapped =
         key.private.public().seal_secret(OaepLabel::VaultDataKey, &Secret::from_bytes([0x5C; 32])).unwrap();
     write_vector(VECTOR, &describe(&private, [0x33; 16], [0xA5; 16], &wrapped));
+}
+
+#[test]
+fn equal_roots_of_one_vault_are_one_set_and_others_are_not() {
+    let paths = |roots: &[&str]| -> Vec<EntryPath> {
+        roots.iter().map(|root| EntryPath::parse(root.as_bytes()).unwrap()).collect()
+    };
+    let (key, other) = (small_key().into_put(), small_key().into_put());
+    let roots = paths(&["a", "b/c"]);
+    assert_eq!(key.root_set(&roots), key.root_set(&paths(&["a", "b/c"])));
+    assert_ne!(key.root_set(&roots), other.root_set(&roots), "nobody without the key can tell");
+    for others in [&[][..], &["a"], &["b/c"], &["ab", "c"], &["a", "b", "c"]] {
+        assert_ne!(key.root_set(&roots), key.root_set(&paths(others)), "{others:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::base::ids::UploadId;
 use crate::base::limits::{
     PAGE_ENTRIES_MAX, READ_RUNS_MAX, VAULT_DROPPED_AT_ONCE, VAULT_FETCH_MAX, VAULT_NAMES_MAX,
 };
-use crate::base::vault::{ChunkName, DataKeyId};
+use crate::base::vault::{ChunkName, DataKeyId, RootSetId};
 use proptest::prelude::*;
 
 fn path(text: &str) -> EntryPath {
@@ -122,6 +122,7 @@ fn about_vaults() -> impl Iterator<Item = VaultRequest<'static>> {
             write_token: [16; 32],
             read_verifier: [17; 32],
             upload: UploadId::from_bytes([1; 16]),
+            set: RootSetId::from_bytes([19; 16]),
             started: Timestamp { seconds: 2, nanoseconds: 3 },
             flags: vault_flag::DRY_RUN,
             wrapped_key: b"wrapped",

@@ -11,7 +11,7 @@ use crate::base::limits::{
     VAULT_DROPPED_AT_ONCE, VAULT_FETCH_MAX, VAULT_NAMES_MAX, VAULT_SEALED_BYTES_MAX, VAULT_SEALED_HEAD_BYTES_MAX,
 };
 use crate::base::time::Timestamp;
-use crate::base::vault::{ChunkName, DataKeyId, VaultId};
+use crate::base::vault::{ChunkName, DataKeyId, RootSetId, VaultId};
 
 /// 100 characters of UTF-8.
 const NAME_BYTES_MAX: usize = 400;
@@ -85,6 +85,8 @@ pub struct VaultBegin<'a> {
     /// SHA-256 of what those have who may read it.
     pub read_verifier: [u8; 32],
     pub upload: UploadId,
+    /// What stands for the snapshot's roots, which are sealed.
+    pub set: RootSetId,
     pub started: Timestamp,
     /// Bits of [`vault_flag`].
     pub flags: u8,
@@ -229,7 +231,7 @@ pub struct DroppedSnapshots {
 /// The longest body of a message about a vault; none for an unknown kind.
 pub(super) fn body_bytes_max(kind: u8) -> Option<usize> {
     Some(match kind {
-        VAULT_BEGIN => 16 + 32 + 32 + 16 + 12 + 1 + RSA_CIPHERTEXT_BYTES_MAX,
+        VAULT_BEGIN => 16 + 32 + 32 + 16 + 16 + 12 + 1 + RSA_CIPHERTEXT_BYTES_MAX,
         VAULT_ASK => 4 + NAMES_BYTES_MAX,
         VAULT_LIST | VAULT_NEEDS => NAMES_BYTES_MAX,
         VAULT_CHUNK => ChunkName::BYTES + VAULT_SEALED_BYTES_MAX,
@@ -328,6 +330,7 @@ impl<'a> VaultBegin<'a> {
         out.put_bytes(&self.write_token);
         out.put_bytes(&self.read_verifier);
         out.put_bytes(self.upload.as_bytes());
+        out.put_bytes(self.set.as_bytes());
         self.started.encode(out);
         out.put_u8(self.flags);
         out.put_bytes(self.wrapped_key);
@@ -339,6 +342,7 @@ impl<'a> VaultBegin<'a> {
             write_token: reader.array("write token")?,
             read_verifier: reader.array("read verifier")?,
             upload: UploadId::from_bytes(reader.array("upload id")?),
+            set: RootSetId::from_bytes(reader.array("root set id")?),
             started: Timestamp::decode(reader)?,
             flags: match reader.u8("vault flags")? {
                 flags if flags & !vault_flag::DRY_RUN == 0 => flags,

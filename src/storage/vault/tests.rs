@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::*;
 use crate::base::ids::UploadId;
 use crate::base::time::Timestamp;
-use crate::base::vault::DataKeyId;
+use crate::base::vault::{DataKeyId, RootSetId};
 use crate::crypto::{blake3_hash, crc32, data_key_id, list_id, token_hash};
 use crate::storage::head::Head;
 use crate::storage::store::Store;
@@ -64,6 +64,7 @@ fn request(upload: UploadId) -> VaultUploadRequest {
         write_token: WRITE_TOKEN,
         read_verifier: token_hash(&READ_TOKEN),
         upload,
+        set: RootSetId::from_bytes([7; 16]),
         started: Timestamp { seconds: 5, nanoseconds: 6 },
         dry_run: false,
         wrapped_key: UploadId::random().as_bytes().repeat(24),
@@ -341,6 +342,23 @@ fn an_upload_that_was_cut_off_goes_on_with_what_it_stored() {
     let head = client.commit().unwrap();
     check_snapshot(&fixture.store, &head, &vec![vec![1, 2, 3, 4]]);
     assert!(head.totals.stored_bytes > 4 * (BLOCKS * 16) as u64, "all its sessions count");
+}
+
+#[test]
+fn an_upload_that_goes_on_with_other_roots_becomes_a_snapshot_of_these() {
+    let fixture = fixture();
+    let upload = UploadId::random();
+    let mut client = Client::begin(&fixture.store, fixture.client, request(upload)).unwrap();
+    client.send_chunks(&[1, 2, 3]).unwrap();
+    drop(client);
+    let set = RootSetId::from_bytes([8; 16]);
+    let other = VaultUploadRequest { set, ..request(upload) };
+    let mut client = Client::begin(&fixture.store, fixture.client, other).unwrap();
+    assert_eq!(client.send(&vec![vec![1, 2, 3]]).unwrap(), (0, 1), "what is held is held");
+    let head = client.commit().unwrap();
+    assert_eq!(head.vault.map(|place| place.set), Some(set));
+    // Once it is stored its roots are those that it was stored with.
+    assert_eq!(try_back_up(&fixture.store, fixture.client, upload, &tree(0..1)).unwrap(), head);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::base::limits::{
     VAULT_PACKS_AT_ONCE, VAULT_TOLD_MAX, VAULT_WRAPPED_BYTES_MAX,
 };
 use crate::base::time::Timestamp;
-use crate::base::vault::{ChunkName, DataKeyId, VaultId};
+use crate::base::vault::{ChunkName, DataKeyId, RootSetId, VaultId};
 use crate::crypto::{data_key_id, list_id, sealed_crc_is_right};
 use crate::storage::catalog::locked;
 use crate::storage::comparison::ChangeRule;
@@ -42,6 +42,8 @@ pub struct VaultUploadRequest {
     /// SHA-256 of the read token.
     pub read_verifier: [u8; 32],
     pub upload: UploadId,
+    /// What stands for the snapshot's roots.
+    pub set: RootSetId,
     /// By the client's clock.
     pub started: Timestamp,
     /// Questions only: nothing is taken in.
@@ -77,6 +79,7 @@ struct VaultSession {
     vault: VaultHandle,
     row_key: UploadKey,
     row: UploadRow,
+    set: RootSetId,
     key: DataKeyId,
     wrapped: Vec<u8>,
     pack: Option<PackWriter>,
@@ -347,6 +350,7 @@ impl VaultSession {
         Ok(VaultSession {
             row_key,
             row,
+            set: request.set,
             key: data_key_id(&request.wrapped_key),
             wrapped: request.wrapped_key.clone(),
             pack: None,
@@ -532,9 +536,8 @@ impl VaultSession {
         drop(bytes);
         let place = self.append(Kind::Snapshot, name, &parts)?;
         self.objects.insert(*object.as_bytes(), (Kind::Snapshot, place));
-        let share =
-            VaultShare { place: InVault { vault: self.vault.id, object }, stored_bytes: self.row.stored_bytes };
-        plain.in_vault = Some(share);
+        let place = InVault { vault: self.vault.id, object, set: self.set };
+        plain.in_vault = Some(VaultShare { place, stored_bytes: self.row.stored_bytes });
         plain.check_commit_quota()?;
         locked(&self.vault.committing).insert(snapshot);
         let client = plain.state.record.id;
