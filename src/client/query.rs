@@ -212,12 +212,19 @@ impl Session {
         if let Some(is_own) = known {
             return Ok(is_own);
         }
-        let mut is_own = false;
+        let mut meant = None;
         let row = |row: &SnapshotRow| {
-            is_own |= matches_selector(row.id, selector);
+            if matches_selector(row.id, selector) {
+                meant = Some((row.id, row.vault));
+            }
             Ok(())
         };
         self.snapshots(row, |_| {})?;
+        let is_own = meant.is_some();
+        // Not every answer about a plain snapshot says which one it is.
+        if let (Some((id, None)), Some(access)) = (meant, &self.vault) {
+            access.check_plain(id, selector, &self.holder())?;
+        }
         self.remember_selector(selector.to_string(), is_own);
         Ok(is_own)
     }
@@ -419,7 +426,7 @@ fn take_sealed<R>(
     let opened = opened.ok_or_else(|| explain(reader.nothing_meant(selection)))?;
     is_meant(opened.row.id, selection)?;
     if selection.snapshot == LATEST && selection.root.is_none() {
-        access.note_latest(opened.row.id);
+        access.note_latest(opened.row.id, opened.head.writer);
     }
     let mut result = None;
     reader.answer(&opened, request, &mut |message| {

@@ -92,11 +92,14 @@ impl VaultAccess {
         is_there
     }
 
-    /// What is wrong with what the server gives as the latest, after the comparison.
-    pub fn note_latest(&self, shown: SnapshotId) {
+    /// What is wrong with what the server gives as the latest, after the comparison. A newer one by this writer is of a copy
+    /// of the state folder, or of the one that an older copy was put in the place of.
+    pub fn note_latest(&self, shown: SnapshotId, writer: [u8; 16]) {
         let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(compared) = &mut *compared else { return };
-        if let Some(newest) = compared.newest.filter(|newest| *newest != shown) {
+        let Some(newest) = compared.whole.last().copied().filter(|newest| *newest != shown) else { return };
+        let is_newer = shown.begun() >= newest.begun() && !compared.whole.contains(&shown);
+        if !is_newer || writer != compared.writer {
             compared.doubt(Finding::NotLatest { shown, newest });
         }
     }

@@ -106,8 +106,10 @@ pub struct Compared {
     pub gone: Vec<SnapshotId>,
     /// Those that the server says it dropped.
     pub dropped: Vec<SnapshotId>,
-    /// The newest that this host has stored and that is shown as it was stored.
-    pub newest: Option<SnapshotId>,
+    /// Who stores the heads of this chain.
+    pub writer: [u8; 16],
+    /// What is shown as this host has stored it, the newest last.
+    pub whole: Vec<SnapshotId>,
     /// The newest that this host has stored is gone or exchanged: what is shown as the latest may be another.
     pub is_newest_doubtful: bool,
 }
@@ -263,7 +265,7 @@ impl Chain {
     /// Compares all that the server lists of the vault with what is kept.
     pub fn compare(&mut self, listed: &Listed) -> Compared {
         self.take_over_sent(|snapshot| listed.heads.get(&snapshot)?.hash.clone().ok());
-        let mut compared = Compared::default();
+        let mut compared = Compared { writer: self.writer, ..Compared::default() };
         let (mut missing, mut shown): (Vec<SnapshotId>, Option<SnapshotId>) = (Vec::new(), None);
         for Link { snapshot, head, .. } in &self.kept.stored {
             match listed.heads.get(snapshot) {
@@ -274,7 +276,7 @@ impl Chain {
                     shown = Some(*snapshot);
                     // One that the server cannot give is told as damage by whoever asks for it.
                     match &listed.hash {
-                        Ok(hash) if hex(hash) == *head => compared.newest = Some(*snapshot),
+                        Ok(hash) if hex(hash) == *head => compared.whole.push(*snapshot),
                         Ok(_) => compared.findings.push(Finding::OtherHead { snapshot: *snapshot }),
                         Err(_) => {}
                     }
@@ -452,7 +454,7 @@ mod tests {
         let whole = [&all[..], &[(9, Some(9))]].concat();
         assert_eq!(
             chain.compare(&listed(&whole, &[])),
-            Compared { newest: Some(id(6)), ..Compared::default() },
+            Compared { writer: chain.writer(), whole: (1..=6).map(id).collect(), ..Compared::default() },
             "others' snapshots are none of its own"
         );
 

@@ -76,7 +76,7 @@ impl Session {
             Err(error) => return Err(error),
         };
         // By the ids, which the heads have sealed: in which order the server lists them is its word.
-        sealed.sort_unstable();
+        sealed.sort_by(|(one, _), (other, _)| one.begun().cmp(other.begun()));
         for (id, _) in sealed.into_iter().rev().filter(|(_, vault)| *vault == key.put().vault()) {
             if self.vault_row(id, key.clone())?.roots.contains(root) {
                 return Ok(Place::Sealed(id));

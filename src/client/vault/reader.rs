@@ -8,7 +8,7 @@ use super::super::query::unexpected;
 use super::contents::{Contents, Emit};
 use super::fetching::{Fetcher, Line};
 use super::format::VaultHead;
-use super::listed::Listed;
+use super::listed::{Listed, ListedHead};
 use super::walk::{Choice, Found, Walk, Wanted};
 use crate::base::entry::EntryKind;
 use crate::base::ids::SnapshotId;
@@ -67,8 +67,11 @@ impl<'l> VaultReader<'l> {
                 format!("several snapshots begin with {selector:?}, {other} among them: give more of the id");
             return Err(ClientError::Failure { code: FailureCode::NotFound, text });
         }
-        // By their ids, which are sealed in the heads and begin with a time; when one was committed the server alone says.
-        for id in listed.heads.into_keys().rev() {
+        // By the second in their ids, which the heads have sealed; only within it, by when the server says they were committed.
+        let time = |(id, head): (&SnapshotId, &ListedHead)| (id.begun().to_string(), head.committed, *id);
+        let mut found: Vec<_> = listed.heads.iter().map(time).collect();
+        found.sort_unstable();
+        for (.., id) in found.into_iter().rev() {
             let opened = self.open_by_id(id)?;
             if selection.root.as_ref().is_none_or(|root| !is_latest || opened.head.roots.contains(root)) {
                 return Ok(Some(opened));
