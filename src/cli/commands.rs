@@ -45,10 +45,10 @@ pub const CLIENT: &[Flag] = &[
     switch("low-memory", "use little memory: a window of 262144 bytes"),
 ];
 
-const SELECT: &[Flag] = &[
-    valued("snapshot", "ID", "a snapshot id, a unique beginning of one, or latest (latest)"),
-    valued("root", "PATH", "with latest: the newest snapshot of this root"),
-];
+const ROOT: Flag = valued("root", "PATH", "with latest: the newest snapshot of this root");
+
+const SELECT: &[Flag] =
+    &[valued("snapshot", "ID", "a snapshot id, a unique beginning of one, or latest (latest)"), ROOT];
 
 /// Flags of the commands that open what is in a vault.
 pub const VAULT_KEY: &[Flag] = &[
@@ -237,7 +237,7 @@ pub const COMMANDS: &[Command] = &[
                     "ID",
                     "only this snapshot: an id, a unique beginning of one, latest, or all (all)",
                 ),
-                valued("root", "PATH", "with latest: the newest snapshot of this root"),
+                ROOT,
                 Flag {
                     name: "ignore-case",
                     short: Some('i'),
@@ -270,10 +270,7 @@ pub const COMMANDS: &[Command] = &[
                 A snapshot is an id, a unique beginning of one, or latest. A path that looks like an id is given with\n\
                 a / before it. Exit code 0: no difference; 1: differences; 6: damaged lists were met.",
         flags: &[
-            &[
-                valued("root", "PATH", "with latest: the newest snapshot of this root"),
-                Flag { name: "null", short: Some('0'), value: None, help: "end each path with a NUL byte" },
-            ],
+            &[ROOT, Flag { name: "null", short: Some('0'), value: None, help: "end each path with a NUL byte" }],
             VAULT_KEY,
             CLIENT,
             COMMON,
@@ -300,7 +297,7 @@ pub const COMMANDS: &[Command] = &[
                     "with --data: so much of the contents, those read longest ago first: 10%",
                 ),
                 valued("snapshot", "ID", "only this snapshot: an id, a unique beginning of one, or latest"),
-                valued("root", "PATH", "with latest: the newest snapshot of this root"),
+                ROOT,
                 switch("read-data", "of a vault: fetch and open every content too"),
             ],
             VAULT_KEY,

@@ -1,6 +1,5 @@
 //! `find`: where in the snapshots a name is.
 
-use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -19,7 +18,7 @@ use crate::base::shutdown::Shutdown;
 use crate::base::time::{MomentError, Timestamp};
 use crate::base::vault::VaultId;
 use crate::client::json::{entry_json, size};
-use crate::client::vault::LATEST;
+use crate::client::vault::{Known, LATEST};
 use crate::client::{ClientError, Damage, ExitCode, Listed, Session};
 use crate::protocol::message::{FailureCode, SnapshotRow};
 
@@ -138,20 +137,15 @@ impl Finding<'_> {
     /// All of this client's snapshots, and those of others in the vault whose key was given, the newest first.
     fn look_into_all(&mut self, session: &mut Session) -> Result<(), ClientError> {
         let output = self.output;
-        let mut own: Vec<SnapshotRow> = Vec::new();
-        let row = |row: &SnapshotRow| {
-            own.push(row.clone());
-            Ok(())
-        };
-        let listed = session.snapshots(row, |damage| output.damage(damage))?;
+        let key = session.has_vault_key().then(|| session.vault_key(None)).transpose()?;
+        let (listed, snapshots) = session.known_snapshots(key, |damage| output.damage(damage))?;
         self.damaged += listed.damaged;
-        let snapshots = with_others(session, own)?;
         if snapshots.is_empty() && listed.damaged == 0 {
             output.say(&nothing_yet(session));
         }
         // Of each vault it is asked once whether its key is here.
         let mut asked: Option<(VaultId, Option<String>)> = None;
-        for Known { id, vault, is_own, .. } in snapshots.into_iter().rev() {
+        for Known { id, vault, own, .. } in snapshots.into_iter().rev() {
             if let Some(vault) = vault {
                 if asked.as_ref().is_none_or(|(known, _)| *known != vault) {
                     asked = Some((vault, lacking(session, vault)?));
@@ -163,7 +157,7 @@ impl Finding<'_> {
                     continue;
                 }
             }
-            self.look_into(session, id, is_own)?;
+            self.look_into(session, id, own.is_some())?;
         }
         Ok(())
     }
@@ -206,29 +200,6 @@ impl Finding<'_> {
             (0, 0, 0) => ExitCode::Failed,
         }
     }
-}
-
-/// A snapshot that is to be looked into.
-struct Known {
-    id: SnapshotId,
-    vault: Option<VaultId>,
-    committed: Timestamp,
-    is_own: bool,
-}
-
-/// This client's snapshots and, where a key was given, others' in its vault, the newest last.
-fn with_others(session: &mut Session, own: Vec<SnapshotRow>) -> Result<Vec<Known>, ClientError> {
-    let known = |row: SnapshotRow| Known { id: row.id, vault: row.vault, committed: row.committed, is_own: true };
-    let mut all: Vec<Known> = own.into_iter().map(known).collect();
-    if session.has_vault_key() {
-        let key = session.vault_key(None)?;
-        let vault = Some(key.put().vault());
-        let own: HashSet<SnapshotId> = all.iter().map(|known| known.id).collect();
-        let others = session.vault_snapshots(key)?.into_iter().filter(|(_, id)| !own.contains(id));
-        all.extend(others.map(|(committed, id)| Known { id, vault, committed, is_own: false }));
-        all.sort_by_key(|known| (known.committed, known.id));
-    }
-    Ok(all)
 }
 
 /// What is said where there is nothing to look into.

@@ -1,6 +1,5 @@
 //! `snapshots`, `ls`, `cat`, `verify` and `stats`: looking without changing anything.
 
-use std::collections::HashSet;
 use std::io::IsTerminal;
 
 use base64::Engine;
@@ -10,13 +9,11 @@ use serde_json::{Value, json};
 use super::arguments::{Arguments, UsageError};
 use super::output::{Output, bytes_text, count_text, read_text, sealed_text};
 use super::setup::{Access, CliError, Setup, selection};
-use crate::base::ids::SnapshotId;
 use crate::base::path::display_bytes;
 use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::base::shutdown::Shutdown;
-use crate::base::time::Timestamp;
 use crate::client::json::{entry_json, size, snapshot_json};
-use crate::client::vault::{Compared, LATEST, Telling};
+use crate::client::vault::{Compared, Known, LATEST, Telling};
 use crate::client::{ClientError, Damage, ExitCode, ListSummary, Listed, Session, VerifySummary};
 use crate::protocol::message::SnapshotRow;
 
@@ -80,20 +77,8 @@ fn own_snapshots(session: &mut Session, output: &Output) -> Result<ListSummary, 
 fn snapshots_with_vault(session: &mut Session, output: &Output) -> Result<ListSummary, ClientError> {
     let key = session.vault_key(None)?;
     let vault = key.put().vault();
-    let mut own = Vec::new();
-    let row = |row: &SnapshotRow| {
-        own.push(row.clone());
-        Ok(())
-    };
-    let mut summary = session.snapshots(row, |damage| output.damage(damage))?;
-    let own_ids: HashSet<SnapshotId> = own.iter().map(|row| row.id).collect();
-    let others = session.vault_snapshots(key.clone())?.into_iter().filter(|(_, id)| !own_ids.contains(id));
-    let mut rows: Vec<(Timestamp, SnapshotId, Option<SnapshotRow>)> =
-        others.map(|(committed, id)| (committed, id, None)).collect();
-    summary.rows += rows.len() as u64;
-    rows.extend(own.into_iter().map(|row| (row.committed, row.id, Some(row))));
-    rows.sort_by_key(|(committed, id, _)| (*committed, *id));
-    for (_, id, own) in rows {
+    let (mut summary, known) = session.known_snapshots(Some(key.clone()), |damage| output.damage(damage))?;
+    for Known { id, own, .. } in known {
         let of_host = if own.is_some() { Head::Own } else { Head::Others };
         match own {
             Some(row) if row.vault != Some(vault) => put_row(output, &row, Head::Sealed)?,

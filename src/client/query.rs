@@ -196,7 +196,7 @@ impl Session {
     /// another host has stored.
     fn place_of(&mut self, request: &ToServer<'_>) -> Result<Place, ClientError> {
         let Some(selection) = selection_of(request) else { return Ok(Place::Servers) };
-        if let Some(root) = selection.root.as_ref().filter(|_| selection.snapshot == "latest") {
+        if let Some(root) = selection.root.as_ref().filter(|_| selection.snapshot == LATEST) {
             return self.newest_of_root(root);
         }
         Ok(if !self.may_have_vault_key() || self.is_own(&selection.snapshot)? {
@@ -393,7 +393,7 @@ fn take_all<R>(
 
 /// Whether a selector may mean the snapshot: `latest` may mean any.
 pub(super) fn matches_selector(id: SnapshotId, selector: &str) -> bool {
-    selector == "latest" || id.as_str().starts_with(selector)
+    selector == LATEST || id.as_str().starts_with(selector)
 }
 
 /// Sees that a snapshot is one that was asked for.

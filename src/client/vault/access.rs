@@ -25,32 +25,32 @@ pub struct VaultAccess {
     opened: Mutex<Option<Arc<FullKey>>>,
     /// What that comparison has found: it is made once in a run.
     compared: Mutex<Option<Compared>>,
-    /// A plain snapshot that was given as the latest, where the vault's was wanted.
-    plain: Mutex<Option<SnapshotId>>,
+    /// The plain snapshots that were looked at: many answers may be about one.
+    plain: Mutex<PlainSeen>,
+}
+
+#[derive(Debug, Default)]
+struct PlainSeen {
+    /// The last one, and whether as the latest.
+    last: Option<(SnapshotId, bool)>,
+    /// One that was given as the latest, where the vault's was wanted.
+    doubtful: Option<SnapshotId>,
 }
 
 impl VaultAccess {
     pub fn new(keys: VaultKeys) -> VaultAccess {
         let state = Some(keys.state.clone());
-        VaultAccess {
-            keys: Some(keys),
-            state,
-            opened: Mutex::default(),
-            compared: Mutex::default(),
-            plain: Mutex::default(),
-        }
+        VaultAccess::with(Some(keys), state, None)
     }
 
     /// A key that is open already, and no other. With a state folder, its chain is compared with what the server lists.
     pub fn of_open_key(key: Arc<FullKey>, state: Option<&Path>) -> VaultAccess {
-        let state = state.map(Path::to_path_buf);
-        VaultAccess {
-            keys: None,
-            state,
-            opened: Mutex::new(Some(key)),
-            compared: Mutex::default(),
-            plain: Mutex::default(),
-        }
+        VaultAccess::with(None, state.map(Path::to_path_buf), Some(key))
+    }
+
+    fn with(keys: Option<VaultKeys>, state: Option<PathBuf>, opened: Option<Arc<FullKey>>) -> VaultAccess {
+        let opened = Mutex::new(opened);
+        VaultAccess { keys, state, opened, compared: Mutex::default(), plain: Mutex::default() }
     }
 
     /// The state folder that the chain is in.
@@ -61,7 +61,7 @@ impl VaultAccess {
     /// What does not fit the chain of this host, as far as a vault was opened.
     pub fn compared(&self) -> Compared {
         let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
-        if let Some(shown) = *self.plain.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(shown) = self.plain.lock().unwrap_or_else(PoisonError::into_inner).doubtful {
             compared.doubt(Finding::Plain { shown });
         }
         compared
@@ -114,14 +114,20 @@ impl VaultAccess {
     /// This host has stored a sealed one under this id.
     pub fn check_plain(&self, shown: SnapshotId, selector: &str, holder: &Holder) -> Result<(), ClientError> {
         let Some(state) = self.state() else { return Ok(()) };
+        let mut seen = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = (shown, selector == LATEST);
+        if seen.last == Some(look) {
+            return Ok(());
+        }
         if Chain::has_stored(&state, holder, shown)? {
             return Err(ClientError::Integrity(format!(
                 "snapshot {shown}: this host stored it in a vault, and the server gives a plain one under its id"
             )));
         }
         if selector == LATEST && self.is_given() && Chain::vault_used_last(&state, holder)?.is_some() {
-            *self.plain.lock().unwrap_or_else(PoisonError::into_inner) = Some(shown);
+            seen.doubtful = Some(shown);
         }
+        seen.last = Some(look);
         Ok(())
     }
 

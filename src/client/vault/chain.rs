@@ -202,9 +202,7 @@ impl Chain {
 
     /// The vault that this host stored something in last at this server.
     pub fn vault_used_last(state: &StateFolder, at: &Holder) -> Result<Option<VaultId>, StateError> {
-        let chains = read(state)?.map(|file| file.chains).unwrap_or_default();
-        let mut own = chains.iter().rev().filter(|kept| kept.at.is(at) && !kept.stored.is_empty());
-        Ok(own.next().map(|kept| kept.vault))
+        Ok(chains_at(state, at)?.iter().rev().find(|kept| !kept.stored.is_empty()).map(|kept| kept.vault))
     }
 
     pub fn writer(&self) -> [u8; 16] {
@@ -213,9 +211,8 @@ impl Chain {
 
     /// Whether this host has stored the snapshot in a vault at this server.
     pub fn has_stored(state: &StateFolder, at: &Holder, snapshot: SnapshotId) -> Result<bool, StateError> {
-        let chains = read(state)?.map(|file| file.chains).unwrap_or_default();
-        let mut own = chains.iter().filter(|kept| kept.at.is(at)).flat_map(|kept| &kept.stored);
-        Ok(own.any(|link| link.snapshot == snapshot))
+        let chains = chains_at(state, at)?;
+        Ok(chains.iter().flat_map(|kept| &kept.stored).any(|link| link.snapshot == snapshot))
     }
 
     /// The heads that are known to be stored, the oldest first.
@@ -355,6 +352,13 @@ impl Compared {
             self.gone.extend(missing);
         }
     }
+}
+
+/// All vaults' chains at one server.
+fn chains_at(state: &StateFolder, at: &Holder) -> Result<Vec<KeptChain>, StateError> {
+    let mut chains = read(state)?.map(|file| file.chains).unwrap_or_default();
+    chains.retain(|kept| kept.at.is(at));
+    Ok(chains)
 }
 
 fn read(state: &StateFolder) -> Result<Option<ChainFile>, StateError> {

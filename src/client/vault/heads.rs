@@ -1,9 +1,11 @@
 //! Questions that only a vault's heads answer: which snapshots there are and of whom, and which is the newest of a root.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::connect::Session;
 use super::super::error::ClientError;
+use super::super::query::{Damage, ListSummary};
 use super::reader::VaultReader;
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
@@ -22,6 +24,15 @@ pub enum Place {
     Sealed(SnapshotId),
 }
 
+/// A snapshot that a server lists: one of this client's, or another host's in the vault.
+pub struct Known {
+    pub id: SnapshotId,
+    pub vault: Option<VaultId>,
+    committed: Timestamp,
+    /// What the server says of it; none where another host has stored it.
+    pub own: Option<SnapshotRow>,
+}
+
 impl Session {
     /// The full key of `vault`, or of whichever vault there is a key of.
     ///
@@ -32,9 +43,33 @@ impl Session {
         access.full_key(vault)
     }
 
+    /// This client's snapshots and, with the key of a vault, others' in it, the newest last. Those that cannot be listed are
+    /// given to `damage`; the summary counts all.
+    pub fn known_snapshots(
+        &mut self,
+        key: Option<Arc<FullKey>>,
+        damage: impl FnMut(&Damage) + Send,
+    ) -> Result<(ListSummary, Vec<Known>), ClientError> {
+        let mut known = Vec::new();
+        let row = |row: &SnapshotRow| {
+            known.push(Known { id: row.id, vault: row.vault, committed: row.committed, own: Some(row.clone()) });
+            Ok(())
+        };
+        let mut summary = self.snapshots(row, damage)?;
+        if let Some(key) = key {
+            let (vault, count) = (Some(key.put().vault()), known.len());
+            let own: HashSet<SnapshotId> = known.iter().map(|known| known.id).collect();
+            let others = self.vault_snapshots(key)?.into_iter().filter(|(_, id)| !own.contains(id));
+            known.extend(others.map(|(committed, id)| Known { id, vault, committed, own: None }));
+            summary.rows += (known.len() - count) as u64;
+            known.sort_by_key(|known| (known.committed, known.id));
+        }
+        Ok((summary, known))
+    }
+
     /// When each snapshot of the key's vault was committed, whichever host stored it, and its id. None where the server
     /// does not have the vault.
-    pub fn vault_snapshots(&mut self, key: Arc<FullKey>) -> Result<Vec<(Timestamp, SnapshotId)>, ClientError> {
+    fn vault_snapshots(&mut self, key: Arc<FullKey>) -> Result<Vec<(Timestamp, SnapshotId)>, ClientError> {
         if !self.keeps_vaults {
             return Ok(Vec::new());
         }

@@ -33,6 +33,7 @@ mod writers;
 pub use access::VaultAccess;
 pub use chain::{Compared, Finding};
 pub(super) use fetching::Line;
+pub use heads::Known;
 pub(super) use heads::Place;
 pub use key_file::{VaultKeys, calibrate, create_vault};
 pub use passphrase::PassphraseSource;

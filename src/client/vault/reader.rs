@@ -68,10 +68,9 @@ impl<'l> VaultReader<'l> {
             return Err(ClientError::Failure { code: FailureCode::NotFound, text });
         }
         // By the second in their ids, which the heads have sealed; only within it, by when the server says they were committed.
-        let time = |(id, head): (&SnapshotId, &ListedHead)| (id.begun().to_string(), head.committed, *id);
-        let mut found: Vec<_> = listed.heads.iter().map(time).collect();
-        found.sort_unstable();
-        for (.., id) in found.into_iter().rev() {
+        let mut found: Vec<(&SnapshotId, &ListedHead)> = listed.heads.iter().collect();
+        found.sort_unstable_by_key(|(id, head)| (id.begun(), head.committed, *id));
+        for id in found.into_iter().rev().map(|(id, _)| *id) {
             let opened = self.open_by_id(id)?;
             if selection.root.as_ref().is_none_or(|root| !is_latest || opened.head.roots.contains(root)) {
                 return Ok(Some(opened));

@@ -9,15 +9,13 @@ use super::super::error::ClientError;
 use super::super::query::{Damage, VerifySummary, matches_selector, sums};
 use super::access::VaultAccess;
 use super::chain::{Chain, Compared, Finding};
-use super::fetching::Line;
 use super::listed::Listed;
-use super::reader::{Opened, VaultReader};
+use super::reader::{LATEST, Opened, VaultReader};
 use super::walk::{Choice, Found, Wanted};
 use super::writers::{Place, Writers};
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
 use crate::base::vault::VaultId;
-use crate::channel::worker;
 use crate::crypto::{ContentHasher, FullKey};
 use crate::protocol::message::{ContentEnd, FailureCode, Selection, ToClient};
 
@@ -76,8 +74,8 @@ impl Session {
         let open_chain = || state.as_ref().map(|state| Chain::open(state, vault, holder.clone())).transpose();
         // Before the list, so that what it has is in the list.
         let chain = open_chain()?;
-        let conversation = worker::converse(&mut self.channel, |intake, outbox| {
-            let mut reader = VaultReader::new(Line::new(intake, outbox), key);
+        self.converse(|line| {
+            let mut reader = VaultReader::new(line, key);
             let (listed, is_there) = reader.listed_or_nothing()?;
             let mut verifying = Verifying::new(telling, read_data, listed);
             for (id, of) in selected.iter().filter(|(_, of)| *of != vault) {
@@ -109,14 +107,7 @@ impl Session {
                 verifying.chain(&mut chain, &now, is_all);
             }
             Ok(verifying.summary)
-        });
-        match conversation {
-            Ok(worker::Conversation { result: Err(ClientError::Channel { .. }), channel: Err(error) }) => {
-                Err(self.error(error))
-            }
-            Ok(conversation) => conversation.result,
-            Err(error) => Err(self.error(error)),
-        }
+        })
     }
 
     /// The key that is here; none where nothing asks for one.
@@ -157,7 +148,7 @@ enum Whose {
 /// The vaults' snapshots among this client's that a selector means.
 fn selected(own: &[(SnapshotId, Option<VaultId>)], selector: &str) -> Vec<(SnapshotId, VaultId)> {
     let meant = match selector {
-        "latest" => &own[own.len().saturating_sub(1)..],
+        LATEST => &own[own.len().saturating_sub(1)..],
         _ => own,
     };
     let meant = meant.iter().filter(|(id, _)| matches_selector(*id, selector));

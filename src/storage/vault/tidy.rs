@@ -60,7 +60,8 @@ impl Store {
         let _turn = locked(&vault.tidying);
         let mut tidied = Tidied { snapshots: self.release_dropped(&vault)?, ..Tidied::default() };
         let is_stopped = || self.shared.sweeps_stopped.load(std::sync::atomic::Ordering::Relaxed);
-        while !is_stopped() {
+        let are_needs_known = vault.are_needs_known()?;
+        while are_needs_known && !is_stopped() {
             match vault.sweep_step()? {
                 0 => break,
                 swept => tidied.objects += swept,
@@ -218,20 +219,34 @@ impl Vault {
         Ok(())
     }
 
+    /// Whether all lists, and records of snapshots, that are needed can be read: an index that was made anew without one
+    /// of them has not counted what it refers to.
+    fn are_needs_known(&self) -> Result<bool, StoreError> {
+        let unreadable = self.index.read(|index| {
+            for item in index.damaged.iter()? {
+                let name = ChunkName::from_bytes(item?.0);
+                if index.object(&name)?.is_some_and(|row| row.kind != Kind::Chunk && row.refs > 0) {
+                    return Ok(Some(name));
+                }
+            }
+            Ok(None)
+        })?;
+        if let Some(name) = unreadable {
+            log::error!(
+                "vault {}: no space is given back: what snapshots need is not known while {} is damaged or gone; a backup \
+                 that still has it mends it, and so does dropping those snapshots",
+                self.id,
+                short(&name)
+            );
+        }
+        Ok(unreadable.is_none())
+    }
+
     /// Removes some objects that nobody needs from the index; gives how many.
     fn sweep_step(&self) -> Result<u64, StoreError> {
         let live = locked(&self.live);
         let mut has_unreadable = false;
         let swept = self.index.write(Flush::Now, |index| {
-            if let Some(unreadable) = unreadable_need(index)? {
-                log::error!(
-                    "vault {}: no space is given back: what snapshots need is not known while {} is damaged or gone; a \
-                     backup that still has it mends it, and so does dropping those snapshots",
-                    self.id,
-                    short(&ChunkName::from_bytes(unreadable))
-                );
-                return Ok(0);
-            }
             let first = first_turn(index, &live)?;
             let going = unreferenced_before(index, first)?;
             let (mut swept, mut touched) = (0, 0);
@@ -265,17 +280,6 @@ impl Vault {
         }
         Ok(swept)
     }
-}
-
-/// A list, or the record of a snapshot, that is needed and cannot be read: references from it may not have been counted.
-fn unreadable_need(index: &Writing<'_>) -> Result<Option<[u8; NAME_BYTES]>, IndexError> {
-    for item in index.damaged.iter()? {
-        let (name, ()) = item?;
-        if index.object(&name)?.is_some_and(|row| row.kind != Kind::Chunk && row.refs > 0) {
-            return Ok(Some(name));
-        }
-    }
-    Ok(None)
 }
 
 /// What lost its last reference before this turn, the first of it first.
