@@ -128,6 +128,9 @@ impl Session {
         request: &ToServer<'_>,
         handler: impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError> + Send,
     ) -> Result<R, ClientError> {
+        if let Some(access) = self.vault.as_ref().filter(|_| selection_of(request).is_some()) {
+            access.chains();
+        }
         let place = self.place_of(request)?;
         if let Place::Servers = place {
             self.send(request)?;

@@ -2,12 +2,12 @@
 //! lacks of what this host has stored, which is looked at once as well.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::super::error::ClientError;
 use super::super::query::matches_selector;
 use super::super::state::StateFolder;
-use super::chain::{Chain, Compared, Finding, Holder};
+use super::chain::{Chains, Compared, Finding, Holder};
 use super::key_file::VaultKeys;
 use super::passphrase::PassphraseSource;
 use super::reader::{LATEST, VaultReader, dropped};
@@ -25,16 +25,10 @@ pub struct VaultAccess {
     opened: Mutex<Option<Arc<FullKey>>>,
     /// What that comparison has found: it is made once in a run.
     compared: Mutex<Option<Compared>>,
-    /// The plain snapshots that were looked at: many answers may be about one.
-    plain: Mutex<PlainSeen>,
-}
-
-#[derive(Debug, Default)]
-struct PlainSeen {
-    /// The last one, and whether as the latest.
-    last: Option<(SnapshotId, bool)>,
-    /// One that was given as the latest, where the vault's was wanted.
-    doubtful: Option<SnapshotId>,
+    /// What the state folder kept before anything was asked; or why that cannot be read.
+    chains: OnceLock<Result<Chains, String>>,
+    /// A plain snapshot that was given as the latest, where the vault's was wanted.
+    plain: Mutex<Option<SnapshotId>>,
 }
 
 impl VaultAccess {
@@ -50,7 +44,14 @@ impl VaultAccess {
 
     fn with(keys: Option<VaultKeys>, state: Option<PathBuf>, opened: Option<Arc<FullKey>>) -> VaultAccess {
         let opened = Mutex::new(opened);
-        VaultAccess { keys, state, opened, compared: Mutex::default(), plain: Mutex::default() }
+        VaultAccess {
+            keys,
+            state,
+            opened,
+            compared: Mutex::default(),
+            chains: OnceLock::new(),
+            plain: Mutex::default(),
+        }
     }
 
     /// The state folder that the chain is in.
@@ -61,10 +62,17 @@ impl VaultAccess {
     /// What does not fit the chain of this host, as far as a vault was opened.
     pub fn compared(&self) -> Compared {
         let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
-        if let Some(shown) = self.plain.lock().unwrap_or_else(PoisonError::into_inner).doubtful {
+        if let Some(shown) = *self.plain.lock().unwrap_or_else(PoisonError::into_inner) {
             compared.doubt(Finding::Plain { shown });
         }
         compared
+    }
+
+    /// What this host has stored, as it is known from before the server is asked: whatever it stores meanwhile, the server
+    /// may have answered without.
+    pub fn chains(&self) -> Option<&Result<Chains, String>> {
+        let state = self.state()?;
+        Some(self.chains.get_or_init(|| Chains::read(&state).map_err(|error| error.to_string())))
     }
 
     /// Compares what the server lists with the chain of this host, where it has one; once.
@@ -73,12 +81,12 @@ impl VaultAccess {
     /// Those of the line; what the server says where it has no such vault.
     pub fn compare_once(&self, reader: &mut VaultReader<'_>, holder: &Holder) -> Result<(), ClientError> {
         let mut compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
-        let (None, Some(state)) = (&*compared, self.state()) else { return Ok(()) };
-        let mut chain = match Chain::open(&state, reader.vault(), holder.clone()) {
-            Ok(chain) => chain,
+        let (None, Some(chains)) = (&*compared, self.chains()) else { return Ok(()) };
+        let mut chain = match chains {
+            Ok(chains) => chains.of(reader.vault(), holder.clone()),
             // What is to be read can be read all the same.
-            Err(error) => {
-                let findings = vec![Finding::Unreadable { problem: error.to_string() }];
+            Err(problem) => {
+                let findings = vec![Finding::Unreadable { problem: problem.clone() }];
                 *compared = Some(Compared { findings, ..Compared::default() });
                 return Ok(());
             }
@@ -100,11 +108,7 @@ impl VaultAccess {
         let Some(newest) = compared.whole.last().copied().filter(|newest| *newest != shown) else { return };
         let is_newer = shown.begun() >= newest.begun() && !compared.whole.contains(&shown);
         if !is_newer || writer != compared.writer {
-            // A warning only: a backup of this host may have ended since the server was asked.
-            let finding = Finding::NotLatest { shown, newest };
-            if !compared.findings.contains(&finding) {
-                compared.findings.push(finding);
-            }
+            compared.doubt(Finding::NotLatest { shown, newest });
         }
     }
 
@@ -113,21 +117,16 @@ impl VaultAccess {
     /// # Errors
     /// This host has stored a sealed one under this id.
     pub fn check_plain(&self, shown: SnapshotId, selector: &str, holder: &Holder) -> Result<(), ClientError> {
-        let Some(state) = self.state() else { return Ok(()) };
-        let mut seen = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
-        let look = (shown, selector == LATEST);
-        if seen.last == Some(look) {
-            return Ok(());
-        }
-        if Chain::has_stored(&state, holder, shown)? {
+        // Where they cannot be read, who reads a vault is told.
+        let Some(Ok(chains)) = self.chains() else { return Ok(()) };
+        if chains.has_stored(holder, shown) {
             return Err(ClientError::Integrity(format!(
                 "snapshot {shown}: this host stored it in a vault, and the server gives a plain one under its id"
             )));
         }
-        if selector == LATEST && self.is_given() && Chain::vault_used_last(&state, holder)?.is_some() {
-            seen.doubtful = Some(shown);
+        if selector == LATEST && self.is_given() && chains.vault_used_last(holder).is_some() {
+            *self.plain.lock().unwrap_or_else(PoisonError::into_inner) = Some(shown);
         }
-        seen.last = Some(look);
         Ok(())
     }
 

@@ -183,36 +183,57 @@ impl fmt::Display for Finding {
     }
 }
 
+/// All chains of a state folder, as it kept them when they were read.
+#[derive(Debug)]
+pub struct Chains {
+    writer: [u8; 16],
+    /// The one that was used last comes last.
+    kept: Vec<KeptChain>,
+}
+
+impl Chains {
+    /// # Errors
+    /// The file cannot be read, or is damaged.
+    pub fn read(state: &StateFolder) -> Result<Chains, StateError> {
+        let file = read(state)?;
+        let writer = file.as_ref().and_then(|file| unhex(&file.writer)).unwrap_or_else(random_array);
+        Ok(Chains { writer, kept: file.map(|file| file.chains).unwrap_or_default() })
+    }
+
+    /// The chain of a vault at this server; a new one where none is kept.
+    pub fn of(&self, vault: VaultId, at: Holder) -> Chain {
+        let kept = self.at(&at).find(|kept| kept.vault == vault).cloned();
+        let kept = kept.unwrap_or(KeptChain { vault, at: at.clone(), stored: Vec::new(), sent: None });
+        Chain { writer: self.writer, kept: KeptChain { at, ..kept } }
+    }
+
+    /// The vault that this host stored something in last at this server.
+    pub fn vault_used_last(&self, at: &Holder) -> Option<VaultId> {
+        self.at(at).find(|kept| !kept.stored.is_empty()).map(|kept| kept.vault)
+    }
+
+    /// Whether this host has stored the snapshot in a vault at this server.
+    pub fn has_stored(&self, at: &Holder, snapshot: SnapshotId) -> bool {
+        self.at(at).flat_map(|kept| &kept.stored).any(|link| link.snapshot == snapshot)
+    }
+
+    /// Those at one server, the one that was used last first.
+    fn at<'c>(&'c self, at: &'c Holder) -> impl Iterator<Item = &'c KeptChain> {
+        self.kept.iter().rev().filter(move |kept| kept.at.is(at))
+    }
+}
+
 impl Chain {
-    /// The chain as the state folder keeps it; a new one where it keeps none.
+    /// The chain as the state folder keeps it now; a new one where it keeps none.
     ///
     /// # Errors
     /// The file cannot be read, or is damaged.
     pub fn open(state: &StateFolder, vault: VaultId, at: Holder) -> Result<Chain, StateError> {
-        let file = read(state)?;
-        let writer = file.as_ref().and_then(|file| unhex(&file.writer)).unwrap_or_else(random_array);
-        let chains = file.map(|file| file.chains).unwrap_or_default();
-        let mut kept = chains.into_iter().rev().filter(|kept| kept.vault == vault && kept.at.is(&at));
-        let kept = KeptChain {
-            at: at.clone(),
-            ..kept.next().unwrap_or(KeptChain { vault, at, stored: Vec::new(), sent: None })
-        };
-        Ok(Chain { writer, kept })
-    }
-
-    /// The vault that this host stored something in last at this server.
-    pub fn vault_used_last(state: &StateFolder, at: &Holder) -> Result<Option<VaultId>, StateError> {
-        Ok(chains_at(state, at)?.iter().rev().find(|kept| !kept.stored.is_empty()).map(|kept| kept.vault))
+        Ok(Chains::read(state)?.of(vault, at))
     }
 
     pub fn writer(&self) -> [u8; 16] {
         self.writer
-    }
-
-    /// Whether this host has stored the snapshot in a vault at this server.
-    pub fn has_stored(state: &StateFolder, at: &Holder, snapshot: SnapshotId) -> Result<bool, StateError> {
-        let chains = chains_at(state, at)?;
-        Ok(chains.iter().flat_map(|kept| &kept.stored).any(|link| link.snapshot == snapshot))
     }
 
     /// The heads that are known to be stored, the oldest first.
@@ -354,13 +375,6 @@ impl Compared {
     }
 }
 
-/// All vaults' chains at one server.
-fn chains_at(state: &StateFolder, at: &Holder) -> Result<Vec<KeptChain>, StateError> {
-    let mut chains = read(state)?.map(|file| file.chains).unwrap_or_default();
-    chains.retain(|kept| kept.at.is(at));
-    Ok(chains)
-}
-
 fn read(state: &StateFolder) -> Result<Option<ChainFile>, StateError> {
     let Some(bytes) = state.read_long_file(CHAIN_FILE, CHAIN_FILE_BYTES_MAX)? else { return Ok(None) };
     let damaged = |problem: String| StateError::Damaged { file: state.path().join(CHAIN_FILE), problem };
@@ -447,8 +461,9 @@ mod tests {
         assert_eq!(open(holder("key", 2)).next().0, 3);
         assert_eq!(open(holder("new key", 2)).next().0, 1);
         assert_eq!(Chain::open(&state, VaultId::random(), holder("key", 1)).unwrap().next().0, 1);
-        assert_eq!(Chain::vault_used_last(&state, &holder("key", 1)).unwrap(), Some(VaultId::from_bytes([1; 16])));
-        assert_eq!(Chain::vault_used_last(&state, &holder("other", 2)).unwrap(), None);
+        let chains = Chains::read(&state).unwrap();
+        assert_eq!(chains.vault_used_last(&holder("key", 1)), Some(VaultId::from_bytes([1; 16])));
+        assert_eq!(chains.vault_used_last(&holder("other", 2)), None);
     }
 
     #[test]

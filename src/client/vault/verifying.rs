@@ -8,7 +8,7 @@ use super::super::connect::Session;
 use super::super::error::ClientError;
 use super::super::query::{Damage, VerifySummary, matches_selector, sums};
 use super::access::VaultAccess;
-use super::chain::{Chain, Compared, Finding};
+use super::chain::{Chain, Chains, Compared, Finding};
 use super::listed::Listed;
 use super::reader::{LATEST, Opened, VaultReader};
 use super::walk::{Choice, Found, Wanted};
@@ -123,7 +123,7 @@ impl Session {
         }
         // A server that shows nothing any more is asked about what this host knows that it stored.
         let used_last = match access.state().filter(|_| is_all) {
-            Some(state) => Chain::vault_used_last(&state, &self.holder())?,
+            Some(state) => Chains::read(&state)?.vault_used_last(&self.holder()),
             None => None,
         };
         match used_last {
