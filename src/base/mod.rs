@@ -19,3 +19,4 @@ pub mod shutdown;
 pub mod time;
 pub mod vault;
 pub mod waker;
+pub mod zeros;

@@ -1,5 +1,6 @@
 //! `multipart/form-data` (RFC 7578) as a stream: one part after the other, each read in pieces as it comes.
 
+use crate::base::zeros::resize_zeroed;
 use std::io::{self, Read};
 
 /// What is read ahead at most, and so how long the headers of a part may be, beside a boundary.
@@ -158,7 +159,7 @@ impl<R: Read> Multipart<R> {
         self.buffer.drain(..keep_from);
         self.start -= keep_from;
         let length = self.buffer.len();
-        self.buffer.resize(length + BUFFER_BYTES, 0);
+        resize_zeroed(&mut self.buffer, length + BUFFER_BYTES);
         let read = self.source.read(&mut self.buffer[length..]);
         self.buffer.truncate(length + *read.as_ref().unwrap_or(&0));
         match read {

@@ -13,6 +13,7 @@ use crate::base::entry::Entry;
 use crate::base::limits::{CONTENT_CHUNK_BYTES, LARGE_FILE_BYTES};
 use crate::base::progress::{Event, ProgressSink};
 use crate::base::waker::Waker;
+use crate::base::zeros::resize_zeroed;
 use crate::channel::worker::Gone;
 use crate::crypto::{BLOCK_BYTES, ContentHasher, ContentSums};
 use crate::protocol::message::{
@@ -297,7 +298,7 @@ fn read_chunk(file: &mut SourceFile, out: &mut Vec<u8>) -> Result<usize, SourceE
     let room = usize::try_from(file.left()).unwrap_or(usize::MAX).min(CONTENT_CHUNK_BYTES);
     let room = file.data_room(BLOCK_BYTES as u64, room);
     out.push(message_kind::CONTENT_DATA);
-    out.resize(start + MESSAGE_HEADER_BYTES + room, 0);
+    resize_zeroed(out, start + MESSAGE_HEADER_BYTES + room);
     let read = file.read_into(&mut out[start + MESSAGE_HEADER_BYTES..]);
     let count = *read.as_ref().unwrap_or(&0);
     if count == 0 {

@@ -25,6 +25,7 @@ use super::authenticator::{Authenticator, FRAMES_MAX, MAC_BYTES};
 use super::error::{CryptoError, Damaged};
 use super::lanes;
 use super::secret::{Secret, constant_time_equal, fill_random, random_bytes};
+use crate::base::zeros::resize_zeroed;
 
 /// How a sealed file begins; a plain file of the store never does.
 pub const SEALED_MAGIC: [u8; 8] = *b"\xcbcbkSEAL";
@@ -361,7 +362,7 @@ impl SealedKeys {
         out.extend_from_slice(&vector);
         let start = out.len();
         out.extend_from_slice(plaintext);
-        out.resize(start + plaintext.len().next_multiple_of(BLOCK_BYTES), 0);
+        resize_zeroed(out, start + plaintext.len().next_multiple_of(BLOCK_BYTES));
         let end = out.len();
         if end > start {
             lanes::encrypt_cbc(&self.encryption, out, std::slice::from_ref(&(start..end)));

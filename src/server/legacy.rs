@@ -27,6 +27,7 @@ use super::statistics::Count;
 use super::waiting_room::Seat;
 use crate::base::ids::ClientId;
 use crate::base::limits::SLOWEST_BYTES_PER_SECOND;
+use crate::base::zeros::resize_zeroed;
 use crate::channel::{ChannelError, PlainConnection};
 use crate::crypto::{PublicKey, Secret};
 use crate::protocol::header::RequestHeader;
@@ -475,7 +476,7 @@ impl Payload<'_> {
         if self.left == 0 {
             return Ok(None);
         }
-        self.piece.resize(self.left.min(PIECE_BYTES), 0);
+        resize_zeroed(&mut self.piece, self.left.min(PIECE_BYTES));
         self.line.read_exact(&mut self.piece)?;
         self.left -= self.piece.len();
         Ok(Some(&self.piece))

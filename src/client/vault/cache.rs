@@ -21,6 +21,7 @@ use crate::base::entry::Entry;
 use crate::base::ids::{hex, random_array};
 use crate::base::limits::RANGE_BYTES_MAX;
 use crate::base::vault::ChunkName;
+use crate::base::zeros::resize_zeroed;
 use crate::crypto::{blake3_hash, checksum::crc32};
 
 const FOLDER: &str = "vault-cache";
@@ -180,7 +181,7 @@ impl KnownRanges {
         if length > RECORD_BYTES_MAX {
             return None;
         }
-        self.body.resize(length, 0);
+        resize_zeroed(&mut self.body, length);
         self.records.read_exact(&mut self.body).ok()?;
         if crc32(&self.body) != u32::from_le_bytes(*sum) {
             return None;
@@ -254,7 +255,7 @@ impl KnownEntries {
     /// A part of a content's chunks, from number `first` on, as they lie in the stream.
     pub fn chunks(&self, content: &KnownContent, first: u32, out: &mut Vec<u8>) -> io::Result<()> {
         let count = (content.header.chunks - first).min((READ_BYTES / CHUNK_REFERENCE_BYTES) as u32);
-        out.resize(count as usize * CHUNK_REFERENCE_BYTES, 0);
+        resize_zeroed(out, count as usize * CHUNK_REFERENCE_BYTES);
         self.streams.read_exact_at(out, content.chunks_at + u64::from(first) * CHUNK_REFERENCE_BYTES as u64)
     }
 
@@ -263,7 +264,7 @@ impl KnownEntries {
         let end = self.position.checked_add(count as u64).filter(|end| *end <= self.end)?;
         if self.position < self.start || end > self.start + self.window.len() as u64 {
             let length = (self.end - self.position).min(READ_BYTES.max(count) as u64) as usize;
-            self.window.resize(length, 0);
+            resize_zeroed(&mut self.window, length);
             self.start = self.position;
             if self.streams.read_exact_at(&mut self.window, self.position).is_err() {
                 self.window.clear();

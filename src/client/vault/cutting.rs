@@ -29,6 +29,7 @@ use crate::base::limits::{
 };
 use crate::base::progress::{Event, ProgressSink};
 use crate::base::vault::ChunkName;
+use crate::base::zeros::resize_zeroed;
 use crate::channel::worker::Gone;
 use crate::crypto::vault::{ChunkKind, PutKey};
 use crate::crypto::{ContentHasher, ContentSums};
@@ -407,14 +408,14 @@ impl Cutter<'_> {
         let (whole, rest) = (open / u64::from(zeros.length), open % u64::from(zeros.length));
         if whole > 0 && !self.namer.is_recent(zeros.name) {
             let (start, end) = (reading.open, reading.open + zeros.length as usize);
-            self.packer.parcel.bytes.resize(end, 0);
+            resize_zeroed(&mut self.packer.parcel.bytes, end);
             self.packer.add(Item::Chunk { name: zeros.name, start, end, is_content: true });
             reading.open = end;
         }
         for _ in 0..whole {
             self.refer(zeros, reading)?;
         }
-        self.packer.parcel.bytes.resize(reading.open + rest as usize, 0);
+        resize_zeroed(&mut self.packer.parcel.bytes, reading.open + rest as usize);
         reading.search = Search::default();
         Ok(())
     }
@@ -535,7 +536,7 @@ fn read_piece(file: &mut SourceFile, out: &mut Vec<u8>) -> Result<usize, SourceE
     let start = out.len();
     let left = usize::try_from(file.left()).unwrap_or(usize::MAX);
     let room = left.min(CONTENT_CHUNK_BYTES).min(PARCEL_CAPACITY.saturating_sub(start));
-    out.resize(start + room, 0);
+    resize_zeroed(out, start + room);
     let read = file.read_into(&mut out[start..]);
     out.truncate(start + *read.as_ref().unwrap_or(&0));
     read

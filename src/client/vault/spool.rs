@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use super::format::CHUNK_REFERENCE_BYTES;
 use crate::base::durable::create_unnamed_file;
+use crate::base::zeros::resize_zeroed;
 
 /// How much is kept in memory, and read back at a time: whole references.
 const MEMORY_BYTES: usize = 1_820 * CHUNK_REFERENCE_BYTES;
@@ -59,7 +60,7 @@ impl Spool {
         let start = index * MEMORY_BYTES as u64;
         match &self.file {
             Some(file) if start < self.spilled => {
-                out.resize((self.spilled - start).min(MEMORY_BYTES as u64) as usize, 0);
+                resize_zeroed(out, (self.spilled - start).min(MEMORY_BYTES as u64) as usize);
                 file.read_exact_at(out, start)
             }
             _ => {

@@ -16,6 +16,7 @@ use super::deflate::{Compressor, Expander};
 use super::{ChunkKind, DataKey, PutKey};
 use crate::base::limits::{VAULT_CHUNK_BYTES_MAX, VAULT_HEAD_BYTES_MAX};
 use crate::base::vault::{ChunkName, DataKeyId};
+use crate::base::zeros::resize_zeroed;
 
 const BLOCK_BYTES: usize = 16;
 const IV_BYTES: usize = BLOCK_BYTES;
@@ -101,10 +102,10 @@ impl ChunkSealer {
         let mut places = Vec::with_capacity(chunks.len());
         for (chunk, vector) in chunks.iter().zip(vectors) {
             let start = out.len() + room;
-            out.resize(start, 0);
+            resize_zeroed(out, start);
             out.extend_from_slice(vector);
             self.append_body(chunk.bytes, out);
-            out.resize(out.len() + MAC_BYTES + CRC_BYTES, 0);
+            resize_zeroed(out, out.len() + MAC_BYTES + CRC_BYTES);
             places.push(start..out.len());
         }
         let texts: Vec<Range<usize>> =
@@ -127,7 +128,7 @@ impl ChunkSealer {
         let length = out.len() - start - BODY_HEADER_BYTES;
         out[start] = method;
         out[start + 1..][..4].copy_from_slice(&u32::try_from(length).expect("at most a mebibyte").to_le_bytes());
-        out.resize(start + padded(BODY_HEADER_BYTES + length + 1) - 1, 0);
+        resize_zeroed(out, start + padded(BODY_HEADER_BYTES + length + 1) - 1);
         out.push(PADDING);
     }
 }

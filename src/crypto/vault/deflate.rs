@@ -6,6 +6,7 @@ use cyberbackup_lanes::sample::may_compress;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::super::error::Damaged;
+use crate::base::zeros::resize_zeroed;
 
 /// The least that compression has to save: a sixteenth.
 const SAVED_SHARE: usize = 16;
@@ -28,7 +29,7 @@ impl Compressor {
         }
         let start = out.len();
         let room = plaintext.len() - plaintext.len().div_ceil(SAVED_SHARE);
-        out.resize(start + room, 0);
+        resize_zeroed(out, start + room);
         self.0.reset();
         let ended =
             matches!(self.0.compress(plaintext, &mut out[start..], FlushCompress::Finish), Ok(Status::StreamEnd));
@@ -55,7 +56,7 @@ impl Expander {
         out.clear();
         let mut room = (payload.len() * 4).clamp(4 * 1024, limit);
         loop {
-            out.resize(room, 0);
+            resize_zeroed(out, room);
             let (taken, given) = (self.0.total_in() as usize, self.0.total_out() as usize);
             let status = self.0.decompress(&payload[taken..], &mut out[given..], FlushDecompress::Finish);
             match status.map_err(|_| Damaged)? {

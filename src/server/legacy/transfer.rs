@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{PIECE_BYTES, Payload, Problem, refused};
+use crate::base::zeros::resize_zeroed;
 use crate::crypto::{FileDecryptor, FileEncryptor, PosixCksum, Secret, crc32, file_ciphertext_bytes};
 use crate::protocol::legacy::{FileName, FilePacket};
 use crate::storage::PutFile;
@@ -246,7 +247,7 @@ impl Transfer {
         let mut encryptor = FileEncryptor::new(&self.file_key);
         let (mut done, mut plaintext, mut ciphertext) = (0, Vec::new(), Vec::new());
         while done < stream.written {
-            plaintext.resize((stream.written - done).min(PIECE_BYTES as u64) as usize, 0);
+            resize_zeroed(&mut plaintext, (stream.written - done).min(PIECE_BYTES as u64) as usize);
             written.read_at(&mut plaintext, done)?;
             ciphertext.clear();
             encryptor.update(&plaintext, &mut ciphertext);
@@ -270,7 +271,7 @@ impl Transfer {
             let bytes = u64::from(waiting.packet.bytes);
             let mut done = 0;
             while done < bytes {
-                piece.resize((bytes - done).min(PIECE_BYTES as u64) as usize, 0);
+                resize_zeroed(&mut piece, (bytes - done).min(PIECE_BYTES as u64) as usize);
                 self.upload.spool()?.read_at(&mut piece, waiting.offset + done)?;
                 self.stream.take(&piece, &mut self.upload)?;
                 done += piece.len() as u64;

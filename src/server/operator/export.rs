@@ -16,6 +16,7 @@ use super::clients::find;
 use super::{Desk, OperatorError, SOCKET_NAME, SOCKET_TIMEOUT, desk_of, with_socket_path};
 use crate::base::ids::UserName;
 use crate::base::limits::{CONTENT_CHUNK_BYTES, HOLE_BYTES_MAX, LARGE_FILE_BYTES};
+use crate::base::zeros::resize_zeroed;
 use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, ToClient};
 use crate::server::answers::snapshot_row;
 use crate::storage::{ClientRecord, ContentReader, Head, Segment, StorageKeys, StoreError, StoredEntry};
@@ -91,7 +92,7 @@ fn fetch(data: &Path, request: &ExportRequest, taker: Taker<'_>) -> io::Result<(
         if length > FRAME_BYTES_MAX {
             return Err(io::Error::other("it is of another version and does not know \"export\""));
         }
-        frame.resize(length as usize, 0);
+        resize_zeroed(&mut frame, length as usize);
         stream.read_exact(&mut frame)?;
         if !taker(&frame) {
             return Ok(());

@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use super::keyring::FileKeyring;
 use super::{HEADER, unsealable};
 use crate::base::durable::{Disk, NewFile};
+use crate::base::zeros::resize_zeroed;
 use crate::crypto::sealed_file::{RECORD_LENGTH_BYTES, SEALED_RECORD_BYTES_MAX};
 use crate::crypto::{SealedForm, SealedHeader, SealedKeys};
 
@@ -169,7 +170,7 @@ impl RecordReader {
         }
         let length = *self.record.first_chunk().expect("just made so long");
         let Some(bytes) = SealedKeys::record_bytes(length) else { return Ok(false) };
-        self.record.resize(bytes, 0);
+        resize_zeroed(&mut self.record, bytes);
         if !fill(&mut self.source, &mut self.record[RECORD_LENGTH_BYTES..])? {
             return Ok(false);
         }

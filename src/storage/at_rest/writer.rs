@@ -18,6 +18,7 @@ use super::reader::{Ending, StoredFile, find_hole};
 use super::{HEADER, SEGMENT, SLOT, slot_start, unsealable};
 use crate::base::durable::{Disk, NewFile};
 use crate::base::limits::{SEALED_BATCH_SEGMENTS, SEALED_HOLE_EXPONENTS, SEALED_HOLE_SEGMENTS};
+use crate::base::zeros::resize_zeroed;
 use crate::crypto::sealed_file::{
     HOLE_MARKER_BYTES, SEALED_MAGIC, SEALED_SEGMENT_BYTES, SEALED_SLOT_BYTES, SEALED_TEXT_START,
 };
@@ -249,7 +250,7 @@ impl Sealing {
             let start = slot * SEALED_SLOT_BYTES + SEALED_TEXT_START + within;
             let (taken, left) = bytes.split_at(bytes.len().min(SEALED_SEGMENT_BYTES - within));
             if self.pending.len() < start + taken.len() {
-                self.pending.resize(start + taken.len(), 0);
+                resize_zeroed(&mut self.pending, start + taken.len());
             }
             self.pending[start..start + taken.len()].copy_from_slice(taken);
             self.filled += taken.len();
@@ -270,7 +271,7 @@ impl Sealing {
         let whole = self.filled / SEALED_SEGMENT_BYTES;
         let rest = self.rest().to_vec();
         let mut sealed = std::mem::take(&mut self.pending);
-        sealed.resize(whole * SEALED_SLOT_BYTES, 0);
+        resize_zeroed(&mut sealed, whole * SEALED_SLOT_BYTES);
         self.keys.seal_segments(&mut sealed, self.segments);
         self.segments += whole as u64;
         self.filled = 0;

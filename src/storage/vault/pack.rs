@@ -12,6 +12,7 @@ use super::record::{Kind, NewRecord, PACK_HEADER_BYTES, Record, encode_pack_head
 use super::rows::Place;
 use crate::base::durable::{Disk, NewFile};
 use crate::base::vault::{DataKeyId, VaultId};
+use crate::base::zeros::resize_zeroed;
 
 /// What is gathered before it is written.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -218,7 +219,7 @@ impl Scanner {
     fn fill(&mut self, bytes: usize) -> io::Result<bool> {
         while self.window.len() < bytes {
             let have = self.window.len();
-            self.window.resize(have + READ_BYTES.max(bytes - have), 0);
+            resize_zeroed(&mut self.window, have + READ_BYTES.max(bytes - have));
             let read = self.file.read_at(&mut self.window[have..], self.offset + have as u64);
             self.window.truncate(have + *read.as_ref().unwrap_or(&0));
             match read {
