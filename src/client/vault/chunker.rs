@@ -12,9 +12,9 @@ use crate::crypto::vault::{GEAR_ENTRIES, find_cut};
 
 /// From here on a cut is likelier.
 const NORMAL_BYTES: usize = 32 * 1024;
-/// The bits of the hash that are zero at a cut, before the normal length and after it.
-const MASK_SHORT: u64 = u64::MAX << (64 - 16);
-const MASK_LONG: u64 = u64::MAX << (64 - 13);
+/// How many of the upper bits of the hash are zero at a cut, before the normal length and after it.
+const BITS_SHORT: u32 = 16;
+const BITS_LONG: u32 = 13;
 
 /// How far into a chunk the search for its end has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,9 +41,9 @@ impl Chunker {
         let start = search.seen.max(VAULT_CHUNK_BYTES_MIN.min(end));
         let normal = NORMAL_BYTES.clamp(start, end);
         let mut hash = search.hash;
-        let found = find_cut(&self.gear, &bytes[start..normal], MASK_SHORT, &mut hash)
+        let found = find_cut(&self.gear, &bytes[start..normal], BITS_SHORT, &mut hash)
             .map(|at| start + at)
-            .or_else(|| find_cut(&self.gear, &bytes[normal..end], MASK_LONG, &mut hash).map(|at| normal + at))
+            .or_else(|| find_cut(&self.gear, &bytes[normal..end], BITS_LONG, &mut hash).map(|at| normal + at))
             .or_else(|| (end == VAULT_CHUNK_BYTES_MAX).then_some(end));
         *search = match found {
             Some(_) => Search::default(),
