@@ -18,7 +18,7 @@ use super::cutting::Cutting;
 use super::format::VaultHead;
 use super::known::{Comparison, Known};
 use super::parcel::{Found, PARCEL_CAPACITY, PARCELS, Packer, Parcel};
-use super::sealing::{BATCHES, Sealing};
+use super::sealing::Sealing;
 use super::uploading::{Queues, VaultUploading, commit};
 use crate::base::codec::Writer;
 use crate::base::host::boot_name;
@@ -187,15 +187,11 @@ impl Try<'_> {
         let (walk_sender, walked) = bounded(RANGES_READY_MAX);
         let (hand_sender, handed) = unbounded();
         let (answers, answer_receiver) = unbounded();
-        let (answered, answered_receiver) = unbounded();
-        let (sealed_sender, sealed) = unbounded();
         let (free_parcels, parcels) = unbounded();
-        let (free_batches, batches) = unbounded();
         for _ in 0..PARCELS {
             let parcel = Parcel { bytes: Vec::with_capacity(PARCEL_CAPACITY), ..Parcel::default() };
             let _ = free_parcels.send(parcel);
         }
-        (0..BATCHES).for_each(|_| drop(free_batches.send(Vec::new())));
         let comparison = Comparison { ignore_inode: options.ignore_inode, ignore_ctime: options.ignore_ctime };
         let cutting = Cutting {
             walked,
@@ -207,18 +203,10 @@ impl Try<'_> {
             state_folder: client.state.path().to_path_buf(),
             sink: client.sink,
         };
-        let sealing = Sealing {
-            key,
-            data_key: &self.target.data_key,
-            answered: answered_receiver,
-            free: batches,
-            sealed: sealed_sender,
-            waker,
-            dry_run: options.dry_run,
-        };
+        let (sealings, sealers) = Sealing::all(key, &self.target.data_key, waker, options.dry_run);
         let scan =
             ScanOptions::new(self.excluded(&data), client.shutdown.clone(), client.state.path().to_path_buf());
-        let queues = Queues { wakes, handed, answers, answered, sealed, free_parcels, free_batches };
+        let queues = Queues { wakes, handed, answers, free_parcels, sealers };
         if let Some(given) = &options.given {
             given.rewind();
         }
@@ -228,7 +216,11 @@ impl Try<'_> {
             let spawn = |name: &str| thread::Builder::new().name(name.into());
             let started = spawn("walk")
                 .spawn_scoped(scope, move || walk_to(options, &scan, walk))
-                .and_then(|_| spawn("seal").spawn_scoped(scope, move || sealing.run()))
+                .and_then(|_| {
+                    let mut sealings = sealings.into_iter();
+                    sealings
+                        .try_for_each(|sealing| spawn("seal").spawn_scoped(scope, move || sealing.run()).map(drop))
+                })
                 .and_then(|_| spawn("cut").spawn_scoped(scope, move || cutting.run()));
             // Where one did not start, leaving drops the queues, which ends the others.
             let cutter = started.map_err(|source| ClientError::Io { doing: "start a thread".into(), source })?;

@@ -16,7 +16,7 @@ use super::super::ranges::ScanTotals;
 use super::super::reach::Reach;
 use super::super::uploading::{Progress, Sent, Stopped, reader_gone, rest};
 use super::parcel::{Found, Handed, Parcel};
-use super::sealing::{Answered, SealedBatch};
+use super::sealing::{Answered, Turns};
 use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::base::vault::ChunkName;
 use crate::base::waker::WakeSource;
@@ -36,10 +36,8 @@ pub struct Queues {
     pub handed: Receiver<Handed>,
     /// Whether all lists of a question are held.
     pub answers: Sender<bool>,
-    pub answered: Sender<Answered>,
-    pub sealed: Receiver<SealedBatch>,
     pub free_parcels: Sender<Parcel>,
-    pub free_batches: Sender<Vec<u8>>,
+    pub sealers: Turns,
 }
 
 /// What was asked, in order.
@@ -66,8 +64,8 @@ pub struct VaultUploading<'a> {
     next_question: u32,
     next_answer: u32,
     answer_bytes: usize,
-    /// Parcels that are being sealed.
-    sealing: usize,
+    /// Of the file that goes on from one parcel to the next, something is sent.
+    is_file_lacking: bool,
     names: Vec<u8>,
     totals: Totals,
     sent: Sent,
@@ -91,7 +89,7 @@ impl<'a> VaultUploading<'a> {
             next_question: 0,
             next_answer: 0,
             answer_bytes: 0,
-            sealing: 0,
+            is_file_lacking: false,
             names: Vec::new(),
             totals: Totals::default(),
             sent: Sent::default(),
@@ -124,7 +122,7 @@ impl<'a> VaultUploading<'a> {
             busy |= self.take_handed(&mut found)?;
             self.tell_progress(false);
             if self.asked.is_empty()
-                && self.sealing == 0
+                && !self.queues.sealers.is_open()
                 && let Some(found) = found.take()
             {
                 self.tell_progress(true);
@@ -178,8 +176,8 @@ impl<'a> VaultUploading<'a> {
                     self.queues.answers.send(is_held).map_err(|_| reader_gone())?;
                 }
                 AskedFor::Parcel(parcel) => {
-                    self.sealing += 1;
-                    self.queues.answered.send(Answered { parcel, lacking }).map_err(|_| reader_gone())?;
+                    let answered = Answered::new(parcel, &lacking, &mut self.is_file_lacking);
+                    self.queues.sealers.give(answered).map_err(|_| reader_gone())?;
                 }
             }
         }
@@ -188,12 +186,7 @@ impl<'a> VaultUploading<'a> {
 
     /// Sends a sealed batch. Answers are looked at after each one.
     fn send_sealed(&mut self) -> Result<bool, Stopped> {
-        let batch = match self.queues.sealed.try_recv() {
-            Ok(batch) => batch,
-            Err(TryRecvError::Empty) => return Ok(false),
-            Err(TryRecvError::Disconnected) => return Err(reader_gone().into()),
-        };
-        self.sealing -= 1;
+        let Some(batch) = self.queues.sealers.fetch().map_err(|_| reader_gone())? else { return Ok(false) };
         self.channel.send_encoded(&batch.bytes)?;
         self.spoke = Instant::now();
         if let Some(place) = batch.reached {
@@ -212,7 +205,7 @@ impl<'a> VaultUploading<'a> {
         }
         // Nobody may want them any more.
         let _ = self.queues.free_parcels.send(parcel);
-        let _ = self.queues.free_batches.send(batch.bytes);
+        self.queues.sealers.give_back(batch.bytes);
         Ok(true)
     }
 
