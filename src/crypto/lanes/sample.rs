@@ -7,9 +7,6 @@ const PIECES: usize = 4;
 const PIECE_BYTES: usize = 1024;
 /// What is shorter is tried without asking.
 const SHORT_BYTES: usize = 512;
-/// Bytes that are passed over at once where none of them is the mark: as many words.
-const BLOCK_BYTES: usize = BLOCK_WORDS * WORD_BYTES;
-const BLOCK_WORDS: usize = 8;
 const WORD_BYTES: usize = 8;
 
 /// Whether a sample leaves hope that compression saves a sixteenth. Not inlined: what is inlined into a function that is
@@ -42,29 +39,42 @@ fn words_come_again(bytes: &[u8]) -> bool {
     let mut seen = [0_u64; SLOTS];
     let (mut words, mut again) = (0_u32, 0_u32);
     let marked = bytes.len().saturating_sub(WORD_BYTES);
-    for (index, block) in bytes[..marked].as_chunks::<BLOCK_BYTES>().0.iter().enumerate() {
-        let found = marks_in(block, MARK);
-        if found == [0; BLOCK_WORDS] {
-            continue;
-        }
-        for (place, mut marks) in found.into_iter().enumerate() {
-            while marks != 0 {
-                let at = index * BLOCK_BYTES + place * WORD_BYTES + marks.trailing_zeros() as usize / 8 + 1;
-                marks &= marks - 1;
-                let word = bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
-                let slot = &mut seen[(word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 55) as usize];
-                words += 1;
-                again += u32::from(*slot == word);
-                *slot = word;
-            }
+    for (index, block) in bytes[..marked].as_chunks::<WORD_BYTES>().0.iter().enumerate() {
+        let mut marks = bytes_equal(u64::from_le_bytes(*block), MARK);
+        while marks != 0 {
+            let at = index * WORD_BYTES + marks.trailing_zeros() as usize / 8 + 1;
+            marks &= marks - 1;
+            let word = bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word));
+            let slot = &mut seen[(word.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 55) as usize];
+            words += 1;
+            again += u32::from(*slot == word);
+            *slot = word;
         }
     }
     again * 16 > words
 }
 
-/// For each eight bytes a word whose bytes are 1 where the mark is.
-fn marks_in(block: &[u8; BLOCK_BYTES], mark: u8) -> [u64; BLOCK_WORDS] {
-    let is_mark: [u8; BLOCK_BYTES] = std::array::from_fn(|at| u8::from(block[at] == mark));
-    let words = is_mark.as_chunks::<WORD_BYTES>().0;
-    std::array::from_fn(|place| u64::from_le_bytes(words[place]))
+/// Sets the upper bit of each byte of `block` that is `byte`. Written so that it needs no vectors: a compiler that is asked
+/// for small code makes none.
+fn bytes_equal(block: u64, byte: u8) -> u64 {
+    const LOW_BITS: u64 = u64::from_le_bytes([0x7F; 8]);
+    let differing = block ^ u64::from_le_bytes([byte; 8]);
+    !((differing & LOW_BITS) + LOW_BITS | differing | LOW_BITS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_that_is_equal_is_found_and_no_other() {
+        for (byte, place) in (0..=255_u8).flat_map(|byte| (0..8).map(move |place| (byte, place))) {
+            for around in [0x00, 0x01, 0x7F, 0x80, 0xA6, 0xA7, 0xFF] {
+                let mut block = [around; 8];
+                block[place] = byte;
+                let expected: [u8; 8] = block.map(|byte| if byte == 0xA7 { 0x80 } else { 0 });
+                assert_eq!(bytes_equal(u64::from_le_bytes(block), 0xA7).to_le_bytes(), expected);
+            }
+        }
+    }
 }
