@@ -60,7 +60,7 @@ pub fn unfinished_upload(state: &StateFolder, options: &BackupOptions) -> Result
     Ok((chosen.is_resumed || options.upload.is_some()).then_some(chosen.id))
 }
 
-/// Notes an upload that the server has opened, in the place of whatever was noted.
+/// Notes an upload that the server has opened, or is about to, in the place of whatever was noted.
 pub fn note(state: &StateFolder, options: &BackupOptions, id: UploadId) -> Result<(), StateError> {
     let noted = Unfinished { version: UNFINISHED_VERSION, upload: id, of: description(options) };
     state.write_json(UNFINISHED_FILE, &noted)

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{back_up, create_vault, opened, restore};
+use super::{back_up, create_vault, opened, restore, with_vault};
 use crate::recovery::full_disk;
 use crate::support::random::Random;
 use crate::support::slow_line::{Nature, SlowLine};
@@ -249,6 +249,33 @@ fn a_line_that_is_cut_in_the_midst_of_a_backup_has_nothing_stored_twice() {
     let client = TestClient::new(&workplace, &server.address, "bob");
     tree::assert_same(&source, &restore(&client, &source, "restored"));
     client.run(["verify"]).expect(0);
+}
+
+#[test]
+fn backups_that_are_cut_off_at_any_moment_hold_no_space_once_one_is_stored() {
+    let workplace = Workplace::in_memory();
+    let (server, client) = with_vault(&workplace);
+    let source = workplace.join("source");
+    tree::many_files(&source, 10);
+    fs::write(source.join("dropped"), tree::bytes(1, MIB as usize)).unwrap();
+    back_up(&client, &source);
+    let cut_off = |bytes: u64| {
+        let line = SlowLine::start(&server.address, Nature { cut_after: Some(bytes), ..Nature::default() });
+        let words = ["backup", "--vault", "--quiet", "--retries", "0"].map(OsStr::new);
+        let run =
+            TestClient::new(&workplace, &line.address, "ada").run(words.into_iter().chain([source.as_os_str()]));
+        assert!([0, 4].contains(&run.code), "{}", run.err());
+        run.code != 0
+    };
+    // A login has some 2,000 bytes, an answer some 100: between two of them the server may know of an upload that the
+    // client was not told of.
+    let cuts = (1_000..).step_by(100).take_while(|bytes| cut_off(*bytes)).count();
+    assert!(cuts > 10, "{cuts} backups were cut off");
+    fs::remove_file(source.join("dropped")).unwrap();
+    back_up(&client, &source);
+    operator(&workplace, &["prune", "--keep-last", "1", "--keep-within", "0"], &server.data).expect(0);
+    let taken = pack_bytes(&server);
+    assert!(taken < MIB / 2, "{taken} bytes are taken after {cuts} backups that were cut off");
 }
 
 #[test]

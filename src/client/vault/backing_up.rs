@@ -86,13 +86,14 @@ pub fn attempt(
     }
     let chain = Chain::open(&client.state, target.key.vault(), session.holder())?;
     let mut attempt = Try { client, target, options, upload, started: Timestamp::now(), chain };
+    // Before the server knows of it: it keeps for a day whatever an upload that is not gone on with may count on.
+    if !options.dry_run {
+        unfinished::note(&client.state, options, upload.id)?;
+    }
     let (data, snapshot) = match attempt.begin(session)? {
         Begun::Open(data, snapshot) => (data, snapshot),
         Begun::Stored(row) => return attempt.stored_before(row, progress),
     };
-    if !options.dry_run {
-        unfinished::note(&client.state, options, upload.id)?;
-    }
     let cache = Cache::open(client.state.path(), &attempt.cache_key(session));
     let cache =
         cache.map_err(|source| ClientError::Io { doing: "open vault-cache in the state folder".into(), source })?;
