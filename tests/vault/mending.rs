@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{PASSPHRASE, back_up, create_vault, opened, packs, restore, with_vault};
+use super::{PASSPHRASE, back_up, create_another_vault, opened, packs, restore, with_vault};
 use crate::support::{Run, TestClient, TestServer, Workplace, tree};
 
 const FILES: usize = 40;
@@ -94,7 +94,7 @@ fn what_says_who_may_use_a_vault_is_made_again_and_where_it_is_lost_no_key_is_bl
     // Both, under a running server: damage at the server, whichever the key, and nothing takes the vault over.
     files.iter().for_each(|file| fs::remove_file(file).unwrap());
     let (client, other) = (ada(&workplace, &server), TestClient::new(&workplace, &server.address, "other"));
-    create_vault(&other);
+    create_another_vault(&other);
     for words in
         [vec!["backup", "--vault", source.to_str().unwrap()], vec!["restore", "--to", "nothing"], vec!["ls"]]
     {

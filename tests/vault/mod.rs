@@ -15,18 +15,44 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+
+use cyberbackup::crypto::vault::{FullKey, PassphraseCost};
 
 use crate::support::{Run, TestClient, TestServer, Workplace};
 
 const PASSPHRASE: &str = "CYBERBACKUP_PASSPHRASE";
 
-/// A vault's keys in a client's state folder, under the passphrase "one".
+/// The files of a vault's keys, under the passphrase "one": the full key's, and the half that writes.
+struct KeyFiles {
+    full: Vec<u8>,
+    put: Vec<u8>,
+}
+
+impl KeyFiles {
+    /// At the least cost that is accepted: what `vault create` chooses is meant to take most of a second at each opening.
+    fn new() -> KeyFiles {
+        let key = FullKey::generate().unwrap();
+        let full = key.to_file(b"one", PassphraseCost::LEAST).unwrap();
+        KeyFiles { full, put: key.put().to_file().to_vec() }
+    }
+
+    fn write(&self, state: &Path) {
+        fs::create_dir_all(state).unwrap();
+        fs::write(state.join("vault.key"), &self.full).unwrap();
+        fs::write(state.join("vault-put.key"), &self.put).unwrap();
+    }
+}
+
+/// A vault's keys in a client's state folder: always those of the same vault.
 fn create_vault(client: &TestClient<'_>) {
-    let state = client.state();
-    let words = ["vault", "create", "--low-memory", "--state"].map(OsStr::new);
-    let mut command = client.workplace.command(words.into_iter().chain([state.as_os_str()]));
-    command.env(PASSPHRASE, "one");
-    Run::of(command).expect(0);
+    static FILES: LazyLock<KeyFiles> = LazyLock::new(KeyFiles::new);
+    FILES.write(&client.state());
+}
+
+/// The keys of a vault that is no other test's and no other client's.
+fn create_another_vault(client: &TestClient<'_>) {
+    KeyFiles::new().write(&client.state());
 }
 
 /// A client's command with the passphrase at hand.
