@@ -275,10 +275,12 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
     let (mut opened, mut snapshots_dropped) = (None, 0);
     if is_opened {
         let mut damage = |damage: &Damage| output.damage_event(damage);
-        let telling = Telling { progress: &mut { progress }, damage: &mut damage };
+        let mut warning = |message: &str| output.event(Event::Warning { message });
+        let telling = Telling { progress: &mut { progress }, damage: &mut damage, warning: &mut warning };
         let found = session.verify_vaults(&selection, read_data, telling)?;
         opened = Some((found.files, found.bytes));
-        (snapshots_dropped, summary.not_looked_into) = (found.snapshots_dropped, found.not_looked_into);
+        snapshots_dropped = found.snapshots_dropped;
+        (summary.not_looked_into, summary.is_chain_unread) = (found.not_looked_into, found.is_chain_unread);
         summary.add_damage(found);
     }
     close(session);
@@ -288,15 +290,18 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         output.say(&format!("the server says that it dropped {what} of this host from the vault"));
     }
     let count = summary.damaged.len() as u64 + summary.more_damaged;
-    let code = match (count, summary.not_looked_into) {
+    let code = match (count, summary.not_looked_into > 0 || summary.is_chain_unread) {
         (1.., _) => ExitCode::Integrity,
-        (0, 1..) => ExitCode::Partial,
-        (0, 0) => ExitCode::Done,
+        (0, true) => ExitCode::Partial,
+        (0, false) => ExitCode::Done,
     };
     let verdict = match count {
         0 => "all are whole".to_string(),
         count => {
-            format!("{count} damaged, named above: \"cyberbackup backup\" stores again what is still there")
+            format!(
+                "{count} damaged, named above: \"cyberbackup backup\" stores again what is still there, and brings back \
+                 no snapshot that is gone"
+            )
         }
     };
     let here = match opened {

@@ -98,6 +98,8 @@ pub struct VerifySummary {
     pub snapshots_dropped: u64,
     /// Snapshots in vaults whose key is not here; each was told.
     pub not_looked_into: u64,
+    /// What this host has stored in vaults cannot be read in its state folder; that was told.
+    pub is_chain_unread: bool,
 }
 
 impl VerifySummary {

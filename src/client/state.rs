@@ -48,6 +48,16 @@ pub enum StateError {
         file: PathBuf,
         problem: String,
     },
+    /// The chain of heads in vaults cannot be understood (exit 2).
+    DamagedChain {
+        file: PathBuf,
+        problem: String,
+    },
+    /// A file in it comes from a newer program (exit 2).
+    NewerFile {
+        file: PathBuf,
+        version: u32,
+    },
     /// The server at the recorded address has another key (exit 5).
     ChangedServerKey {
         address: String,
@@ -85,6 +95,17 @@ impl fmt::Display for StateError {
             StateError::Damaged { file, problem } => write!(
                 formatter,
                 "{} is damaged ({problem}): put a saved copy back, or move it away to register anew",
+                shown(file)
+            ),
+            StateError::DamagedChain { file, problem } => write!(
+                formatter,
+                "{} is damaged ({problem}): put a saved copy back; without it, what the server has lost or exchanged of a \
+                 vault before now is not found by this host",
+                shown(file)
+            ),
+            StateError::NewerFile { file, version } => write!(
+                formatter,
+                "{} has version {version}, which a newer cyberbackup has written: use that one",
                 shown(file)
             ),
             StateError::ChangedServerKey { address, recorded, found } => write!(
@@ -299,6 +320,12 @@ impl StateFolder {
                 Err(StateError::Damaged { file, problem: format!("it is larger than {} KiB", bytes_max / 1024) })
             }
         }
+    }
+
+    /// Moves a file of it to another name, in the place of what was there.
+    pub(super) fn set_aside(&self, name: &str, aside: &str) -> Result<(), StateError> {
+        let file = self.folder.join(name);
+        std::fs::rename(&file, self.folder.join(aside)).map_err(failed(&file, "move"))
     }
 
     pub(super) fn remove_file(&self, name: &str) -> Result<(), StateError> {

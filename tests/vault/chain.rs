@@ -438,7 +438,7 @@ fn a_chunk_in_the_place_of_another_is_named_and_no_other_bytes_are_restored() {
 #[test]
 fn a_copy_of_a_state_folder_is_told_apart_from_a_server_that_lost_something() {
     let workplace = Workplace::new();
-    let (fixture, _) = Fixture::new(&workplace, 1);
+    let (fixture, ids) = Fixture::new(&workplace, 1);
     let (state, kept) = (fixture.client("ada").state(), workplace.join("kept"));
     let copy = |from: &Path, to: &Path| {
         assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
@@ -448,9 +448,55 @@ fn a_copy_of_a_state_folder_is_told_apart_from_a_server_that_lost_something() {
     let newer = back_up(&fixture.client("ada"), &fixture.source);
     fs::remove_dir_all(&state).unwrap();
     copy(&kept, &state);
-    let run = fixture.run(&["verify"]).expect(6);
+    // Heads that this folder's writer has sealed, and that follow on what it knows: no server has made them.
+    let run = fixture.run(&["verify"]).expect(0);
     let told = "this state folder does not know of it: a copy of the folder is in use elsewhere";
     assert!(run.err().contains(&newer) && run.err().contains(told) && !run.err().contains("gone"), "{}", run.err());
     let (run, came) = fixture.restore("to", &[]);
     assert!(!run.expect(0).err().contains("warning") && came.as_deref() == Some("of the original"));
+    // The next backup tells of it too, and begins a chain of its own: no two heads have one number.
+    let words = [OsStr::new("backup"), "--vault".as_ref(), fixture.source.as_os_str()];
+    let run = fixture.client("ada").run(words).expect(0);
+    assert!(run.err().contains(told), "{}", run.err());
+    let again = fixture.client("ada").run(words).expect(0);
+    assert!(!again.err().contains("warning"), "{}", again.err());
+    let run = fixture.run(&["verify"]).expect(0);
+    assert!(!run.err().contains("warning"), "{}", run.err());
+    // What it knew before is compared still.
+    let mut fixture = fixture;
+    fixture.change(true, |data| {
+        ["json", "index"].iter().for_each(|end| fs::remove_file(file_of(data, &ids[0], end)).unwrap());
+    });
+    let run = fixture.run(&["verify"]).expect(6);
+    assert!(run.err().contains(&format!("snapshot {}: it is gone", ids[0])), "{}", run.err());
+}
+
+#[test]
+fn a_damaged_file_of_the_chain_stops_no_backup_and_is_named_by_verify() {
+    let workplace = Workplace::new();
+    let (fixture, ids) = Fixture::new(&workplace, 2);
+    let file = fixture.client("ada").state().join("vault-chain.json");
+    let whole = fs::read(&file).unwrap();
+    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let run = fixture.run(&["verify"]).expect(3);
+    let told = "vault-chain.json is damaged";
+    assert!(run.err().contains(told) && run.err().contains("put a saved copy back"), "{}", run.err());
+    assert!(!run.err().contains("register"), "{}", run.err());
+    for (flags, is_told, is_set_aside) in [(&["--dry-run"][..], true, false), (&[], true, true), (&[], false, true)]
+    {
+        let words = ["backup", "--vault"].iter().chain(flags).map(OsStr::new).chain([fixture.source.as_os_str()]);
+        let run = fixture.client("ada").run(words).expect(0);
+        assert_eq!(run.err().contains(told), is_told, "{}", run.err());
+        assert_eq!(file.with_extension("json.damaged").exists(), is_set_aside);
+    }
+    assert!(fs::read(file.with_extension("json.damaged")).unwrap() == whole[..whole.len() / 2]);
+    let run = fixture.run(&["verify"]).expect(0);
+    assert!(!run.err().contains("warning"), "{}", run.err());
+    assert!(ids.iter().all(|id| fixture.run(&["ls", "--snapshot", id]).expect(0).err().is_empty()));
+    // A newer program's is left alone.
+    fs::write(&file, r#"{"version": 2, "chains": "other"}"#).unwrap();
+    let words = [OsStr::new("backup"), "--vault".as_ref(), fixture.source.as_os_str()];
+    let run = fixture.client("ada").run(words).expect(2);
+    assert!(run.err().contains("which a newer cyberbackup has written"), "{}", run.err());
+    assert_eq!(fs::read_to_string(&file).unwrap(), r#"{"version": 2, "chains": "other"}"#);
 }

@@ -13,7 +13,7 @@ use super::super::source::SourceReader;
 use super::super::unfinished::{self, ChosenUpload};
 use super::super::uploading::{Progress, Stopped, Uploaded};
 use super::cache::{Cache, CacheWriter};
-use super::chain::{Chain, Link, Shown};
+use super::chain::{Chain, Finding, Link, Shown};
 use super::cutting::Cutting;
 use super::format::VaultHead;
 use super::known::{Comparison, Known};
@@ -84,7 +84,11 @@ pub fn attempt(
         let text = "this server keeps no vaults: it needs a newer cyberbackup; without --vault, it can read what it is sent";
         return Err(ClientError::Impossible(text.into()));
     }
-    let chain = Chain::open(&client.state, target.key.vault(), session.holder())?;
+    let (vault, is_real) = (target.key.vault(), !options.dry_run);
+    let (chain, damaged) = Chain::open_or_begin(&client.state, vault, session.holder(), is_real)?;
+    if let Some(message) = damaged {
+        client.sink.event(Event::Warning { message: &message });
+    }
     let mut attempt = Try { client, target, options, upload, started: Timestamp::now(), chain };
     // Before the server knows of it: it keeps for a day whatever an upload that is not gone on with may count on.
     if !options.dry_run {
@@ -145,6 +149,9 @@ impl Try<'_> {
             && let Some(finding) = self.chain.compare_newest(shown)
         {
             self.client.sink.event(Event::Warning { message: &finding.to_string() });
+            if matches!(finding, Finding::Unknown { .. }) {
+                self.chain.begin_anew();
+            }
         }
         Ok(begun)
     }

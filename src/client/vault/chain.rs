@@ -13,6 +13,8 @@ use crate::base::vault::VaultId;
 
 const CHAIN_FILE: &str = "vault-chain.json";
 const CHAIN_VERSION: u32 = 1;
+/// What a damaged one becomes.
+const SET_ASIDE_FILE: &str = "vault-chain.json.damaged";
 /// Chains that are kept: one for each vault and server.
 const CHAINS_MAX: usize = 64;
 /// Room for all of them.
@@ -33,7 +35,13 @@ struct KeptChain {
     vault: VaultId,
     #[serde(flatten)]
     at: Holder,
-    /// The heads that were stored, the oldest first; [`VAULT_CHAIN_MAX`] at most.
+    /// Who stored them, where that is not the folder's writer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    writer: Option<String>,
+    /// The heads that were stored under other writers' ids, before `stored`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<Link>,
+    /// The heads that were stored, the oldest first; [`VAULT_CHAIN_MAX`] at most, those before counted.
     stored: Vec<Link>,
     /// A head that was sent, and whose answer has not come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,6 +54,13 @@ pub struct Holder {
     /// The fingerprint of the server's key.
     pub server: String,
     pub client: ClientId,
+}
+
+impl KeptChain {
+    /// All heads that were stored, the oldest first.
+    fn all(&self) -> impl DoubleEndedIterator<Item = &Link> {
+        self.earlier.iter().chain(&self.stored)
+    }
 }
 
 impl Holder {
@@ -203,18 +218,26 @@ impl Chains {
     /// The chain of a vault at this server; a new one where none is kept.
     pub fn of(&self, vault: VaultId, at: Holder) -> Chain {
         let kept = self.at(&at).find(|kept| kept.vault == vault).cloned();
-        let kept = kept.unwrap_or(KeptChain { vault, at: at.clone(), stored: Vec::new(), sent: None });
-        Chain { writer: self.writer, kept: KeptChain { at, ..kept } }
+        let new = || KeptChain {
+            vault,
+            at: at.clone(),
+            writer: None,
+            earlier: Vec::new(),
+            stored: Vec::new(),
+            sent: None,
+        };
+        let kept = KeptChain { at: at.clone(), ..kept.unwrap_or_else(new) };
+        Chain { writer: kept.writer.as_deref().and_then(unhex).unwrap_or(self.writer), kept }
     }
 
     /// The vault that this host stored something in last at this server.
     pub fn vault_used_last(&self, at: &Holder) -> Option<VaultId> {
-        self.at(at).find(|kept| !kept.stored.is_empty()).map(|kept| kept.vault)
+        self.at(at).find(|kept| kept.all().next().is_some()).map(|kept| kept.vault)
     }
 
     /// Whether this host has stored the snapshot in a vault at this server.
     pub fn has_stored(&self, at: &Holder, snapshot: SnapshotId) -> bool {
-        self.at(at).flat_map(|kept| &kept.stored).any(|link| link.snapshot == snapshot)
+        self.at(at).flat_map(KeptChain::all).any(|link| link.snapshot == snapshot)
     }
 
     /// Those at one server, the one that was used last first.
@@ -232,11 +255,46 @@ impl Chain {
         Ok(Chains::read(state)?.of(vault, at))
     }
 
+    /// The chain as [`Chain::open`] gives it. Where the file is damaged a new chain begins, and if `is_real` the file is set
+    /// aside: a backup that nobody watches goes on. Then the second is what is to be said.
+    ///
+    /// # Errors
+    /// The file cannot be read, is a newer program's, or cannot be moved.
+    pub fn open_or_begin(
+        state: &StateFolder,
+        vault: VaultId,
+        at: Holder,
+        is_real: bool,
+    ) -> Result<(Chain, Option<String>), StateError> {
+        match Chain::open(state, vault, at.clone()) {
+            Err(error @ StateError::DamagedChain { .. }) => {
+                if is_real {
+                    state.set_aside(CHAIN_FILE, SET_ASIDE_FILE)?;
+                }
+                let told = format!("{error}; a backup keeps it as {SET_ASIDE_FILE} and begins a new one");
+                let none = Chains { writer: random_array(), kept: Vec::new() };
+                Ok((none.of(vault, at), Some(told)))
+            }
+            opened => Ok((opened?, None)),
+        }
+    }
+
+    /// Goes on under another writer's id, from number 1: the server has heads that were stored under the present one and
+    /// are not known here, and no two heads of one writer may have one number. What is known stays known.
+    pub fn begin_anew(&mut self) {
+        self.writer = random_array();
+        let KeptChain { writer, earlier, stored, sent, .. } = &mut self.kept;
+        *writer = Some(hex(&self.writer));
+        earlier.append(stored);
+        *sent = None;
+    }
+
+    /// Who stores the heads of this chain.
     pub fn writer(&self) -> [u8; 16] {
         self.writer
     }
 
-    /// The heads that are known to be stored, the oldest first.
+    /// The heads that this writer is known to have stored, the oldest first.
     pub fn stored(&self) -> &[Link] {
         &self.kept.stored
     }
@@ -259,7 +317,7 @@ impl Chain {
         if let Some(shown) = shown {
             self.take_over_sent(|snapshot| (snapshot == shown.snapshot).then_some(shown.head));
         }
-        let stored = self.kept.stored.last()?;
+        let stored = self.kept.all().next_back()?;
         let is = |link: &Link, shown: Shown| link.snapshot == shown.snapshot && link.head == hex(&shown.head);
         let set_back = |shown: Option<Shown>, count| Finding::SetBack {
             newest: stored.snapshot,
@@ -268,14 +326,13 @@ impl Chain {
             drops_are_known: false,
         };
         let Some(shown) = shown else { return Some(set_back(None, 1)) };
-        let behind = self.kept.stored.iter().rev().position(|link| link.snapshot == shown.snapshot);
+        let behind = self.kept.all().rev().enumerate().find(|(_, link)| link.snapshot == shown.snapshot);
         match behind {
             _ if is(stored, shown) => None,
-            Some(behind) if is(&self.kept.stored[self.kept.stored.len() - 1 - behind], shown) => {
-                Some(set_back(Some(shown), behind))
-            }
+            Some((behind, link)) if is(link, shown) => Some(set_back(Some(shown), behind)),
             Some(_) => Some(Finding::OtherHead { snapshot: shown.snapshot }),
-            None if shown.snapshot < stored.snapshot => Some(set_back(Some(shown), 1)),
+            // The ids of one second are in no order.
+            None if shown.snapshot.begun() < stored.snapshot.begun() => Some(set_back(Some(shown), 1)),
             None => Some(Finding::Unknown { snapshot: shown.snapshot }),
         }
     }
@@ -285,7 +342,7 @@ impl Chain {
         self.take_over_sent(|snapshot| listed.heads.get(&snapshot)?.hash.clone().ok());
         let mut compared = Compared { writer: self.writer, ..Compared::default() };
         let (mut missing, mut shown): (Vec<SnapshotId>, Option<SnapshotId>) = (Vec::new(), None);
-        for Link { snapshot, head, .. } in &self.kept.stored {
+        for Link { snapshot, head, .. } in self.kept.all() {
             match listed.heads.get(snapshot) {
                 None if listed.dropped.accounts_for(*snapshot) => compared.dropped.push(*snapshot),
                 None => missing.push(*snapshot),
@@ -306,7 +363,7 @@ impl Chain {
             let count = missing.len();
             compared.findings.push(Finding::SetBack { newest, shown, count, drops_are_known: true });
         }
-        let newest = self.kept.stored.last().map(|link| link.snapshot);
+        let newest = self.kept.all().next_back().map(|link| link.snapshot);
         compared.is_newest_doubtful = compared.findings.iter().any(|finding| match finding {
             Finding::SetBack { .. } => true,
             Finding::OtherHead { snapshot } => Some(*snapshot) == newest,
@@ -342,18 +399,24 @@ impl Chain {
 
     fn take_over(&mut self, sent: Link) {
         self.kept.sent = None;
-        self.kept.stored.push(sent);
-        let spare = self.kept.stored.len().saturating_sub(VAULT_CHAIN_MAX);
-        self.kept.stored.drain(..spare);
+        let KeptChain { earlier, stored, .. } = &mut self.kept;
+        stored.push(sent);
+        let spare = (earlier.len() + stored.len()).saturating_sub(VAULT_CHAIN_MAX);
+        earlier.drain(..spare.min(earlier.len()));
+        let spare = stored.len().saturating_sub(VAULT_CHAIN_MAX);
+        stored.drain(..spare);
     }
 
     fn write(&self, state: &StateFolder) -> Result<(), StateError> {
-        let mut chains = read(state)?.map(|file| file.chains).unwrap_or_default();
+        let (writer, mut chains) = match read(state)? {
+            Some(file) => (file.writer, file.chains),
+            None => (hex(&self.writer), Vec::new()),
+        };
         chains.retain(|kept| kept.vault != self.kept.vault || !kept.at.is(&self.kept.at));
         chains.push(self.kept.clone());
         let spare = chains.len().saturating_sub(CHAINS_MAX);
         chains.drain(..spare);
-        state.write_json(CHAIN_FILE, &ChainFile { version: CHAIN_VERSION, writer: hex(&self.writer), chains })
+        state.write_json(CHAIN_FILE, &ChainFile { version: CHAIN_VERSION, writer, chains })
     }
 }
 
@@ -376,12 +439,21 @@ impl Compared {
 }
 
 fn read(state: &StateFolder) -> Result<Option<ChainFile>, StateError> {
-    let Some(bytes) = state.read_long_file(CHAIN_FILE, CHAIN_FILE_BYTES_MAX)? else { return Ok(None) };
-    let damaged = |problem: String| StateError::Damaged { file: state.path().join(CHAIN_FILE), problem };
-    let file: ChainFile = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-    match file.version {
-        1..=CHAIN_VERSION => Ok(Some(file)),
-        version => Err(damaged(format!("version {version} is not known"))),
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let damaged = |problem: String| StateError::DamagedChain { file: state.path().join(CHAIN_FILE), problem };
+    let bytes = match state.read_long_file(CHAIN_FILE, CHAIN_FILE_BYTES_MAX) {
+        Err(StateError::Damaged { problem, .. }) => return Err(damaged(problem)),
+        read => read?,
+    };
+    let Some(bytes) = bytes else { return Ok(None) };
+    let found: Version = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    match found.version {
+        CHAIN_VERSION => serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string())),
+        0 => Err(damaged("version 0 is not known".to_string())),
+        version => Err(StateError::NewerFile { file: state.path().join(CHAIN_FILE), version }),
     }
 }
 
@@ -464,6 +536,28 @@ mod tests {
         let chains = Chains::read(&state).unwrap();
         assert_eq!(chains.vault_used_last(&holder("key", 1)), Some(VaultId::from_bytes([1; 16])));
         assert_eq!(chains.vault_used_last(&holder("other", 2)), None);
+    }
+
+    #[test]
+    fn a_chain_that_is_begun_anew_numbers_from_one_and_forgets_nothing() {
+        let (_folder, state, mut chain) = with_chain(2);
+        let before = chain.writer();
+        chain.note_sent(&state, link(3, 3)).unwrap();
+        chain.begin_anew();
+        assert_ne!(chain.writer(), before);
+        assert_eq!(chain.next(), (1, [0; 32]));
+        chain.note_sent(&state, Link { snapshot: id(5), ..link(1, 5) }).unwrap();
+        chain.note_stored(&state, id(5)).unwrap();
+        let mut again = Chain::open(&state, VaultId::from_bytes([1; 16]), holder("key", 1)).unwrap();
+        assert_eq!((again.writer(), again.next()), (chain.writer(), (2, [5; 32])));
+        let other = Chain::open(&state, VaultId::from_bytes([2; 16]), holder("key", 1)).unwrap();
+        assert_eq!(other.writer(), before, "the chains of other vaults go on");
+        let compared = again.compare(&listed(&[(2, Some(2)), (4, Some(4)), (5, Some(5))], &[]));
+        assert_eq!(compared.findings, [Finding::Gone { first: id(1), last: id(1), count: 1 }]);
+        assert_eq!(compared.whole, [id(2), id(5)]);
+        again.kept.stored = (0..VAULT_CHAIN_MAX as u64 - 1).map(|number| link(number % 60, 1)).collect();
+        again.take_over(link(6, 6));
+        assert_eq!((again.kept.earlier.len(), again.kept.stored.len()), (0, VAULT_CHAIN_MAX));
     }
 
     #[test]

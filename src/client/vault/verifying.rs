@@ -24,6 +24,8 @@ pub struct Telling<'a> {
     /// Files and bytes so far.
     pub progress: &'a mut (dyn FnMut(u64, u64) + Send),
     pub damage: &'a mut (dyn FnMut(&Damage) + Send),
+    /// What is no damage, and worth a look.
+    pub warning: &'a mut (dyn FnMut(&str) + Send),
 }
 
 impl Session {
@@ -73,7 +75,7 @@ impl Session {
         };
         let open_chain = || state.as_ref().map(|state| Chain::open(state, vault, holder.clone())).transpose();
         // Before the list, so that what it has is in the list.
-        let chain = open_chain()?;
+        let chain = open_chain();
         self.converse(|line| {
             let mut reader = VaultReader::new(line, key);
             let (listed, is_there) = reader.listed_or_nothing()?;
@@ -103,8 +105,10 @@ impl Session {
             if is_all {
                 verifying.others(&mut reader)?;
             }
-            if let (Some(mut chain), Some(now)) = (chain, open_chain()?) {
-                verifying.chain(&mut chain, &now, is_all);
+            match chain.and_then(|chain| Ok(chain.zip(open_chain()?))) {
+                Ok(Some((mut chain, now))) => verifying.chain(&mut chain, &now, is_all),
+                Ok(None) => {}
+                Err(error) => verifying.no_chain(&error.to_string()),
             }
             Ok(verifying.summary)
         })
@@ -123,7 +127,8 @@ impl Session {
         }
         // A server that shows nothing any more is asked about what this host knows that it stored.
         let used_last = match access.state().filter(|_| is_all) {
-            Some(state) => Chains::read(&state)?.vault_used_last(&self.holder()),
+            // That it cannot be read is told where it is compared.
+            Some(state) => Chains::read(&state).ok().and_then(|chains| chains.vault_used_last(&self.holder())),
             None => None,
         };
         match used_last {
@@ -203,7 +208,9 @@ impl<'a> Verifying<'a> {
         let opened = match reader.open_by_id(id) {
             Ok(opened) => opened,
             Err(ClientError::Integrity(text)) => {
-                self.damaged(id, None, text);
+                // A damage is told with its snapshot.
+                let named = format!("snapshot {id}: ");
+                self.damaged(id, None, text.strip_prefix(&named).unwrap_or(&text).to_string());
                 return Ok(None);
             }
             // Dropped since it was listed: there is nothing to verify.
@@ -268,8 +275,11 @@ impl<'a> Verifying<'a> {
         self.summary.snapshots_dropped = dropped.len() as u64;
         let newest = self.writers.newest(chain.writer()).filter(|_| is_all && !chain.stored().is_empty());
         let unknown = newest.filter(|(number, _)| *number > now.newest_number());
-        let unknown = unknown.map(|(_, snapshot)| Finding::Unknown { snapshot });
-        for finding in findings.into_iter().chain(unknown) {
+        // It was sealed with the vault's key, and follows on what is known, or that is told below: no server made it.
+        if let Some((_, snapshot)) = unknown {
+            (self.telling.warning)(&Finding::Unknown { snapshot }.to_string());
+        }
+        for finding in findings {
             if let Some(snapshot) = finding.snapshot() {
                 self.damaged(snapshot, None, finding.reason());
             }
@@ -281,6 +291,12 @@ impl<'a> Verifying<'a> {
                 self.damaged(gap.before, None, gap.to_string());
             }
         }
+    }
+
+    /// The chain cannot be read: what only it shows is not found.
+    fn no_chain(&mut self, problem: &str) {
+        self.summary.is_chain_unread = true;
+        (self.telling.warning)(&Finding::Unreadable { problem: problem.to_string() }.to_string());
     }
 
     fn not_looked_into(&mut self, snapshot: SnapshotId, vault: VaultId) {
