@@ -99,9 +99,9 @@ function draw(shown, damaged = []) {
 
 /** What a row says of a snapshot; of one that cannot be read, what the server knows of it. */
 function factsOf(one) {
-  if (one.vault && one.roots.length === 0) {
+  if (one.roots === null) {
     const when = hindrance(one) ? "when the vault is open" : "when the list is read again";
-    return [h("span", { class: "muted" }, `${bytes(one.new_bytes)} new. What it holds shows ${when}.`)];
+    return [h("span", { class: "muted" }, `In a vault. What it holds shows ${when}.`)];
   }
   const unreadable = one.unreadable ? `, ${number(one.unreadable)} unreadable` : "";
   return [h("span", { class: "muted path" }, one.roots.map((root) => root.path).join(", ")),

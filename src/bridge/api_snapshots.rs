@@ -1,6 +1,6 @@
 //! What is stored: snapshots, what lies in a folder of one, and single files.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,9 @@ use super::app::App;
 use super::error::ApiError;
 use super::routes::{Call, Reply};
 use crate::base::entry::EntryKind;
+use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
-use crate::client::json::{entry_json, put_path, size, snapshot_json};
+use crate::client::json::{entry_json, put_path, sealed_snapshot_json, size, snapshot_json};
 use crate::client::{ClientError, Damage, Listed, Session, check_selection};
 use crate::protocol::message::{Selection, SnapshotRow, content_flag};
 
@@ -64,18 +65,30 @@ pub fn list(call: &mut Call<'_>) -> Result<Reply, ApiError> {
         },
         |damage| note_damage(&mut damaged, damage),
     )?;
-    open_heads(call.app, &mut session, &mut rows, &mut damaged);
+    let opened = open_heads(call.app, &mut session, &mut rows, &mut damaged);
     let _ = session.close();
-    let rows: Vec<Value> = rows.iter().map(snapshot_json).collect();
+    let row_json = |row: &SnapshotRow| match row.vault.is_none() || opened.contains(&row.id) {
+        true => snapshot_json(row),
+        false => sealed_snapshot_json(row),
+    };
+    let rows: Vec<Value> = rows.iter().map(row_json).collect();
     Ok(Reply::from(json!({ "snapshots": rows, "damaged": damaged })))
 }
 
 /// Puts in what heads say that only the vault's key opens: each once, and as many as there is time for, newest first.
-fn open_heads(app: &App, session: &mut Session, rows: &mut VecDeque<SnapshotRow>, damaged: &mut Vec<Value>) {
-    let Some(key) = app.vault.key() else { return };
+/// Gives those that are open.
+fn open_heads(
+    app: &App,
+    session: &mut Session,
+    rows: &mut VecDeque<SnapshotRow>,
+    damaged: &mut Vec<Value>,
+) -> HashSet<SnapshotId> {
+    let mut opened = HashSet::new();
+    let Some(key) = app.vault.key() else { return opened };
     let began = Instant::now();
     for row in rows.iter_mut().filter(|row| row.vault == Some(key.put().vault())) {
         if let Some(known) = app.vault.row(&row.id) {
+            opened.insert(row.id);
             *row = known;
             continue;
         }
@@ -85,6 +98,7 @@ fn open_heads(app: &App, session: &mut Session, rows: &mut VecDeque<SnapshotRow>
         match session.vault_row(row.id, key.clone()) {
             Ok(found) => {
                 app.vault.keep_row(&found);
+                opened.insert(row.id);
                 *row = found;
             }
             Err(ClientError::Integrity(text)) => {
@@ -92,10 +106,11 @@ fn open_heads(app: &App, session: &mut Session, rows: &mut VecDeque<SnapshotRow>
             }
             Err(error) => {
                 log::warn!("what is in the vault cannot be listed: {error}");
-                return;
+                break;
             }
         }
     }
+    opened
 }
 
 pub fn entries(call: &mut Call<'_>) -> Result<Reply, ApiError> {

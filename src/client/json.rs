@@ -49,6 +49,15 @@ pub fn snapshot_json(row: &SnapshotRow) -> Value {
     })
 }
 
+/// What the server says of a snapshot whose head is sealed, and not open here: null where only that tells.
+pub fn sealed_snapshot_json(row: &SnapshotRow) -> Value {
+    let mut data = snapshot_json(row);
+    for name in ["entries", "files", "bytes", "new_bytes", "unreadable", "host", "label", "tags", "roots"] {
+        data[name] = Value::Null;
+    }
+    data
+}
+
 /// A row of a list of entries.
 pub fn entry_json(listed: &Listed) -> Value {
     let entry = &listed.entry;

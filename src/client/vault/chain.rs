@@ -123,7 +123,8 @@ pub struct Compared {
     pub dropped: Vec<SnapshotId>,
     /// Who stores the heads of this chain.
     pub writer: [u8; 16],
-    /// What is shown as this host has stored it, the newest last.
+    /// What is shown as this host has stored it, the newest last; without one whose answer had not come when the chain was
+    /// read: what the server gave as the latest before it listed them may be older.
     pub whole: Vec<SnapshotId>,
     /// The newest that this host has stored is gone or exchanged: what is shown as the latest may be another.
     pub is_newest_doubtful: bool,
@@ -339,7 +340,7 @@ impl Chain {
 
     /// Compares all that the server lists of the vault with what is kept.
     pub fn compare(&mut self, listed: &Listed) -> Compared {
-        self.take_over_sent(|snapshot| listed.heads.get(&snapshot)?.hash.clone().ok());
+        let taken_over = self.take_over_sent(|snapshot| listed.heads.get(&snapshot)?.hash.clone().ok());
         let mut compared = Compared { writer: self.writer, ..Compared::default() };
         let (mut missing, mut shown): (Vec<SnapshotId>, Option<SnapshotId>) = (Vec::new(), None);
         for Link { snapshot, head, .. } in self.kept.all() {
@@ -351,7 +352,9 @@ impl Chain {
                     shown = Some(*snapshot);
                     // One that the server cannot give is told as damage by whoever asks for it.
                     match &listed.hash {
-                        Ok(hash) if hex(hash) == *head => compared.whole.push(*snapshot),
+                        Ok(hash) if hex(hash) == *head => {
+                            compared.whole.extend(Some(*snapshot).filter(|id| Some(*id) != taken_over));
+                        }
                         Ok(_) => compared.findings.push(Finding::OtherHead { snapshot: *snapshot }),
                         Err(_) => {}
                     }
@@ -373,14 +376,16 @@ impl Chain {
     }
 
     /// A head whose answer was lost is stored where the server shows it. `shown` gives the hash that a snapshot is shown
-    /// with.
-    fn take_over_sent(&mut self, shown: impl FnOnce(SnapshotId) -> Option<[u8; 32]>) {
-        if let Some(sent) = &self.kept.sent
-            && shown(sent.snapshot).is_some_and(|head| hex(&head) == sent.head)
-        {
-            let sent = sent.clone();
-            self.take_over(sent);
+    /// with. Gives the snapshot that was taken over.
+    fn take_over_sent(&mut self, shown: impl FnOnce(SnapshotId) -> Option<[u8; 32]>) -> Option<SnapshotId> {
+        let sent = self.kept.sent.as_ref()?;
+        if shown(sent.snapshot).is_none_or(|head| hex(&head) != sent.head) {
+            return None;
         }
+        let sent = sent.clone();
+        let snapshot = sent.snapshot;
+        self.take_over(sent);
+        Some(snapshot)
     }
 
     /// A head goes to the server: kept before its answer can be lost.
@@ -606,8 +611,12 @@ mod tests {
         chain.note_sent(&state, link(3, 3)).unwrap();
         assert_eq!(chain.compare(&listed(&[(1, Some(1)), (2, Some(2))], &[])).findings, [], "it may not be stored");
         assert_eq!(chain.stored().len(), 2);
-        chain.compare(&listed(&[(1, Some(1)), (2, Some(2)), (3, Some(3))], &[]));
-        assert_eq!(chain.stored().len(), 3);
+        let compared = chain.compare(&listed(&[(1, Some(1)), (2, Some(2)), (3, Some(3))], &[]));
+        assert_eq!(
+            (chain.stored().len(), compared.whole),
+            (3, vec![id(1), id(2)]),
+            "it may have come after the latest"
+        );
 
         chain.kept.stored = (0..VAULT_CHAIN_MAX as u64).map(|number| link(number % 60, 1)).collect();
         let sent = link(59, 5);
