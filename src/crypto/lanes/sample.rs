@@ -59,7 +59,7 @@ fn words_come_again(bytes: &[u8]) -> bool {
 fn bytes_equal(block: u64, byte: u8) -> u64 {
     const LOW_BITS: u64 = u64::from_le_bytes([0x7F; 8]);
     let differing = block ^ u64::from_le_bytes([byte; 8]);
-    !((differing & LOW_BITS) + LOW_BITS | differing | LOW_BITS)
+    !(((differing & LOW_BITS) + LOW_BITS) | differing | LOW_BITS)
 }
 
 #[cfg(test)]
