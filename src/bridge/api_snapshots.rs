@@ -1,6 +1,6 @@
 //! What is stored: snapshots, what lies in a folder of one, and single files.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,10 @@ use super::app::App;
 use super::error::ApiError;
 use super::routes::{Call, Reply};
 use crate::base::entry::EntryKind;
+use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
-use crate::client::json::{entry_json, put_path, size, snapshot_json};
+use crate::client::json::{entry_json, put_path, sealed_snapshot_json, size, snapshot_json};
+use crate::client::vault::Finding;
 use crate::client::{ClientError, Damage, Listed, Session, check_selection};
 use crate::protocol::message::{Selection, SnapshotRow, content_flag};
 
@@ -43,6 +45,11 @@ fn damage_json(damage: &Damage) -> Value {
     json!({ "snapshot": damage.snapshot, "path": path, "reason": damage.text })
 }
 
+/// What does not fit the chain of this host.
+fn finding_json(finding: &Finding) -> Value {
+    json!({ "snapshot": finding.snapshot(), "reason": finding.reason() })
+}
+
 /// Keeps the first [`DAMAGES_MAX`].
 fn note_damage(damaged: &mut Vec<Value>, damage: &Damage) {
     if damaged.len() < DAMAGES_MAX {
@@ -64,18 +71,30 @@ pub fn list(call: &mut Call<'_>) -> Result<Reply, ApiError> {
         },
         |damage| note_damage(&mut damaged, damage),
     )?;
-    open_heads(call.app, &mut session, &mut rows, &mut damaged);
+    let opened = open_heads(call.app, &mut session, &mut rows, &mut damaged);
     let _ = session.close();
-    let rows: Vec<Value> = rows.iter().map(snapshot_json).collect();
+    let json = |row: &SnapshotRow| match row.vault.is_some() && !opened.contains(&row.id) {
+        true => sealed_snapshot_json(row),
+        false => snapshot_json(row),
+    };
+    let rows: Vec<Value> = rows.iter().map(json).collect();
     Ok(Reply::from(json!({ "snapshots": rows, "damaged": damaged })))
 }
 
 /// Puts in what heads say that only the vault's key opens: each once, and as many as there is time for, newest first.
-fn open_heads(app: &App, session: &mut Session, rows: &mut VecDeque<SnapshotRow>, damaged: &mut Vec<Value>) {
-    let Some(key) = app.vault.key() else { return };
+/// Gives those that are open.
+fn open_heads(
+    app: &App,
+    session: &mut Session,
+    rows: &mut VecDeque<SnapshotRow>,
+    damaged: &mut Vec<Value>,
+) -> HashSet<SnapshotId> {
+    let mut opened = HashSet::new();
+    let Some(key) = app.vault.key() else { return opened };
     let began = Instant::now();
     for row in rows.iter_mut().filter(|row| row.vault == Some(key.put().vault())) {
         if let Some(known) = app.vault.row(&row.id) {
+            opened.insert(row.id);
             *row = known;
             continue;
         }
@@ -85,6 +104,7 @@ fn open_heads(app: &App, session: &mut Session, rows: &mut VecDeque<SnapshotRow>
         match session.vault_row(row.id, key.clone()) {
             Ok(found) => {
                 app.vault.keep_row(&found);
+                opened.insert(row.id);
                 *row = found;
             }
             Err(ClientError::Integrity(text)) => {
@@ -92,10 +112,11 @@ fn open_heads(app: &App, session: &mut Session, rows: &mut VecDeque<SnapshotRow>
             }
             Err(error) => {
                 log::warn!("what is in the vault cannot be listed: {error}");
-                return;
+                break;
             }
         }
     }
+    opened
 }
 
 pub fn entries(call: &mut Call<'_>) -> Result<Reply, ApiError> {
@@ -106,7 +127,8 @@ pub fn entries(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let mut found = Found { folder, search, limit, rows: Vec::new(), last: None, truncated: false, is_file: false };
     let (mut snapshot, mut damaged) = (None, Vec::new());
     let question = call.app.question();
-    let mut session = call.app.peers.session_with(call.app.vault.access(None), &question.shutdown)?;
+    let chain = call.app.peers.current().folder.clone();
+    let mut session = call.app.peers.session_with(call.app.vault.access(Some(&chain)), &question.shutdown)?;
     session.entries(
         selection,
         |head| {
@@ -119,6 +141,7 @@ pub fn entries(call: &mut Call<'_>) -> Result<Reply, ApiError> {
         },
         |damage| note_damage(&mut damaged, damage),
     )?;
+    let findings: Vec<Value> = session.compared_with_chain().findings.iter().map(finding_json).collect();
     let _ = session.close();
     if found.is_file {
         return Err(ApiError::bad("the path is no folder"));
@@ -128,6 +151,7 @@ pub fn entries(call: &mut Call<'_>) -> Result<Reply, ApiError> {
         "entries": found.rows,
         "truncated": found.truncated,
         "damaged": damaged,
+        "findings": findings,
     });
     put_path(&mut data, "path", found.folder.as_ref().map_or(&[][..], EntryPath::as_bytes));
     Ok(Reply::from(data))

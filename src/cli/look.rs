@@ -12,7 +12,7 @@ use super::setup::{Access, CliError, Setup, selection};
 use crate::base::path::display_bytes;
 use crate::base::progress::{Event, ProgressSink, Totals};
 use crate::base::shutdown::Shutdown;
-use crate::client::json::{entry_json, size, snapshot_json};
+use crate::client::json::{entry_json, sealed_snapshot_json, size, snapshot_json};
 use crate::client::vault::{Compared, Known, LATEST, Telling};
 use crate::client::{ClientError, Damage, ExitCode, ListSummary, Listed, Session, VerifySummary};
 use crate::protocol::message::SnapshotRow;
@@ -111,13 +111,8 @@ enum Head {
 /// Prints a row; what it says of a vault's snapshot is in its head.
 fn put_row(output: &Output, row: &SnapshotRow, head: Head) -> Result<(), ClientError> {
     let is_sealed = row.vault.is_some() && head == Head::Sealed;
-    let mut data = snapshot_json(row);
+    let mut data = if is_sealed { sealed_snapshot_json(row) } else { snapshot_json(row) };
     data["own"] = json!(head != Head::Others);
-    if is_sealed {
-        for name in ["entries", "files", "bytes", "new_bytes", "unreadable", "host", "label", "tags", "roots"] {
-            data[name] = Value::Null;
-        }
-    }
     let text = if is_sealed { closed_text(row) } else { snapshot_text(row, head) };
     output.result("snapshot", data, &text)
 }

@@ -49,6 +49,15 @@ pub fn snapshot_json(row: &SnapshotRow) -> Value {
     })
 }
 
+/// A row of a list of snapshots whose head is sealed here: what only the head says is null.
+pub fn sealed_snapshot_json(row: &SnapshotRow) -> Value {
+    let mut data = snapshot_json(row);
+    for name in ["entries", "files", "bytes", "new_bytes", "unreadable", "host", "label", "tags", "roots"] {
+        data[name] = Value::Null;
+    }
+    data
+}
+
 /// A row of a list of entries.
 pub fn entry_json(listed: &Listed) -> Value {
     let entry = &listed.entry;
