@@ -123,7 +123,7 @@ function clientCells(client, now) {
     cell(client.legacy ? `${client.name} (legacy)` : client.name),
     when,
     cell(damaged ? `${number(client.snapshots)}, ${number(client.damaged_snapshots)} damaged` : number(client.snapshots), damaged ? "bad" : ""),
-    cell(bytes(client.latest_bytes), "", plural(client.latest_files, "file")),
+    client.latest_bytes === null ? cell("sealed", "muted") : cell(bytes(client.latest_bytes), "", plural(client.latest_files, "file")),
     cell(bytes(client.stored_bytes)),
     cell(bytes(client.growth_bytes), "", `in ${client.growth_days} days`),
     client.quota_bytes === null ? cell("none", "muted") : cell(bytes(client.quota_bytes), over ? "bad" : ""),

@@ -101,7 +101,7 @@ function draw(shown, damaged = []) {
 function factsOf(one) {
   if (one.roots === null) {
     const when = hindrance(one) ? "when the vault is open" : "when the list is read again";
-    return [h("span", { class: "muted" }, `In a vault. What it holds shows ${when}.`)];
+    return [h("span", { class: "muted" }, `Sealed. What it holds shows ${when}.`)];
   }
   const unreadable = one.unreadable ? `, ${number(one.unreadable)} unreadable` : "";
   return [h("span", { class: "muted path" }, one.roots.map((root) => root.path).join(", ")),
@@ -135,14 +135,21 @@ function choose(id) {
     clearTimeout(timer);
     timer = setTimeout(() => find(search.value.trim()), TYPING);
   });
+  // What the server lacks, or shows otherwise, of what this host has stored in the vault.
+  parts.findings = h("div", { id: "findings" });
   parts.body = h("div", { class: "tree-box" });
   parts.detail = h("div", { class: "detail" });
-  $("snapshot-card").replaceChildren(head, name, search, parts.body, parts.detail);
+  $("snapshot-card").replaceChildren(head, name, parts.findings, search, parts.body, parts.detail);
   drawTree();
   drawDetail();
 }
 
-const entries = (path, more = {}) => get(query(`/api/snapshots/${chosen}/entries`, more) + (path === null ? "" : `${Object.keys(more).length ? "&" : "?"}path=${path}`));
+async function entries(path, more = {}) {
+  const { findings } = parts;
+  const answer = await get(query(`/api/snapshots/${chosen}/entries`, more) + (path === null ? "" : `${Object.keys(more).length ? "&" : "?"}path=${path}`));
+  findings.replaceChildren(...answer.findings.map(({ snapshot, reason }) => h("p", { class: "note bad" }, snapshot ? `Snapshot ${snapshot}: ${reason}` : reason)));
+  return answer;
+}
 
 async function drawTree() {
   const tree = new Tree("Files of the snapshot", {

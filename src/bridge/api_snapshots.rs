@@ -14,6 +14,7 @@ use crate::base::entry::EntryKind;
 use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
 use crate::client::json::{entry_json, put_path, sealed_snapshot_json, size, snapshot_json};
+use crate::client::vault::Finding;
 use crate::client::{ClientError, Damage, Listed, Session, check_selection};
 use crate::protocol::message::{Selection, SnapshotRow, content_flag};
 
@@ -42,6 +43,11 @@ pub fn selection(snapshot: &str, paths: Vec<EntryPath>) -> Result<Selection, Api
 fn damage_json(damage: &Damage) -> Value {
     let path = damage.path.as_ref().map(|path| path.display());
     json!({ "snapshot": damage.snapshot, "path": path, "reason": damage.text })
+}
+
+/// What does not fit the chain of this host.
+fn finding_json(finding: &Finding) -> Value {
+    json!({ "snapshot": finding.snapshot(), "reason": finding.reason() })
 }
 
 /// Keeps the first [`DAMAGES_MAX`].
@@ -121,7 +127,8 @@ pub fn entries(call: &mut Call<'_>) -> Result<Reply, ApiError> {
     let mut found = Found { folder, search, limit, rows: Vec::new(), last: None, truncated: false, is_file: false };
     let (mut snapshot, mut damaged) = (None, Vec::new());
     let question = call.app.question();
-    let mut session = call.app.peers.session_with(call.app.vault.access(None), &question.shutdown)?;
+    let chain = call.app.peers.current().folder.clone();
+    let mut session = call.app.peers.session_with(call.app.vault.access(Some(&chain)), &question.shutdown)?;
     session.entries(
         selection,
         |head| {
@@ -134,6 +141,7 @@ pub fn entries(call: &mut Call<'_>) -> Result<Reply, ApiError> {
         },
         |damage| note_damage(&mut damaged, damage),
     )?;
+    let findings: Vec<Value> = session.compared_with_chain().findings.iter().map(finding_json).collect();
     let _ = session.close();
     if found.is_file {
         return Err(ApiError::bad("the path is no folder"));
@@ -143,6 +151,7 @@ pub fn entries(call: &mut Call<'_>) -> Result<Reply, ApiError> {
         "entries": found.rows,
         "truncated": found.truncated,
         "damaged": damaged,
+        "findings": findings,
     });
     put_path(&mut data, "path", found.folder.as_ref().map_or(&[][..], EntryPath::as_bytes));
     Ok(Reply::from(data))

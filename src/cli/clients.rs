@@ -105,8 +105,8 @@ fn columns(row: &Value) -> [String; 8] {
     [
         row["last_success"].as_str().unwrap_or("never").to_string(),
         snapshots,
-        number(row, "latest_files").to_string(),
-        bytes_text(number(row, "latest_bytes")),
+        row["latest_files"].as_u64().map_or_else(|| "sealed".to_string(), |files| files.to_string()),
+        row["latest_bytes"].as_u64().map_or_else(|| "sealed".to_string(), bytes_text),
         bytes_text(number(row, "stored_bytes")),
         format!("+{}", bytes_text(number(row, "growth_bytes"))),
         quota_text(row),

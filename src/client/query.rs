@@ -15,7 +15,7 @@ use crate::base::path::EntryPath;
 use crate::base::vault::VaultId;
 use crate::channel::{ChannelError, worker};
 use crate::crypto::{ContentHasher, ContentSums};
-use crate::protocol::message::{ContentEnd, EntryRow, Selection, SnapshotRow, ToClient, ToServer};
+use crate::protocol::message::{ContentEnd, EntryRow, FailureCode, Selection, SnapshotRow, ToClient, ToServer};
 
 /// An entry of a snapshot with what is known of its content.
 #[derive(Debug, Clone)]
@@ -422,10 +422,17 @@ fn take_sealed<R>(
     handler: &mut impl FnMut(&ToClient<'_>) -> Result<Option<R>, ClientError>,
 ) -> Result<R, ClientError> {
     let selection = selection_of(request).ok_or_else(unexpected)?;
-    let explain = |error| access.explain(error, &selection.snapshot);
+    let vault = reader.vault();
+    let explain = |error| match (access.explain(error, &selection.snapshot), id) {
+        // By its own list the server has the vault, and the key file says that it is this vault's.
+        (ClientError::Failure { code: FailureCode::NotFound, text }, Some(id)) => {
+            ClientError::Integrity(format!("snapshot {id} is in the vault {vault}, whose key this is: {text}"))
+        }
+        (error, _) => error,
+    };
     access.compare_once(&mut reader, holder).map_err(explain)?;
     let opened = match id {
-        Some(id) => Some(reader.open_by_id(id)?),
+        Some(id) => Some(reader.open_by_id(id).map_err(explain)?),
         None => reader.open(selection)?,
     };
     let opened = opened.ok_or_else(|| explain(reader.nothing_meant(selection)))?;

@@ -114,7 +114,7 @@ struct HeadFile {
 }
 
 /// A time twice: for people, and exactly. Only the exact one is read.
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Moment {
     #[serde(default)]
     utc: String,

@@ -58,8 +58,9 @@ pub struct ClientSummary {
 pub struct LastSnapshot {
     pub id: SnapshotId,
     committed_seconds: i64,
-    pub files: u64,
-    pub bytes: u64,
+    /// What it holds; none where that is sealed in a vault.
+    pub files: Option<u64>,
+    pub bytes: Option<u64>,
 }
 
 impl LastSnapshot {
@@ -114,11 +115,12 @@ fn day(time: Timestamp) -> i64 {
 }
 
 fn last(head: &Head) -> LastSnapshot {
+    let is_open = head.vault.is_none();
     LastSnapshot {
         id: head.id,
         committed_seconds: head.committed.seconds,
-        files: head.totals.files,
-        bytes: head.totals.bytes,
+        files: is_open.then_some(head.totals.files),
+        bytes: is_open.then_some(head.totals.bytes),
     }
 }
 

@@ -307,6 +307,29 @@ fn the_metrics_are_what_prometheus_reads() {
 }
 
 #[test]
+fn what_a_sealed_snapshot_holds_is_unknown_and_not_nothing() {
+    let workplace = Workplace::new();
+    let server = start(&workplace);
+    let source = workplace.write("source/file", "content");
+    let ada = TestClient::new(&workplace, &server.address, "ada");
+    ada.backup(&source);
+    let client = || get(&server, "/api/overview").expect(200)["clients"][0].clone();
+    assert_eq!((&client()["latest_files"], &client()["latest_bytes"]), (&1.into(), &7.into()));
+    crate::vault::create_vault(&ada);
+    crate::vault::back_up(&ada, &source);
+    // The overview is made once a second at most.
+    wait_until(|| client()["snapshots"] == 2, "the second snapshot");
+    assert!(client()["latest_files"].is_null() && client()["latest_bytes"].is_null(), "{}", client());
+    let metrics = String::from_utf8(get(&server, "/metrics").body).unwrap();
+    assert!(metrics.contains("client_snapshots{client=\"ada\"} 2") && !metrics.contains("client_latest_files{"));
+    let data = server.data.to_str().unwrap();
+    let listed = workplace.run(["clients", "--json", "--data", data]).expect(0).event("client");
+    assert!(listed["latest_files"].is_null() && listed["latest_bytes"].is_null(), "{listed}");
+    let listed = workplace.run(["clients", "--data", data]).expect(0);
+    assert_eq!(listed.out().matches(" sealed").count(), 2, "{}", listed.out());
+}
+
+#[test]
 fn it_ends_with_the_server_at_once_whoever_is_connected() {
     let workplace = Workplace::new();
     let server = start(&workplace);

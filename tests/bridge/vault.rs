@@ -261,15 +261,54 @@ fn a_vault_is_read_while_it_is_open_and_restores_the_same() {
         assert_eq!(refused["vault"], open["vault"], "{refused}");
     }
     let locked = row();
-    for name in ["entries", "files", "bytes", "new_bytes", "unreadable", "host", "label", "tags", "roots"] {
-        assert_eq!(locked[name], Value::Null, "{name} is in the head, which is sealed");
+    for sealed in ["entries", "files", "bytes", "new_bytes", "unreadable", "host", "label", "tags", "roots"] {
+        assert!(locked[sealed].is_null() && !open[sealed].is_null(), "{sealed}: {locked}");
     }
+    assert_eq!((&locked["snapshot"], &locked["vault"]), (&open["snapshot"], &open["vault"]));
     let refused = gui.post("/api/restore", json!({ "to": to })).expect(202)["job_id"].as_str().unwrap().to_string();
     let failed = gui.wait_for(&refused, "failed");
     assert!(failed["error"].as_str().unwrap().contains("open it first"), "{failed}");
     gui.post("/api/vault/open", json!({ "passphrase": PASSPHRASE })).expect(200);
     assert_eq!(row(), open);
     assert_eq!(row(), open, "from what is remembered");
+}
+
+/// Backs a file up into the open vault twice; then the server, which comes back where it was, has lost the second snapshot.
+/// Gives both ids.
+pub fn lose_the_newest(workplace: &Workplace, server: TestServer, gui: &Gui) -> (TestServer, [String; 2]) {
+    let file = workplace.write("source/file", "content");
+    let ids = [1, 2].map(|number| {
+        std::fs::write(&file, number.to_string()).unwrap();
+        let job = gui.job(json!({ "paths": [file], "vault": true }));
+        gui.wait_for(&job, "completed")["snapshot"].as_str().unwrap().to_string()
+    });
+    let (data, address) = (server.data.clone(), server.address.clone());
+    assert_eq!(gui.get("/api/snapshots/latest/entries").expect(200)["findings"], json!([]));
+    assert_eq!(server.stop(), 0);
+    for folder in std::fs::read_dir(data.join("snapshots")).unwrap().map(|entry| entry.unwrap().path()) {
+        for end in ["json", "index"] {
+            std::fs::remove_file(folder.join(format!("{}.{end}", ids[1]))).unwrap();
+        }
+    }
+    let port = address.rsplit(':').next().unwrap();
+    (TestServer::start_with(workplace, "data", &["--port", port]), ids)
+}
+
+#[test]
+fn what_a_server_lost_of_a_vault_is_named_once_where_it_is_browsed() {
+    let workplace = Workplace::new();
+    let server = TestServer::start(&workplace);
+    let gui = with_a_vault(&workplace, &server);
+    let (_server, [older, lost]) = lose_the_newest(&workplace, server, &gui);
+    let entries = |what: &str| gui.get(&format!("/api/snapshots/{what}")).expect(200);
+    for what in ["latest/entries", &format!("{older}/entries"), "latest/entries?search=file"] {
+        let found = entries(what);
+        assert_eq!(found["snapshot"], *older);
+        let [finding] = &found["findings"].as_array().unwrap()[..] else { panic!("one: {found}") };
+        assert_eq!(finding["snapshot"], *lost);
+        let reason = finding["reason"].as_str().unwrap();
+        assert!(reason.contains("it was stored last by this host, and is gone"), "{reason}");
+    }
 }
 
 #[test]

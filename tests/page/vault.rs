@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{ENTER, Page};
-use crate::bridge::vault::PASSPHRASE;
+use crate::bridge::vault::{PASSPHRASE, lose_the_newest};
 use crate::support::{tree, wait_until};
 
 /// Types a passphrase into the fields of what is shown, one after the other.
@@ -112,6 +112,17 @@ fn the_vault_is_accessible_in_light_and_dark_and_on_a_phone() {
     assert!(width.as_u64().unwrap() <= 375, "the vault is {width} wide");
     browser.assert_accessible("the vault on a phone");
     browser.assert_quiet();
+}
+
+#[test]
+fn what_the_server_lost_of_the_vault_is_shown_where_it_is_browsed() {
+    let mut page = with_a_vault();
+    let (server, [_, lost]) = lose_the_newest(&page.workplace, page.server, &page.gui);
+    page.server = server;
+    page.view("history");
+    page.browser
+        .wait_for_text("#findings", &format!("Snapshot {lost}: it was stored last by this host, and is gone"));
+    page.browser.assert_accessible("what the server lost");
 }
 
 /// A page with a snapshot in the vault, which is locked, and the history shown.

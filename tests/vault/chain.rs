@@ -101,7 +101,7 @@ fn file_of(data: &Path, id: &str, end: &str) -> PathBuf {
 }
 
 /// The value of a field of a head.
-fn field(head: &str, name: &str) -> String {
+pub fn field(head: &str, name: &str) -> String {
     let start = head.find(&format!("\"{name}\": \"")).unwrap() + name.len() + 5;
     head[start..].split('"').next().unwrap().to_string()
 }
@@ -115,9 +115,14 @@ fn set_field(data: &Path, id: &str, name: &str, value: &str) {
 fn change_head(data: &Path, id: &str, change: impl Fn(&str) -> String) {
     let file = file_of(data, id, "json");
     let changed = change(&fs::read_to_string(&file).unwrap());
+    fs::write(file, with_checksum(&changed)).unwrap();
+}
+
+/// A file of the server's that ends with a checksum, with the one that fits.
+pub fn with_checksum(changed: &str) -> String {
     let (body, _) = changed.split_once(",\n  \"checksum\": \"").unwrap();
     let checksum = hex(&blake3_hash(body.as_bytes()));
-    fs::write(file, format!("{body},\n  \"checksum\": \"{checksum}\"\n}}\n")).unwrap();
+    format!("{body},\n  \"checksum\": \"{checksum}\"\n}}\n")
 }
 
 /// Has each of two heads lead to what the other one has.

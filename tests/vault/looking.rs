@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::{PASSPHRASE, back_up, create_another_vault, opened, with_vault};
+use super::{PASSPHRASE, back_up, create_vault, opened, with_vault};
 use crate::support::{Run, TestClient, TestServer, Workplace};
 
 /// Another host that writes into the owner's vault.
@@ -77,7 +77,7 @@ fn snapshots_show_what_heads_say_to_whoever_gives_the_key() {
     Run::of(wrong).expect(5);
     // A key of a vault that this server has not opens nothing, and shows what is there.
     let stranger = TestClient::new(&workplace, &server.address, "stranger");
-    create_another_vault(&stranger);
+    create_vault(&stranger);
     let key = stranger.state().join("vault.key");
     let run =
         Run::of(opened(&client, [OsStr::new("snapshots"), "--vault-key".as_ref(), key.as_os_str()])).expect(0);
@@ -262,7 +262,7 @@ fn verify_leaves_out_what_is_in_a_vault_whose_key_is_not_here() {
     for name in ["vault.key", "vault-put.key"] {
         fs::rename(client.state().join(name), workplace.join(name)).unwrap();
     }
-    create_another_vault(&client);
+    create_vault(&client);
     back_up(&client, &file);
     let key = workplace.join("vault.key");
     for (words, closed) in [

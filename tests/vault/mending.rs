@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{PASSPHRASE, back_up, create_another_vault, opened, packs, restore, with_vault};
+use super::chain::{field, with_checksum};
+use super::{PASSPHRASE, back_up, create_vault, opened, packs, restore, with_vault};
 use crate::support::{Run, TestClient, TestServer, Workplace, tree};
 
 const FILES: usize = 40;
@@ -94,7 +95,7 @@ fn what_says_who_may_use_a_vault_is_made_again_and_where_it_is_lost_no_key_is_bl
     // Both, under a running server: damage at the server, whichever the key, and nothing takes the vault over.
     files.iter().for_each(|file| fs::remove_file(file).unwrap());
     let (client, other) = (ada(&workplace, &server), TestClient::new(&workplace, &server.address, "other"));
-    create_another_vault(&other);
+    create_vault(&other);
     for words in
         [vec!["backup", "--vault", source.to_str().unwrap()], vec!["restore", "--to", "nothing"], vec!["ls"]]
     {
@@ -115,6 +116,100 @@ fn what_says_who_may_use_a_vault_is_made_again_and_where_it_is_lost_no_key_is_bl
     assert_eq!(fs::read(&files[0]).unwrap(), whole);
     let server = TestServer::start(&workplace);
     tree::assert_same(&source, &restore(&ada(&workplace, &server), &source, "to"));
+}
+
+/// What says who may use a vault, as somebody else would have it: with other tokens, and the checksum that fits.
+fn forged(whole: &[u8]) -> Vec<u8> {
+    let mut text = String::from_utf8(whole.to_vec()).unwrap();
+    for name in ["write_token_sha256", "read_verifier"] {
+        text = text.replace(&field(&text, name), &"5a".repeat(32));
+    }
+    with_checksum(&text).into_bytes()
+}
+
+#[test]
+fn a_forged_file_beside_the_right_one_is_named_and_left_and_the_owner_gets_in() {
+    let workplace = Workplace::new();
+    let (mut server, source) = with_snapshot(&workplace);
+    let data = server.data.clone();
+    let files = ["vault.json", "vault-copy.json"].map(|name| vault_folder(&data).join(name));
+    let whole = fs::read(&files[0]).unwrap();
+    let forgery = forged(&whole);
+    let named = "lost: which of vault.json and vault-copy.json is right";
+    for (round, file) in files.iter().enumerate() {
+        assert_eq!(server.stop(), 0);
+        fs::write(file, &forgery).unwrap();
+        server = TestServer::start(&workplace);
+        server.wait_for_log(named);
+        let found = operator(&workplace, &["verify"], &data).expect(6);
+        assert!(told(&found).contains(named), "{}", told(&found));
+        tree::assert_same(&source, &restore(&ada(&workplace, &server), &source, &format!("to-{round}")));
+        back_up(&ada(&workplace, &server), &source);
+        assert_eq!(server.stop(), 0);
+        let repaired = operator(&workplace, &["server", "--repair"], &data).expect(6);
+        assert!(told(&repaired).contains("the keys of both are let in"), "{}", told(&repaired));
+        assert_eq!(fs::read(file).unwrap(), forgery, "both are as they were");
+        assert_eq!(fs::read(&files[1 - round]).unwrap(), whole, "both are as they were");
+        fs::write(file, &whole).unwrap();
+        operator(&workplace, &["server", "--repair"], &data).expect(0);
+        server = TestServer::start(&workplace);
+    }
+    // Nobody but a copy of the data folder knows better; the key is not what is named.
+    files.iter().for_each(|file| fs::write(file, &forgery).unwrap());
+    let client = ada(&workplace, &server);
+    for chain_is_kept in [true, false] {
+        if !chain_is_kept {
+            fs::remove_file(client.state().join("vault-chain.json")).unwrap();
+        }
+        for words in [vec!["ls"], vec!["restore", "--to", "nothing"]] {
+            let run = Run::of(opened(&client, &words)).expect(6);
+            assert!(run.err().contains("(vault.json) is damaged or forged"), "{words:?}: {}", run.err());
+            assert!(run.err().contains("whose key this is") || chain_is_kept, "{words:?}: {}", run.err());
+        }
+    }
+    let refused = client.run(["backup", "--vault", source.to_str().unwrap()]).expect(1);
+    assert!(refused.err().contains("(vault.json) is damaged or forged"), "{}", refused.err());
+    fs::write(&files[1], &whole).unwrap();
+    tree::assert_same(&source, &restore(&client, &source, "to"));
+}
+
+#[test]
+fn files_of_two_vaults_that_were_exchanged_are_named_and_left_and_both_restore() {
+    let workplace = Workplace::new();
+    let (server, source) = with_snapshot(&workplace);
+    let data = server.data.clone();
+    let other = TestClient::new(&workplace, &server.address, "other");
+    let own = vault_folder(&data);
+    create_vault(&other);
+    back_up(&other, &source);
+    assert_eq!(server.stop(), 0);
+    let folders = fs::read_dir(data.join("vaults")).unwrap().map(|entry| entry.unwrap().path());
+    let others = folders.into_iter().find(|folder| *folder != own).expect("two vaults");
+    let files = [own.join("vault.json"), others.join("vault.json")];
+    let wholes = files.each_ref().map(|file| fs::read(file).unwrap());
+    fs::write(&files[0], &wholes[1]).unwrap();
+    fs::write(&files[1], &wholes[0]).unwrap();
+    let server = TestServer::start(&workplace);
+    for folder in [&own, &others] {
+        let id = folder.file_name().unwrap().to_str().unwrap();
+        server.wait_for_log(&format!("lost: what it said: it is that of vault {id}, and is left"));
+    }
+    for (name, to) in [("ada", "to-own"), ("other", "to-others")] {
+        let client = TestClient::new(&workplace, &server.address, name);
+        tree::assert_same(&source, &restore(&client, &source, to));
+    }
+    let found = operator(&workplace, &["verify"], &data).expect(6);
+    assert!(told(&found).contains("vault-copy.json counts"), "{}", told(&found));
+    assert!(fs::read(&files[0]).unwrap() == wholes[1] && fs::read(&files[1]).unwrap() == wholes[0]);
+    // Without the copies each is at the other's place only, and from there it is put back.
+    assert_eq!(server.stop(), 0);
+    [&own, &others].iter().for_each(|folder| fs::remove_file(folder.join("vault-copy.json")).unwrap());
+    let server = TestServer::start(&workplace);
+    let client = ada(&workplace, &server);
+    let run = Run::of(opened(&client, ["ls"])).expect(6);
+    assert!(run.err().contains("a part of the server's store is damaged"), "{}", run.err());
+    files.iter().zip(&wholes).for_each(|(file, whole)| fs::write(file, whole).unwrap());
+    tree::assert_same(&source, &restore(&client, &source, "to"));
 }
 
 /// Verifies the store of a server that is not running, over an index that was spoilt in so many ways.

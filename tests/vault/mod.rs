@@ -13,9 +13,10 @@ mod under_load;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
 
 use cyberbackup::crypto::vault::{FullKey, PassphraseCost};
 
@@ -23,36 +24,18 @@ use crate::support::{Run, TestClient, TestServer, Workplace};
 
 const PASSPHRASE: &str = "CYBERBACKUP_PASSPHRASE";
 
-/// The files of a vault's keys, under the passphrase "one": the full key's, and the half that writes.
-struct KeyFiles {
-    full: Vec<u8>,
-    put: Vec<u8>,
-}
-
-impl KeyFiles {
-    /// At the least cost that is accepted: what `vault create` chooses is meant to take most of a second at each opening.
-    fn new() -> KeyFiles {
-        let key = FullKey::generate().unwrap();
-        let full = key.to_file(b"one", PassphraseCost::LEAST).unwrap();
-        KeyFiles { full, put: key.put().to_file().to_vec() }
-    }
-
-    fn write(&self, state: &Path) {
-        fs::create_dir_all(state).unwrap();
-        fs::write(state.join("vault.key"), &self.full).unwrap();
-        fs::write(state.join("vault-put.key"), &self.put).unwrap();
-    }
-}
-
-/// A vault's keys in a client's state folder: always those of the same vault.
-fn create_vault(client: &TestClient<'_>) {
-    static FILES: LazyLock<KeyFiles> = LazyLock::new(KeyFiles::new);
-    FILES.write(&client.state());
-}
-
-/// The keys of a vault that is no other test's and no other client's.
-fn create_another_vault(client: &TestClient<'_>) {
-    KeyFiles::new().write(&client.state());
+/// A vault's keys in a client's state folder, under the passphrase "one": as `vault create` makes them, but under the least
+/// that a passphrase may cost, which every command that opens the vault pays.
+pub fn create_vault(client: &TestClient<'_>) {
+    let key = FullKey::generate().unwrap();
+    let state = client.state();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&state).unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(state.join(name));
+        file.and_then(|mut file| file.write_all(bytes)).unwrap();
+    };
+    write("vault.key", &key.to_file(b"one", PassphraseCost::LEAST).unwrap());
+    write("vault-put.key", &key.put().to_file());
 }
 
 /// A client's command with the passphrase at hand.
@@ -64,7 +47,7 @@ fn opened<S: AsRef<OsStr>>(client: &TestClient<'_>, words: impl IntoIterator<Ite
 
 /// Backs `path` up into the vault and gives the snapshot's id. No passphrase is at hand.
 #[track_caller]
-fn back_up(client: &TestClient<'_>, path: &Path) -> String {
+pub fn back_up(client: &TestClient<'_>, path: &Path) -> String {
     let words = ["backup", "--vault", "--json", "--quiet"].map(OsStr::new);
     let run = client.run(words.into_iter().chain([path.as_os_str()])).expect(0);
     run.event("summary")["snapshot"].as_str().expect("a stored snapshot").to_string()

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{PASSPHRASE, back_up, create_another_vault, opened, packs, restore, with_vault};
+use super::{PASSPHRASE, back_up, create_vault, opened, packs, restore, with_vault};
 use crate::support::{Run, TestClient, TestServer, Workplace, tree};
 
 /// A path as snapshots hold it.
@@ -111,7 +111,7 @@ fn the_key_of_another_vault_opens_nothing() {
     let workplace = Workplace::new();
     let (server, client) = with_vault(&workplace);
     let other = TestClient::new(&workplace, &server.address, "other");
-    create_another_vault(&other);
+    create_vault(&other);
     let source = workplace.write("source/file", "1");
     back_up(&client, &source);
     let key = other.state().join("vault.key");

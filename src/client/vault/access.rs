@@ -91,7 +91,7 @@ impl VaultAccess {
                 return Ok(());
             }
         };
-        if chain.stored().is_empty() {
+        if chain.is_empty() {
             *compared = Some(Compared::default());
             return Ok(());
         }

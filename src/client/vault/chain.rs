@@ -295,6 +295,11 @@ impl Chain {
         self.writer
     }
 
+    /// Whether nothing is known to be stored, under any writer's id.
+    pub fn is_empty(&self) -> bool {
+        self.kept.all().next().is_none()
+    }
+
     /// The heads that this writer is known to have stored, the oldest first.
     pub fn stored(&self) -> &[Link] {
         &self.kept.stored

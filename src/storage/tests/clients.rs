@@ -168,7 +168,7 @@ fn the_sums_of_a_client_are_read_from_its_heads_only_when_they_changed() {
     settle(&store, client);
     let summary = store.summary(client).unwrap();
     assert_eq!((summary.snapshots, summary.stored_bytes), (4, 4 * head.totals.stored_bytes));
-    assert_eq!(summary.last.as_ref().unwrap().files, 1);
+    assert_eq!(summary.last.as_ref().unwrap().files, Some(1));
     assert_eq!(summary.growth(head.committed), 4 * head.totals.stored_bytes);
     assert_eq!(summary.growth(Timestamp { seconds: head.committed.seconds + 31 * 86_400, nanoseconds: 0 }), 0);
     // Emptied in place: whoever read them again would see it.
