@@ -145,7 +145,8 @@ fn cpu_time(id: u32) -> Duration {
 }
 
 /// Backs the same up `rounds` times with so many viewers, one of them not reading, and as often with none, in turns.
-/// Gives the bridge's CPU time with viewers as a part of that without.
+/// Gives the bridge's CPU time with viewers as a part of that without: the least of each, since what else runs meanwhile
+/// only adds to it.
 fn cost_of_viewers(viewers: usize, rounds: u32, large_bytes: u64) -> f64 {
     let workplace = Workplace::in_memory();
     let server = TestServer::start(&workplace);
@@ -163,14 +164,14 @@ fn cost_of_viewers(viewers: usize, rounds: u32, large_bytes: u64) -> f64 {
         (job, cpu_time(gui.id()) - before)
     };
     back_up();
-    let (mut alone, mut watched) = (Duration::ZERO, Duration::ZERO);
+    let (mut alone, mut watched) = (Duration::MAX, Duration::MAX);
     for _ in 0..rounds {
-        alone += back_up().1;
+        alone = alone.min(back_up().1);
         let deaf = Watcher::open(&gui);
         let reading: Vec<Reading> = (1..viewers).map(|_| Reading::start(&gui)).collect();
         wait_until(|| gui.get("/health").json()["viewers"] == viewers, "all viewers");
         let (job, cost) = back_up();
-        watched += cost;
+        watched = watched.min(cost);
         let ends: Vec<Value> = reading.into_iter().map(Reading::stop).collect();
         assert!(ends.iter().all(|end| end["data"]["job_id"] == job.as_str()), "each viewer sees the end");
         drop(deaf);
@@ -190,6 +191,6 @@ fn a_hundred_viewers_cost_little() {
 
 #[test]
 fn twenty_viewers_cost_next_to_nothing() {
-    let part = cost_of_viewers(20, 2, 128 * 1024 * 1024);
+    let part = cost_of_viewers(20, 4, 128 * 1024 * 1024);
     assert!(part <= 1.15, "{part:.3}");
 }
