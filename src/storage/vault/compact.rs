@@ -1,14 +1,18 @@
 //! Packs that hold nothing any more are removed. What lives in one that is less than half alive is copied to another
 //! pack; that is flushed, one change of the index leads to the new places, and then the old pack goes. Who reads from
 //! it meanwhile has it open, or finds it gone and looks the place up again.
+//!
+//! The key of an object lies in the same pack, once. Which keys are needed is known from what is sealed under them, so
+//! that a pack with few objects is weighed before it is emptied: its copy could be as large.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::TryLockError;
 
 use super::index::{Flush, has_key};
 use super::pack::{PackWriter, Scanned, Scanner, pack_name};
-use super::record::{Kind, NewRecord, Record};
+use super::record::{Kind, NewRecord, PACK_HEADER_BYTES, Record};
 use super::rows::{ObjectRow, PackRow, Place};
 use super::{Vault, pack_rows};
 use crate::base::limits::{VAULT_OBJECTS_AT_ONCE, VAULT_PACK_BYTES};
@@ -31,11 +35,27 @@ struct Copies {
     bytes: u64,
 }
 
+fn place_of(pack: u32, offset: u64, record: &Record) -> Place {
+    Place { pack, offset: offset as u32, length: record.payload().len() as u32 }
+}
+
+/// Whether less than half of it are objects that the index leads to.
+fn has_few_objects(row: &PackRow) -> bool {
+    row.objects == 0 || row.live_bytes * 2 < row.indexed_bytes
+}
+
 impl Vault {
-    /// Empties packs; gives the bytes that the disk has back.
-    pub fn compact(&self, is_stopped: &dyn Fn() -> bool) -> Result<u64, StoreError> {
+    /// Empties packs; gives the bytes that the disk has back. What was weighed and stays is not weighed again until it
+    /// changes.
+    pub fn compact(
+        &self,
+        weighed: &mut BTreeMap<u32, PackRow>,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<u64, StoreError> {
+        let rows = pack_rows(&self.index)?;
+        weighed.retain(|number, _| rows.contains_key(number));
         let mut numbers: Vec<(bool, u32)> =
-            pack_rows(&self.index)?.into_iter().map(|(number, row)| (row.objects > 0, number)).collect();
+            rows.into_iter().map(|(number, row)| (row.objects > 0, number)).collect();
         // Empty ones first: nothing is to be copied into them.
         numbers.sort_unstable();
         let mut freed = 0u64;
@@ -43,13 +63,20 @@ impl Vault {
         let mut result = Ok(());
         for (_, number) in numbers {
             let row = self.index.read(|index| index.packs.get(&number))?;
-            let Some(row) = row.filter(|row| row.objects == 0 || row.live_bytes * 2 < row.indexed_bytes) else {
+            let Some(row) = row.filter(has_few_objects).filter(|row| weighed.get(&number) != Some(row)) else {
                 continue;
             };
             if is_stopped() || !locked(&self.claims).insert(number) {
                 continue;
             }
-            let emptied = self.empty(number, row, &mut copies);
+            let needed = self.weigh(number, row);
+            let emptied = needed.and_then(|needed| match needed * 2 < row.indexed_bytes {
+                true => self.empty(number, row, &mut copies),
+                false => {
+                    weighed.insert(number, row);
+                    Ok(0)
+                }
+            });
             self.release_pack(number);
             match emptied {
                 Ok(bytes) => freed += bytes,
@@ -83,6 +110,29 @@ impl Vault {
         Ok(row()?.is_none())
     }
 
+    /// What a copy of the pack would take: what lives in it, and each key of that once.
+    fn weigh(&self, number: u32, row: PackRow) -> Result<u64, StoreError> {
+        if row.objects == 0 {
+            return Ok(0);
+        }
+        let path = self.pack_path(number);
+        let mut scanner = Scanner::open(&path, 0, true).at("open", &path)?;
+        self.index.read(|index| {
+            let (mut needed, mut keys) = (PACK_HEADER_BYTES as u64 + row.live_bytes, BTreeSet::new());
+            while scanner.offset() < row.indexed_bytes
+                && let Some(Scanned { offset, record }) = scanner.next().at("read", &path)?
+            {
+                let Some(id) = record.key() else { continue };
+                let here = place_of(number, offset, &record);
+                if index.object(&record.indexed_name())?.is_some_and(|row| row.place == here) && keys.insert(id) {
+                    let wrapped = index.keys.get(id.as_bytes())?.map_or(0, |key| key.wrapped.len());
+                    needed += Kind::Key.record_bytes(wrapped);
+                }
+            }
+            Ok(needed)
+        })
+    }
+
     /// Copies what lives in the pack, then removes it.
     fn empty(&self, number: u32, row: PackRow, copies: &mut Copies) -> Result<u64, StoreError> {
         let path = self.pack_path(number);
@@ -91,7 +141,7 @@ impl Vault {
             while scanner.offset() < row.indexed_bytes
                 && let Some(Scanned { offset, record }) = scanner.next().at("read", &path)?
             {
-                let from = Place { pack: number, offset: offset as u32, length: record.payload().len() as u32 };
+                let from = place_of(number, offset, &record);
                 self.copy(record, from, copies)?;
             }
             self.settle_copies(copies)?;
@@ -121,7 +171,8 @@ impl Vault {
         })?;
         let Some(wrapped) = wrapped else { return Ok(()) };
         if copies.pack.is_none() {
-            let pack = self.claim_pack()?;
+            // Not into one that is about to be emptied itself.
+            let pack = self.claim_pack(|row| !has_few_objects(row))?;
             copies.bytes += pack.length() - pack.flushed_bytes();
             copies.pack = Some(pack);
         }
@@ -146,7 +197,7 @@ impl Vault {
             return Ok(());
         }
         self.flush_pack(pack)?;
-        let (number, length, key_bytes) = (pack.number, pack.length(), pack.take_key_bytes());
+        let (number, length) = (pack.number, pack.length());
         let moves = std::mem::take(&mut copies.moves);
         self.index.write(Flush::Now, |index| {
             for Move { name, from, to } in &moves {
@@ -156,7 +207,7 @@ impl Vault {
                     index.put_object(name.as_bytes(), Some(old), Some(new))?;
                 }
             }
-            index.note_pack(number, length, key_bytes);
+            index.note_pack(number, length);
             Ok(())
         })?;
         if length >= VAULT_PACK_BYTES {

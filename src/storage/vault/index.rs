@@ -335,11 +335,9 @@ impl<'a> Writing<'a> {
         Ok(self.meta.get(&TURN)?.unwrap_or(0))
     }
 
-    /// Notes up to where a pack is indexed, and how many bytes of keys came with that.
-    pub fn note_pack(&mut self, number: u32, indexed_bytes: u64, key_bytes: u64) {
-        let change = self.pack_changes.entry(number).or_default();
-        change.indexed_bytes = Some(indexed_bytes);
-        change.live_bytes += key_bytes as i64;
+    /// Notes up to where a pack is indexed.
+    pub fn note_pack(&mut self, number: u32, indexed_bytes: u64) {
+        self.pack_changes.entry(number).or_default().indexed_bytes = Some(indexed_bytes);
     }
 
     /// Puts the new state of an object in the place of the `old` one, and keeps in step with it what else the index

@@ -33,7 +33,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -86,7 +86,9 @@ pub struct Vault {
     index: Index,
     /// Packs that somebody adds to or empties.
     claims: Mutex<BTreeSet<u32>>,
-    tidying: Mutex<()>,
+    /// Held by whoever tidies; packs that have few objects, and stay for the keys of these: as they were when that was
+    /// found.
+    tidying: Mutex<BTreeMap<u32, PackRow>>,
     /// Uploads that have a session, by client and id.
     live: Mutex<BTreeSet<[u8; rows::UPLOAD_KEY_BYTES]>>,
     /// Snapshots whose rows are there, or about to be, and whose heads are about to come.
@@ -154,7 +156,7 @@ impl Vault {
     }
 
     /// A pack to add to, which nobody else does until it is [released](Vault::release_pack).
-    fn claim_pack(&self) -> Result<PackWriter, StoreError> {
+    fn claim_pack(&self, suits: impl Fn(&PackRow) -> bool) -> Result<PackWriter, StoreError> {
         let mut claims = locked(&self.claims);
         let (open, last) = self.index.read(|index| {
             let mut open = None;
@@ -162,7 +164,7 @@ impl Vault {
             for row in index.packs.iter()?.rev().take(PACKS_TRIED_MAX) {
                 let (number, row) = row?;
                 last = last.max(number);
-                if row.indexed_bytes < VAULT_PACK_BYTES && !claims.contains(&number) {
+                if row.indexed_bytes < VAULT_PACK_BYTES && suits(&row) && !claims.contains(&number) {
                     open = Some((number, row.indexed_bytes));
                 }
             }

@@ -40,8 +40,6 @@ pub struct PackWriter {
     length: u64,
     /// The keys whose records this writer has put into it.
     keys: BTreeSet<DataKeyId>,
-    /// Bytes of those records since they were asked for last.
-    key_bytes: u64,
     /// So much of it was on the disk when it was opened, or flushed last.
     flushed_bytes: u64,
     /// A write did not succeed: what is on the disk behind the indexed bytes is nothing to go by.
@@ -64,7 +62,7 @@ impl PackWriter {
     fn new(number: u32, file: NewFile, buffer: Vec<u8>, length: u64) -> PackWriter {
         let flushed_bytes = if buffer.is_empty() { length } else { 0 };
         let keys = BTreeSet::new();
-        PackWriter { number, file, buffer, length, keys, key_bytes: 0, flushed_bytes, has_failed: false }
+        PackWriter { number, file, buffer, length, keys, flushed_bytes, has_failed: false }
     }
 
     pub fn length(&self) -> u64 {
@@ -85,16 +83,9 @@ impl PackWriter {
         if self.keys.contains(&id) {
             return Ok(());
         }
-        let before = self.length;
         self.append(&NewRecord { kind: Kind::Key, name: key_name(id), key: None, payload: &[wrapped] })?;
         self.keys.insert(id);
-        self.key_bytes += self.length - before;
         Ok(())
-    }
-
-    /// Bytes of the key records that were put since this was asked last.
-    pub fn take_key_bytes(&mut self) -> u64 {
-        std::mem::take(&mut self.key_bytes)
     }
 
     pub fn append(&mut self, record: &NewRecord<'_>) -> io::Result<Place> {

@@ -189,8 +189,8 @@ impl Rebuilding<'_> {
     }
 }
 
-/// Puts a record into the index, where it is the first of its name. Gives its bytes where it is a key's.
-fn take_record(index: &mut Writing<'_>, number: u32, scanned: &Scanned) -> Result<u64, IndexError> {
+/// Puts a record into the index, where it is the first of its name.
+fn take_record(index: &mut Writing<'_>, number: u32, scanned: &Scanned) -> Result<(), IndexError> {
     let Scanned { offset, record } = scanned;
     if record.kind == Kind::Key {
         let id = record.name.as_bytes().first_chunk::<16>().expect("32 bytes have 16");
@@ -199,18 +199,17 @@ fn take_record(index: &mut Writing<'_>, number: u32, scanned: &Scanned) -> Resul
             let row = KeyRow { number: known, wrapped: record.payload().to_vec(), ..row };
             index.keys.insert(id, &row)?;
         }
-        return Ok(record.as_bytes().len() as u64);
+        return Ok(());
     }
     let name = record.indexed_name();
     if index.object(name.as_bytes())?.is_some() {
-        return Ok(0);
+        return Ok(());
     }
     // The key may come from another pack.
     let key = record.key().map_or(Ok(0), |key| index.number_of_key(key.as_bytes(), b""))?;
     let place = Place { pack: number, offset: *offset as u32, length: record.payload().len() as u32 };
     let row = ObjectRow { place, key, kind: record.kind, is_damaged: false, refs: 0, since: index.turn()? };
-    index.put_object(name.as_bytes(), None, Some(row))?;
-    Ok(0)
+    index.put_object(name.as_bytes(), None, Some(row))
 }
 
 /// Adds a reference; gives how many there are now. What is not there is lost.
@@ -266,21 +265,20 @@ fn take_records(
     number: u32,
     scanner: &mut Scanner,
     path: &Path,
-    take: impl Fn(&mut Writing<'_>, u32, &Scanned) -> Result<u64, IndexError>,
+    take: impl Fn(&mut Writing<'_>, u32, &Scanned) -> Result<(), IndexError>,
 ) -> Result<u64, StoreError> {
     let (mut found, mut is_over) = (0, false);
     while !is_over {
         index.write(Flush::Now, |index| {
-            let mut key_bytes = 0;
             for _ in 0..VAULT_OBJECTS_AT_ONCE {
                 let Some(scanned) = scanner.next().at("read", path)? else {
                     is_over = true;
                     break;
                 };
                 found += 1;
-                key_bytes += take(index, number, &scanned)?;
+                take(index, number, &scanned)?;
             }
-            index.note_pack(number, scanner.offset(), key_bytes);
+            index.note_pack(number, scanner.offset());
             Ok(())
         })?;
     }
@@ -288,19 +286,19 @@ fn take_records(
 }
 
 /// Of a snapshot that comes here no head was written. A list is taken where its chunks are there.
-fn take_tail_record(index: &mut Writing<'_>, number: u32, scanned: &Scanned) -> Result<u64, IndexError> {
+fn take_tail_record(index: &mut Writing<'_>, number: u32, scanned: &Scanned) -> Result<(), IndexError> {
     match scanned.record.kind {
-        Kind::Snapshot => return Ok(0),
+        Kind::Snapshot => return Ok(()),
         Kind::List => {
             let names: Vec<ChunkName> = scanned.record.names().collect();
             if index.object(scanned.record.name.as_bytes())?.is_some() {
-                return Ok(0);
+                return Ok(());
             }
             let mut rows = BTreeSet::new();
             for name in &names {
                 match index.object(name.as_bytes())? {
                     Some(row) if row.is_whole() && row.kind == Kind::Chunk => rows.insert(name),
-                    _ => return Ok(0),
+                    _ => return Ok(()),
                 };
             }
             for name in &names {
@@ -310,7 +308,7 @@ fn take_tail_record(index: &mut Writing<'_>, number: u32, scanned: &Scanned) -> 
         // A chunk comes behind its key.
         Kind::Chunk => match scanned.record.key() {
             Some(key) if index.keys.get(key.as_bytes())?.is_some() => {}
-            _ => return Ok(0),
+            _ => return Ok(()),
         },
         Kind::Key => {}
     }

@@ -129,7 +129,7 @@ fn u64_at(bytes: &[u8], place: usize) -> u64 {
 pub struct PackRow {
     /// So much of it is flushed, and its objects are in the index.
     pub indexed_bytes: u64,
-    /// Of the records that the index leads to, and of keys.
+    /// Of the records that the index leads to: those of keys are not among them.
     pub live_bytes: u64,
     /// Objects that the index leads to.
     pub objects: u32,

@@ -57,7 +57,7 @@ impl Store {
     /// Wins back what dropped snapshots of a vault alone needed.
     pub fn tidy_vault(&self, id: VaultId) -> Result<Tidied, StoreError> {
         let vault = self.open_vault(id, None, Opening::Checked)?;
-        let _turn = locked(&vault.tidying);
+        let mut weighed = locked(&vault.tidying);
         let mut tidied = Tidied { snapshots: self.release_dropped(&vault)?, ..Tidied::default() };
         let is_stopped = || self.shared.sweeps_stopped.load(std::sync::atomic::Ordering::Relaxed);
         let are_needs_known = vault.are_needs_known()?;
@@ -67,7 +67,7 @@ impl Store {
                 swept => tidied.objects += swept,
             }
         }
-        tidied.bytes = vault.compact(&is_stopped)?;
+        tidied.bytes = vault.compact(&mut weighed, &is_stopped)?;
         Ok(tidied)
     }
 

@@ -100,12 +100,11 @@ struct VaultSession {
     ending: Ending,
 }
 
-/// Up to where a pack was written, and how many bytes of keys' records that took.
+/// Up to where a pack was written.
 #[derive(Debug, Clone, Copy)]
 struct PackEnd {
     number: u32,
     length: u64,
-    key_bytes: u64,
 }
 
 /// What becomes of what was stored.
@@ -444,7 +443,7 @@ impl VaultSession {
             return Err(StoreError::out_of_place("what is to be stored is too long, or nothing"));
         }
         if self.pack.is_none() {
-            self.pack = Some(self.vault.claim_pack()?);
+            self.pack = Some(self.vault.claim_pack(|_| true)?);
         }
         let pack = self.pack.as_mut().expect("claimed just now");
         let (before, path) = (pack.length(), self.vault.pack_path(pack.number));
@@ -471,7 +470,7 @@ impl VaultSession {
         if let Some(pack) = &mut self.pack {
             self.vault.flush_pack(pack)?;
             let (number, length) = (pack.number, pack.length());
-            self.filled.push(PackEnd { number, length, key_bytes: pack.take_key_bytes() });
+            self.filled.push(PackEnd { number, length });
             self.pack = None;
         }
         Ok(())
@@ -487,7 +486,7 @@ impl VaultSession {
         }
         let mut packs = std::mem::take(&mut self.filled);
         if let Some(pack) = &mut self.pack {
-            packs.push(PackEnd { number: pack.number, length: pack.length(), key_bytes: pack.take_key_bytes() });
+            packs.push(PackEnd { number: pack.number, length: pack.length() });
         }
         let (objects, lists) = (std::mem::take(&mut self.objects), std::mem::take(&mut self.new_lists));
         self.listed = 0;
@@ -499,7 +498,7 @@ impl VaultSession {
             if let Some(snapshot) = &snapshot {
                 snapshot.add(index)?;
             }
-            packs.iter().for_each(|pack| index.note_pack(pack.number, pack.length, pack.key_bytes));
+            packs.iter().for_each(|pack| index.note_pack(pack.number, pack.length));
             index.uploads.insert(&self.row_key, &self.row)
         });
         // What is not in the index now is as good as not stored.

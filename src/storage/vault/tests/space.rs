@@ -28,6 +28,71 @@ fn the_space_of_dropped_snapshots_comes_back_and_kept_ones_stay_whole() {
     check_snapshot(&fixture.store, &third, &tree(0..2));
 }
 
+/// Backs up the chunk of this number, of so many blocks, under a key as large as any.
+fn one_chunk(fixture: &Fixture, number: u64, blocks: usize) -> Arc<Head> {
+    let wrapped_key = UploadId::random().as_bytes().repeat(32);
+    let request = VaultUploadRequest { wrapped_key, ..request(UploadId::random()) };
+    let mut client = Client::begin(&fixture.store, fixture.client, request).unwrap();
+    let name = chunk_name(number);
+    assert_eq!(client.lacking(&[name]).unwrap(), [0]);
+    client.upload.chunk(name, &sealed(name, client.key, blocks)).unwrap();
+    client.upload.list(name.as_bytes()).unwrap();
+    client.upload.needs(list_id(&[name]).as_bytes()).unwrap();
+    client.commit().unwrap()
+}
+
+#[test]
+fn keys_of_what_was_dropped_hold_no_space() {
+    let fixture = fixture();
+    let (store, client) = (&fixture.store, fixture.client);
+    // Of each 2,000 bytes, 550 are the key's.
+    let heads: Vec<Arc<Head>> = (0..40).map(|number| one_chunk(&fixture, number, BLOCKS)).collect();
+    let kept: Tree = (0..17).map(|number| vec![number]).collect();
+    let last = back_up(store, client, &kept);
+    let before = fixture.pack_bytes();
+    heads.iter().for_each(|head| drop_snapshot(store, head));
+    store.tidy_vault(vault()).unwrap();
+    let needed = fixture.pack_bytes();
+    assert!(needed * 2 < before, "{needed} of {before} bytes");
+    check_snapshot(store, &last, &kept);
+}
+
+#[test]
+fn a_pack_of_little_more_than_keys_that_are_needed_is_not_written_again_and_again() {
+    let fixture = fixture();
+    let heads: Vec<Arc<Head>> = (0..20).map(|number| one_chunk(&fixture, number, 4)).collect();
+    let (packs, bytes) = (packs_of(&fixture.path()), fixture.pack_bytes());
+    for _ in 0..2 {
+        assert_eq!(fixture.store.tidy_vault(vault()).unwrap(), Tidied::default());
+        assert_eq!((packs_of(&fixture.path()), fixture.pack_bytes()), (packs.clone(), bytes));
+    }
+    heads.iter().skip(1).for_each(|head| drop_snapshot(&fixture.store, head));
+    fixture.store.tidy_vault(vault()).unwrap();
+    assert!(fixture.pack_bytes() * 10 < bytes, "{} of {bytes} bytes", fixture.pack_bytes());
+    assert_eq!(damage_of(&fixture.store, &heads[0]), Vec::<String>::new());
+}
+
+#[test]
+fn two_packs_that_are_half_dead_are_both_written_anew_at_once() {
+    let fixture = fixture();
+    let (store, client) = (&fixture.store, fixture.client);
+    // Two at once have a pack each.
+    let begin = || Client::begin(store, client, request(UploadId::random())).unwrap();
+    let trees = [tree(0..20), tree(20..40)];
+    let mut uploads = [begin(), begin()];
+    uploads.iter_mut().zip(&trees).for_each(|(upload, tree)| drop(upload.send(tree).unwrap()));
+    let heads = uploads.map(|upload| upload.commit().unwrap());
+    let kept: Tree = tree(0..40).into_iter().step_by(10).collect();
+    let last = back_up(store, client, &kept);
+    let before = fixture.pack_bytes();
+    heads.iter().for_each(|head| drop_snapshot(store, head));
+    assert!(packs_of(&fixture.path()).len() > 1);
+    store.tidy_vault(vault()).unwrap();
+    let needed = fixture.pack_bytes();
+    assert!(needed < before / 6, "{needed} of {before} bytes");
+    check_snapshot(store, &last, &kept);
+}
+
 #[test]
 fn what_an_open_upload_was_told_is_held_stays_for_it() {
     let fixture = fixture();
