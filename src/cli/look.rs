@@ -267,7 +267,15 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         true => VerifySummary::default(),
         false => session.verify(selection.clone(), progress, |damage| output.damage_event(damage))?,
     };
-    let (mut opened, mut snapshots_dropped) = (None, 0);
+    let (mut opened, mut snapshots_dropped, mut is_doubtful) = (None, 0, false);
+    // With the key the whole chain is compared, below.
+    if !is_opened
+        && selection.snapshot.is_empty()
+        && let Some(finding) = session.newest_in_vault_is_shown()?
+    {
+        is_doubtful = true;
+        output.event(Event::Warning { message: &finding.to_string() });
+    }
     if is_opened {
         let mut damage = |damage: &Damage| output.damage_event(damage);
         let mut warning = |message: &str| output.event(Event::Warning { message });
@@ -275,7 +283,8 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         let found = session.verify_vaults(&selection, read_data, telling)?;
         opened = Some((found.files, found.bytes));
         snapshots_dropped = found.snapshots_dropped;
-        (summary.not_looked_into, summary.is_chain_unread) = (found.not_looked_into, found.is_chain_unread);
+        summary.not_looked_into = found.not_looked_into;
+        is_doubtful = found.is_chain_unread;
         summary.add_damage(found);
     }
     close(session);
@@ -285,7 +294,7 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
         output.say(&format!("the server says that it dropped {what} of this host from the vault"));
     }
     let count = summary.damaged.len() as u64 + summary.more_damaged;
-    let code = match (count, summary.not_looked_into > 0 || summary.is_chain_unread) {
+    let code = match (count, summary.not_looked_into > 0 || is_doubtful) {
         (1.., _) => ExitCode::Integrity,
         (0, true) => ExitCode::Partial,
         (0, false) => ExitCode::Done,

@@ -228,6 +228,9 @@ fn a_server_that_was_set_back_is_warned_of_and_the_backup_goes_on() {
 
     let server = TestServer::start(&workplace);
     let host = Host::new(&workplace, &server, "ada");
+    // No key is needed to see it.
+    let run = host.client.run(["verify"]).expect(3);
+    assert!(run.err().contains("set back"), "{}", run.err());
     let run = host.backup_with(&source, &[]).expect(0);
     let lost = newer.event("summary")["snapshot"].as_str().unwrap().to_string();
     let told = Host::told(&run);
@@ -237,6 +240,8 @@ fn a_server_that_was_set_back_is_warned_of_and_the_backup_goes_on() {
     host.assert_restores(&source, "restored");
     let run = host.backup_with(&source, &[]).expect(0);
     assert!(!Host::told(&run).contains("set back"), "{}", Host::told(&run));
+    let run = host.client.run(["verify"]).expect(0);
+    assert!(!run.err().contains("set back"), "{}", run.err());
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -318,22 +318,32 @@ fn an_older_one_that_is_shown_as_the_latest_is_named() {
 fn a_plain_snapshot_in_the_place_of_a_sealed_one_is_refused() {
     let workplace = Workplace::new();
     let (mut fixture, ids) = Fixture::new(&workplace, 2);
+    let source = fixture.source.to_str().unwrap().to_string();
+    let root = source.trim_start_matches('/');
     fixture.change(true, |data| {
         change_head(data, &ids[1], |head| {
             let (before, rest) = head.split_once("  \"vault\": {").unwrap();
             let (_, after) = rest.split_once('}').unwrap();
-            format!("{}{after}", before.trim_end().trim_end_matches(','))
+            let plain = format!("{}{after}", before.trim_end().trim_end_matches(','));
+            let roots = format!("\"roots\": [{{\"path\": \"{root}\"}}]");
+            assert!(plain.contains("\"roots\": []"));
+            plain.replace("\"roots\": []", &roots)
         });
     });
     let told = format!("snapshot {}: this host stored it in a vault", ids[1]);
     let file = fixture.file();
-    for words in
-        [&["ls"][..], &["cat", &file], &["ls", "--snapshot", &ids[1]], &["find", "file"], &["diff", &ids[0]]]
-    {
+    for words in [
+        &["ls"][..],
+        &["cat", &file],
+        &["cat", "--root", &source, &file],
+        &["ls", "--snapshot", &ids[1]],
+        &["find", "file"],
+        &["diff", &ids[0]],
+    ] {
         let run = fixture.run(words).expect(6);
         assert!(run.err().contains(&told), "{words:?}: {}", run.err());
     }
-    for words in [&[][..], &["--snapshot", &ids[1]]] {
+    for words in [&[][..], &["--snapshot", &ids[1]], &["--root", &source]] {
         let (run, came) = fixture.restore("to", words);
         assert!(run.expect(6).err().contains(&told) && came.is_none(), "{words:?}");
     }

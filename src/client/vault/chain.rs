@@ -236,6 +236,21 @@ impl Chains {
         self.at(at).find(|kept| kept.all().next().is_some()).map(|kept| kept.vault)
     }
 
+    /// What is wrong where the newest that this host has stored in a vault at this server is not among its snapshots that the
+    /// server shows, by id and vault. Whether it was dropped on purpose the server tells those only who may read the vault.
+    pub fn newest_is_shown(&self, at: &Holder, shown: &[(SnapshotId, Option<VaultId>)]) -> Option<Finding> {
+        let kept = self.at(at).find(|kept| kept.all().next().is_some())?;
+        let as_what = |link: &Link| shown.iter().find(|(id, _)| *id == link.snapshot).map(|(_, vault)| *vault);
+        let (count, newest_shown) = match kept.all().rev().enumerate().find(|(_, link)| as_what(link).is_some()) {
+            Some((0, link)) if as_what(link) == Some(Some(kept.vault)) => return None,
+            Some((0, link)) => return Some(Finding::OtherHead { snapshot: link.snapshot }),
+            Some((count, link)) => (count, Some(link.snapshot)),
+            None => (1, None),
+        };
+        let newest = kept.all().next_back()?.snapshot;
+        Some(Finding::SetBack { newest, shown: newest_shown, count, drops_are_known: false })
+    }
+
     /// Whether this host has stored the snapshot in a vault at this server.
     pub fn has_stored(&self, at: &Holder, snapshot: SnapshotId) -> bool {
         self.at(at).flat_map(KeptChain::all).any(|link| link.snapshot == snapshot)

@@ -87,12 +87,12 @@ impl Session {
 
     /// Where the newest snapshot of a root is: of this client's own first, whether or not they are in its vault.
     pub(in crate::client) fn newest_of_root(&mut self, root: &EntryPath) -> Result<Place, ClientError> {
-        let (mut has_plain, mut sealed) = (false, Vec::new());
+        let (mut plain, mut sealed) = (None, Vec::new());
         let row = |row: &SnapshotRow| {
             match row.vault {
                 Some(vault) => sealed.push((row.id, vault)),
                 None if row.roots.contains(root) => {
-                    has_plain = true;
+                    plain = Some(row.id);
                     // What came before it is not the newest.
                     sealed.clear();
                 }
@@ -101,8 +101,8 @@ impl Session {
             Ok(())
         };
         self.snapshots(row, |_| {})?;
-        if has_plain && sealed.is_empty() {
-            return Ok(Place::Servers);
+        if let (Some(plain), []) = (plain, &sealed[..]) {
+            return self.plain_of_root(plain);
         }
         let key = match self.vault_key(None) {
             Ok(key) => key,
@@ -117,6 +117,15 @@ impl Session {
                 return Ok(Place::Sealed(id));
             }
         }
-        Ok(if has_plain { Place::Servers } else { Place::Anothers })
+        plain.map_or(Ok(Place::Anothers), |plain| self.plain_of_root(plain))
+    }
+
+    /// Where a plain one is the newest of a root: not every answer about it says which one it is. That it is plain is no
+    /// wonder: a host may store one root so and another into a vault.
+    fn plain_of_root(&self, newest: SnapshotId) -> Result<Place, ClientError> {
+        if let Some(access) = &self.vault {
+            access.check_plain(newest, newest.as_str(), &self.holder())?;
+        }
+        Ok(Place::Servers)
     }
 }

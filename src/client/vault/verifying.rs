@@ -17,7 +17,7 @@ use crate::base::ids::SnapshotId;
 use crate::base::path::EntryPath;
 use crate::base::vault::VaultId;
 use crate::crypto::{ContentHasher, FullKey};
-use crate::protocol::message::{ContentEnd, FailureCode, Selection, ToClient};
+use crate::protocol::message::{ContentEnd, FailureCode, Selection, SnapshotRow, ToClient};
 
 /// What is told while a verification goes on.
 pub struct Telling<'a> {
@@ -39,6 +39,37 @@ impl Session {
         self.vault.as_ref().is_some_and(|vault| vault.is_possible())
     }
 
+    /// Without any key: what is wrong where the server does not show the newest snapshot that this host has stored in a
+    /// vault, or the state folder does not say which that is.
+    pub fn newest_in_vault_is_shown(&mut self) -> Result<Option<Finding>, ClientError> {
+        let Some(access) = self.vault.clone() else { return Ok(None) };
+        // Before the list, so that what it has is in the list.
+        let Some(chains) = access.chains() else { return Ok(None) };
+        let chains = match chains {
+            Ok(chains) => chains,
+            Err(problem) => return Ok(Some(Finding::Unreadable { problem: problem.clone() })),
+        };
+        let mut damaged = Vec::new();
+        let shown = self.own_snapshots(|damage| damaged.push(damage.snapshot))?;
+        let finding = chains.newest_is_shown(&self.holder(), &shown);
+        // One whose head cannot be read is there; what is wrong with it the server tells.
+        Ok(finding.filter(|finding| finding.snapshot().is_none_or(|newest| !damaged.contains(&newest))))
+    }
+
+    /// This client's snapshots, and which vaults they are in.
+    fn own_snapshots(
+        &mut self,
+        damage: impl FnMut(&Damage) + Send,
+    ) -> Result<Vec<(SnapshotId, Option<VaultId>)>, ClientError> {
+        let mut own = Vec::new();
+        let row = |row: &SnapshotRow| {
+            own.push((row.id, row.vault));
+            Ok(())
+        };
+        self.snapshots(row, damage)?;
+        Ok(own)
+    }
+
     /// Opens the key's vault's snapshots that are selected, walks their lists, and with `read_data` reads every content:
     /// this client's; where it has none in that vault, those of others too. Where there is nothing to open it does nothing.
     ///
@@ -51,14 +82,7 @@ impl Session {
         read_data: bool,
         telling: Telling<'_>,
     ) -> Result<VerifySummary, ClientError> {
-        let mut own: Vec<(SnapshotId, Option<VaultId>)> = Vec::new();
-        self.snapshots(
-            |row| {
-                own.push((row.id, row.vault));
-                Ok(())
-            },
-            |_| {},
-        )?;
+        let own = self.own_snapshots(|_| {})?;
         let selected = selected(&own, &selection.snapshot);
         let is_all = selection.snapshot.is_empty();
         let Some(access) = self.vault.clone() else { return Ok(VerifySummary::default()) };

@@ -80,7 +80,9 @@ fn two_packs_that_are_half_dead_are_both_written_anew_at_once() {
     let begin = || Client::begin(store, client, request(UploadId::random())).unwrap();
     let trees = [tree(0..20), tree(20..40)];
     let mut uploads = [begin(), begin()];
-    uploads.iter_mut().zip(&trees).for_each(|(upload, tree)| drop(upload.send(tree).unwrap()));
+    for (upload, tree) in uploads.iter_mut().zip(&trees) {
+        upload.send(tree).unwrap();
+    }
     let heads = uploads.map(|upload| upload.commit().unwrap());
     let kept: Tree = tree(0..40).into_iter().step_by(10).collect();
     let last = back_up(store, client, &kept);
