@@ -146,6 +146,9 @@ pub const VAULT_DROPPED_MAX: usize = 16_384;
 pub const VAULT_DROPPED_AT_ONCE: usize = 1_024;
 /// Most snapshots of one vault that a client takes from a server's list.
 pub const VAULT_SNAPSHOTS_MAX: usize = 256 * 1024;
+/// So many of a vault's snapshots, those that a session opened last, are kept from being dropped while it lasts: a
+/// comparison reads two.
+pub const VAULT_PINS_MAX: usize = 2;
 /// Heads that a host remembers of its own chain in a vault.
 pub const VAULT_CHAIN_MAX: usize = 1_024;
 /// Memory for the pages of one vault's index.

@@ -18,8 +18,7 @@ use crate::protocol::message::{
     ContentEnd, EntryRow, FailureCode, ReadBlocks, Selection, SnapshotRow, ToClient, Verified,
 };
 use crate::storage::{
-    ContentReader, Entries, Head, InVault, Segment, Store, StoreError, StoredEntry, VaultReader, VaultRun,
-    VaultWatch,
+    ContentReader, Entries, Head, InVault, Segment, Store, StoreError, StoredEntry, VaultRun, VaultWatch,
 };
 
 /// How often a verification says how far it is.
@@ -73,7 +72,7 @@ pub fn stream(
     store: &Store,
     client: ClientId,
     request: Request,
-    vault: &mut Option<VaultReader>,
+    vault: &mut vault::Open,
     outbox: &mut Outbox,
 ) -> Result<u64, Ended> {
     match request {

@@ -30,6 +30,7 @@ use super::server_keys::ServerKeys;
 use super::session::{Failure, Session};
 use super::sessions::{Guest, Live, Sessions};
 use super::statistics::{Count, Report, Statistics};
+use super::vault;
 use super::waiting_room::WaitingRoom;
 use crate::base::durable::Disk;
 use crate::base::host::raise_descriptor_limit;
@@ -434,7 +435,7 @@ fn begin_session<'a>(
                 connection,
                 live,
                 offered_key: None,
-                vault: None,
+                vault: vault::Open::default(),
                 _visit: visit,
             }))
         }

@@ -14,7 +14,7 @@ use crate::channel::worker::{self, Gone, Outbox};
 use crate::channel::{Channel, ChannelError, SegmentCounts};
 use crate::crypto::Fingerprint;
 use crate::protocol::message::{FailureCode, ToClient, ToServer, VaultRequest};
-use crate::storage::{ClientRecord, StoreError, VaultReader};
+use crate::storage::{ClientRecord, StoreError};
 
 /// A command that did not end well: told to the client, then the session is over.
 #[derive(Debug)]
@@ -115,9 +115,7 @@ pub struct Session<'a> {
     pub live: Arc<Live>,
     /// The new key of the client that it has to prove.
     pub offered_key: Option<OfferedKey>,
-    /// The vault that was read last. It stays open while the next request is there already, so that not every answer of
-    /// a restore opens it; an idle session has none.
-    pub vault: Option<VaultReader>,
+    pub vault: vault::Open,
     /// Says that the client is being served.
     pub _visit: Visit,
 }
@@ -245,7 +243,7 @@ impl Session<'_> {
             Ok::<(), Ended>(())
         })?;
         if !answered.has_next {
-            self.vault = None;
+            self.vault.reader = None;
         }
         match answered.result {
             Some(Ok(())) | Some(Err(Ended::Gone)) => Ok(()),

@@ -1,6 +1,7 @@
 //! Vaults: a client's messages about what only it can read become calls on the store, and the answers go back. The
 //! tokens that let it write and read are looked at by the store and told to nobody.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::listener::Shared;
@@ -9,7 +10,7 @@ use super::sessions::{Doing, Live};
 use super::statistics::Count;
 use crate::base::host::boot_name;
 use crate::base::ids::{ClientId, SnapshotId};
-use crate::base::limits::VAULT_DROPPED_AT_ONCE;
+use crate::base::limits::{VAULT_DROPPED_AT_ONCE, VAULT_PINS_MAX};
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
 use crate::channel::worker::{self, Gone, Intake, Outbox};
 use crate::channel::{Channel, Closer};
@@ -18,7 +19,7 @@ use crate::protocol::message::{
     VaultRequest, vault_flag,
 };
 use crate::storage::{
-    ClientRecord, DroppedList, Head, SealedObject, Store, StoreError, VaultBegun, VaultReader, VaultUpload,
+    ClientRecord, DroppedList, Head, Pin, SealedObject, Store, StoreError, VaultBegun, VaultReader, VaultUpload,
     VaultUploadRequest,
 };
 
@@ -56,6 +57,29 @@ pub enum What {
     Keys(Vec<DataKeyId>),
     /// Those whose ids begin so.
     Snapshots(String),
+}
+
+/// What a session has open of a vault.
+#[derive(Default)]
+pub struct Open {
+    /// The vault that was read last. It stays open while the next request is there already, so that not every answer of
+    /// a restore opens it; an idle session has none.
+    pub reader: Option<VaultReader>,
+    /// The snapshots that were asked for by their ids last, [`VAULT_PINS_MAX`] at most: which of its chunks belong to
+    /// which snapshot a client does not say, and until the session ends it may ask for more.
+    pins: VecDeque<Pin>,
+}
+
+impl Open {
+    /// Keeps a snapshot that is asked for by its id from being dropped.
+    fn pin(&mut self, store: &Store, beginning: &str) -> Result<(), StoreError> {
+        let (Some(reader), Ok(id)) = (&self.reader, beginning.parse()) else { return Ok(()) };
+        if let Some(pin) = store.pin_in_vault(reader, id)? {
+            self.pins.truncate(VAULT_PINS_MAX - 1);
+            self.pins.push_front(pin);
+        }
+        Ok(())
+    }
 }
 
 /// Serves one upload from its beginning to its commit.
@@ -184,15 +208,14 @@ fn apply(upload: &mut VaultUpload, request: VaultRequest<'_>, outbox: &mut Outbo
     Ok(())
 }
 
-/// Streams what is to be read; gives the number of its rows. The vault is left open in `open`.
-pub fn stream(
-    store: &Store,
-    reading: &Reading,
-    open: &mut Option<VaultReader>,
-    outbox: &mut Outbox,
-) -> Result<u64, Ended> {
+/// Streams what is to be read; gives the number of its rows. The vault is left open.
+pub fn stream(store: &Store, reading: &Reading, open: &mut Open, outbox: &mut Outbox) -> Result<u64, Ended> {
     // The token is looked at each time.
-    let reader = &*open.insert(store.read_vault(reading.vault, &reading.read_token)?);
+    open.reader = Some(store.read_vault(reading.vault, &reading.read_token)?);
+    if let What::Snapshots(beginning) = &reading.what {
+        open.pin(store, beginning)?;
+    }
+    let reader = open.reader.as_ref().expect("opened just now");
     match &reading.what {
         What::Chunks(names) => {
             let mut sent = Ok::<(), Gone>(());

@@ -65,7 +65,7 @@ pub const STORE_VERSION: u32 = 1;
 
 pub use at_rest::{SealingState, StorageKeys};
 pub use blocks_format::{BlocksPlace, RECORD_ITEMS_MAX as HELD_BLOCKS_MAX};
-pub use catalog::DamagedHead;
+pub use catalog::{DamagedHead, Pin};
 pub use clients::ClientRecord;
 pub use comparison::ChangeRule;
 pub use content::{ContentProblem, ContentReader, Segment};

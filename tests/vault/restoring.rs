@@ -2,10 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Stdio;
 
 use super::{PASSPHRASE, back_up, create_vault, opened, packs, restore, with_vault};
+use crate::support::slow_line::{Nature, SlowLine};
 use crate::support::{Run, TestClient, TestServer, Workplace, tree};
 
 /// A path as snapshots hold it.
@@ -269,4 +272,59 @@ fn verify_finds_what_is_damaged_and_a_server_that_was_set_back() {
         assert!(run.err().contains(told), "{}", run.err());
     }
     assert!(to.join(stored(&source)).exists() && !to.join(stored(&more)).exists());
+}
+
+#[test]
+fn what_is_being_read_is_not_pruned() {
+    let workplace = Workplace::new();
+    let (server, client) = with_vault(&workplace);
+    let source = workplace.join("source");
+    fs::create_dir(&source).unwrap();
+    let large = tree::bytes(7, 24 << 20);
+    fs::write(source.join("large"), &large).unwrap();
+    let read = back_up(&client, &source);
+    fs::remove_file(source.join("large")).unwrap();
+    fs::write(source.join("small"), "small").unwrap();
+    let kept = back_up(&client, &source);
+    let path = source.join("large");
+    let words = ["cat", "--snapshot", &read]
+        .map(OsStr::new)
+        .into_iter()
+        .chain([path.strip_prefix("/").unwrap().as_os_str()]);
+    let mut cat = opened(&client, words).stdout(Stdio::piped()).spawn().unwrap();
+    // It waits until somebody takes more of it.
+    let (mut came, mut out) = (vec![0; 1_000], cat.stdout.take().unwrap());
+    out.read_exact(&mut came).unwrap();
+    let data = server.data.as_os_str();
+    let prune = || {
+        let words = ["prune", "--keep-last", "1", "--keep-within", "0", "--data"].map(OsStr::new);
+        workplace.run(words.into_iter().chain([data])).expect(0).out()
+    };
+    let told = prune();
+    assert!(told.contains(&read) && told.contains("being read"), "{told}");
+    out.read_to_end(&mut came).unwrap();
+    assert!(cat.wait().unwrap().success() && came == large);
+    let told = prune();
+    assert!(!told.contains("being read"), "{told}");
+    let ids = client.run(["snapshots"]).expect(0).out();
+    assert!(ids.contains(&kept) && !ids.contains(&read), "{ids}");
+}
+
+#[test]
+fn a_line_that_is_cut_every_two_mebibytes_brings_everything() {
+    let workplace = Workplace::new();
+    let (server, client) = with_vault(&workplace);
+    let source = workplace.join("source");
+    fs::create_dir(&source).unwrap();
+    for (name, bytes) in [("a", 9 << 20), ("b", 100_000), ("c", 3 << 20)] {
+        fs::write(source.join(name), tree::bytes(bytes as u64, bytes)).unwrap();
+    }
+    back_up(&client, &source);
+    let line = SlowLine::start(&server.address, Nature { cut_after: Some(2 << 20), ..Nature::default() });
+    let far = TestClient::new(&workplace, &line.address, "ada");
+    let to = workplace.join("to");
+    let words = ["restore", "--retries", "2", "--retry-max-wait", "1", "--to"].map(OsStr::new);
+    Run::of(opened(&far, words.into_iter().chain([to.as_os_str()]))).expect(0);
+    assert!(line.connections() > 5, "{} connections", line.connections());
+    tree::assert_same(&source, &to.join(source.strip_prefix("/").unwrap()));
 }

@@ -10,6 +10,10 @@ use crate::base::vault::ChunkName;
 use crate::crypto::{ChunkKind, PutKey};
 use crate::protocol::message::{ContentEnd, EntryRow, ToClient};
 
+/// So many bytes are asked for first, and each time twice as many as before up to [`VAULT_FETCH_BYTES`]: before the first
+/// can be opened, all that was asked for has to come, and on a bad line that may be all that comes.
+const FETCH_BYTES_FIRST: usize = 256 * 1024;
+
 /// Takes the messages of an answer, as if the server had sent them.
 pub type Emit<'e> = dyn FnMut(&ToClient<'_>) -> Result<(), ClientError> + 'e;
 
@@ -41,6 +45,8 @@ pub struct Contents<'a, 'l, 'e> {
     steps: VecDeque<Step>,
     wanted: Vec<ChunkName>,
     wanted_bytes: usize,
+    /// So many are asked for next.
+    ask_bytes: usize,
     /// What the longest chunk of zeros is called: most of a file's holes.
     zeros: ChunkName,
     /// Whether that chunk has been asked for.
@@ -60,6 +66,7 @@ impl<'a, 'l, 'e> Contents<'a, 'l, 'e> {
             steps: VecDeque::new(),
             wanted: Vec::new(),
             wanted_bytes: 0,
+            ask_bytes: FETCH_BYTES_FIRST,
             zeros,
             has_zeros: false,
             tells_holes,
@@ -82,7 +89,7 @@ impl<'a, 'l, 'e> Contents<'a, 'l, 'e> {
         self.wanted.push(chunk.name);
         self.wanted_bytes += chunk.length as usize;
         self.steps.push_back(Step::Chunk { length: chunk.length, skip, take });
-        match self.wanted_bytes >= VAULT_FETCH_BYTES || self.wanted.len() == VAULT_FETCH_MAX {
+        match self.wanted_bytes >= self.ask_bytes || self.wanted.len() == VAULT_FETCH_MAX {
             true => self.ask(),
             false => Ok(()),
         }
@@ -126,6 +133,7 @@ impl<'a, 'l, 'e> Contents<'a, 'l, 'e> {
             self.fetcher.take_ends()?;
         }
         self.wanted_bytes = 0;
+        self.ask_bytes = VAULT_FETCH_BYTES.min(self.ask_bytes * 2);
         let wanted = std::mem::take(&mut self.wanted);
         self.fetcher.ask(&wanted)?;
         self.wanted = wanted;

@@ -9,6 +9,7 @@ use super::{KeptSnapshot, Opening, Vault, VaultHandle, folder_of};
 use crate::base::ids::SnapshotId;
 use crate::base::time::Timestamp;
 use crate::base::vault::{ChunkName, DataKeyId, VaultId};
+use crate::storage::catalog::Pin;
 use crate::storage::error::StoreError;
 use crate::storage::store::Store;
 
@@ -56,6 +57,15 @@ impl Store {
     pub fn read_vault(&self, id: VaultId, read_token: &[u8; 32]) -> Result<VaultReader, StoreError> {
         access::check_read(&folder_of(&self.shared, id), id, read_token)?;
         Ok(VaultReader { vault: self.open_vault(id, None, Opening::Quick)? })
+    }
+
+    /// Keeps a snapshot of the vault from being dropped for as long as the pin is there; none where it is not there, or its
+    /// head cannot be read.
+    pub fn pin_in_vault(&self, reader: &VaultReader, id: SnapshotId) -> Result<Option<Pin>, StoreError> {
+        let row = reader.vault.index.read(|index| index.snapshots.get(&id))?;
+        let Some(row) = row.filter(|row| self.client(row.client).is_some()) else { return Ok(None) };
+        let pinned = self.state(row.client)?.pin(&self.shared.layout, |catalog| catalog.get(id))?;
+        Ok(pinned.map(|(_, pin)| pin))
     }
 
     /// The snapshots in a vault whose ids begin so, whichever client stored them, one by one; false from `take` ends it.
