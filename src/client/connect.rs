@@ -10,8 +10,8 @@ use super::error::ClientError;
 use super::keys::{self, Keys};
 use super::retry::{self, BusyWait, RetryPolicy};
 use super::state::{Identity, IdentityCheck, StateFolder};
-use super::vault::VaultAccess;
 use super::vault::chain::Holder;
+use super::vault::{HeldFiles, VaultAccess};
 use crate::base::ids::{ClientId, UserName};
 use crate::base::progress::{Event, Phase, ProgressSink};
 use crate::base::shutdown::Shutdown;
@@ -229,6 +229,7 @@ impl<'a> Client<'a> {
             rotates_keys: server.rotates_keys,
             vault: self.vault.clone(),
             looked_for: Vec::new(),
+            held: Arc::default(),
             keeps_vaults: server.keeps_vaults,
         })
     }
@@ -369,6 +370,8 @@ pub struct Session {
     pub(super) vault: Option<Arc<VaultAccess>>,
     /// Selectors that were looked for among this client's snapshots, and whether they mean one of them.
     pub(super) looked_for: Vec<(String, bool)>,
+    /// What this host has of the content that blocks are asked of.
+    pub(super) held: Arc<HeldFiles>,
     /// Whether the server keeps vaults.
     pub(super) keeps_vaults: bool,
 }

@@ -137,20 +137,21 @@ impl Session {
         if let Place::Servers = place {
             self.send(request)?;
         }
-        let (vault, holder) = (self.vault.clone(), self.holder());
+        let (vault, holder, held) = (self.vault.clone(), self.holder(), self.held.clone());
         self.converse(|mut line| {
             let mut handler = handler;
+            let reader = |line, key| VaultReader::new(line, key).holding(held);
             let access = |id| vault.as_deref().ok_or(ClientError::NoVaultKey { vault: id });
             match place {
                 Place::Servers => {}
                 Place::Sealed(id) => {
                     let access = access(None)?;
-                    let reader = VaultReader::new(line, access.full_key(None)?);
+                    let reader = reader(line, access.full_key(None)?);
                     return take_sealed(access, &holder, reader, request, Some(id), &mut handler);
                 }
                 Place::Anothers => match access(None).and_then(|access| Ok((access, access.full_key(None)?))) {
                     Ok((access, key)) => {
-                        let reader = VaultReader::new(line, key);
+                        let reader = reader(line, key);
                         return take_sealed(access, &holder, reader, request, None, &mut handler);
                     }
                     Err(error @ ClientError::VaultKey { .. }) => return Err(error),
@@ -169,7 +170,7 @@ impl Session {
                 Answer::Whole(result) => Ok(result),
                 Answer::Sealed(id, snapshot) => {
                     let access = access(Some(id))?;
-                    let reader = VaultReader::new(line, access.full_key(Some(id))?);
+                    let reader = reader(line, access.full_key(Some(id))?);
                     take_sealed(access, &holder, reader, request, Some(snapshot), &mut handler)
                 }
             }

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use super::connect::Session;
 use super::error::ClientError;
@@ -15,6 +16,7 @@ use super::properties::Properties;
 use super::query::unexpected;
 use super::standing::has_sums;
 use super::target::{Part, RestoreTarget, TargetError};
+use super::vault::HeldFiles;
 use crate::base::limits::{CONTENT_CHUNK_BYTES, READ_BLOCKS_MAX};
 use crate::base::path::EntryPath;
 use crate::base::shutdown::Shutdown;
@@ -61,10 +63,13 @@ pub(super) fn refill(
     let selection = Selection { paths: vec![candidate.path.clone()], ..snapshot.clone() };
     let shutdown = session.shutdown.clone();
     let mut filling = Filling::new(&part, candidate, &shutdown, &mut progress)?;
-    while let State::Filling = filling.state {
-        let request = filling.request(&selection);
-        session.stream(&ToServer::ReadBlocks(request), |message| filling.take(message))?;
-    }
+    // Of a vault's content nobody but this side can say what is there.
+    let files = [Some(&part.file), part.standing.as_ref()].into_iter().flatten();
+    session.held = Arc::new(HeldFiles(files.filter_map(|file| file.try_clone().ok()).collect()));
+    let filled = filling.fill(session, &selection);
+    // They hold the lock of the part.
+    session.held = Arc::default();
+    filled?;
     let mut refilled = filling.refilled;
     refilled.is_right = filling.state == State::Right
         && match target.finish_part(&candidate.path, candidate.properties, &part) {
@@ -138,6 +143,15 @@ impl<'a> Filling<'a> {
             shutdown,
             progress,
         })
+    }
+
+    /// Asks until the part is right, or cannot be made so.
+    fn fill(&mut self, session: &mut Session, selection: &Selection) -> Result<(), ClientError> {
+        while let State::Filling = self.state {
+            let request = self.request(selection);
+            session.stream(&ToServer::ReadBlocks(request), |message| self.take(message))?;
+        }
+        Ok(())
     }
 
     /// What is lacking of the blocks so far, and the hashes of the next ones.

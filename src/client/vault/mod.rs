@@ -4,7 +4,7 @@
 //! [`backing_up`] is one try of a backup: the walk's ranges are compared with the last one ([`known`], [`cache`]), what
 //! changed is read and cut ([`cutting`]), the server is asked ([`uploading`]), and what it lacks is sealed
 //! ([`sealing`]). [`chain`] finds what a server lost, exchanged or was set back by in what it lists ([`listed`]), [`writers`] what
-//! is missing between the heads of any host.
+//! is missing between the heads of any host. What a restore has of a large file already, [`held`] knows.
 
 mod access;
 pub(super) mod backing_up;
@@ -16,6 +16,7 @@ pub(super) mod cutting;
 mod fetching;
 pub mod format;
 mod heads;
+mod held;
 pub mod key_file;
 pub(super) mod known;
 pub mod listed;
@@ -35,6 +36,7 @@ pub use chain::{Compared, Finding};
 pub(super) use fetching::Line;
 pub use heads::Known;
 pub(super) use heads::Place;
+pub(super) use held::HeldFiles;
 pub use key_file::{VaultKeys, calibrate, create_vault};
 pub use passphrase::PassphraseSource;
 pub use reader::LATEST;

@@ -8,6 +8,7 @@ use super::super::query::unexpected;
 use super::contents::{Contents, Emit};
 use super::fetching::{Fetcher, Line};
 use super::format::VaultHead;
+use super::held::{BlocksWanted, HeldFiles};
 use super::listed::{Listed, ListedHead};
 use super::walk::{Choice, Found, Walk, Wanted};
 use crate::base::entry::EntryKind;
@@ -35,6 +36,8 @@ pub struct Opened {
 pub struct VaultReader<'l> {
     pub fetcher: Fetcher<'l>,
     vault: VaultId,
+    /// What this host has of the content that blocks are asked of.
+    held: Arc<HeldFiles>,
 }
 
 /// What a request selects, if it asks for entries or contents.
@@ -52,7 +55,12 @@ pub fn selection_of<'r>(request: &'r ToServer<'_>) -> Option<&'r Selection> {
 impl<'l> VaultReader<'l> {
     pub fn new(line: Line<'l>, key: Arc<FullKey>) -> VaultReader<'l> {
         let vault = key.put().vault();
-        VaultReader { fetcher: Fetcher::new(line, key), vault }
+        VaultReader { fetcher: Fetcher::new(line, key), vault, held: Arc::default() }
+    }
+
+    /// With what this host has of the content that blocks are asked of.
+    pub fn holding(self, held: Arc<HeldFiles>) -> VaultReader<'l> {
+        VaultReader { held, ..self }
     }
 
     /// Opens the snapshot with this id, or, of any client, what the selector means; none where it means none.
@@ -196,11 +204,7 @@ impl<'l> VaultReader<'l> {
                 let part = Wanted::Part { offset: *offset, length: *length };
                 self.file(opened, &selection.paths, part, emit)
             }
-            // No hashes of blocks are kept: the file is fetched whole.
-            ToServer::ReadBlocks(read) => {
-                emit(&ToClient::BlockHashes { first: read.hashes.first, hashes: &[] })?;
-                emit(&ToClient::End { rows: 0 })
-            }
+            ToServer::ReadBlocks(read) => self.blocks(opened, read, emit),
             _ => Err(unexpected()),
         }
     }
@@ -260,6 +264,29 @@ impl<'l> VaultReader<'l> {
         };
         self.walk(opened, &mut walk, &mut choose, &mut |_| Ok(()))?;
         Ok(is_there || walk.rows > 0)
+    }
+
+    /// Blocks of a file, and the hashes of those that this host holds.
+    fn blocks(&mut self, opened: &Opened, read: &ReadBlocks, emit: &mut Emit<'_>) -> Result<(), ClientError> {
+        let held = self.held.clone();
+        let mut walk = Walk::new(&read.selection.paths, None);
+        walk.blocks = Some(BlocksWanted::new(read, &held));
+        let mut choose = |found: &Found| {
+            Ok(Choice::Take(if wanted(found) == Wanted::Content { Wanted::Blocks } else { Wanted::Nothing }))
+        };
+        let mut emit_blocks = |message: &ToClient<'_>| match message {
+            ToClient::ContentData(_) | ToClient::ContentHole { .. } | ToClient::ContentFailed { .. } => {
+                emit(message)
+            }
+            ToClient::Damage { text, .. } => emit(&ToClient::ContentFailed { text: text.clone() }),
+            _ => Ok(()),
+        };
+        self.walk(opened, &mut walk, &mut choose, &mut emit_blocks)?;
+        let hashes = walk.blocks.take().map(BlocksWanted::finish).unwrap_or_default();
+        if read.hashes.count > 0 {
+            emit(&ToClient::BlockHashes { first: read.hashes.first, hashes: &hashes })?;
+        }
+        emit(&ToClient::End { rows: 0 })
     }
 
     fn file(
@@ -322,7 +349,7 @@ impl<'l> VaultReader<'l> {
     fn walk(
         &mut self,
         opened: &Opened,
-        walk: &mut Walk,
+        walk: &mut Walk<'_>,
         choose: &mut dyn FnMut(&Found) -> Result<Choice, ClientError>,
         emit: &mut Emit<'_>,
     ) -> Result<(), ClientError> {
@@ -334,7 +361,7 @@ impl<'l> VaultReader<'l> {
 fn walk_with(
     contents: &mut Contents<'_, '_, '_>,
     opened: &Opened,
-    walk: &mut Walk,
+    walk: &mut Walk<'_>,
     choose: &mut dyn FnMut(&Found) -> Result<Choice, ClientError>,
 ) -> Result<(), ClientError> {
     let snapshot = opened.row.id;

@@ -7,6 +7,7 @@ use super::fetching::Fetcher;
 use super::format::{
     CHUNK_REFERENCE_BYTES, CONTENT_HEADER_BYTES, ChunkReference, ContentHeader, IndexedRange, Stream, VaultHead,
 };
+use super::held::BlocksWanted;
 use crate::base::codec::{DecodeError, Reader};
 use crate::base::entry::Entry;
 use crate::base::limits::{PATH_BYTES_MAX, RANGE_BYTES_MAX, VAULT_LIST_CHUNKS};
@@ -147,6 +148,8 @@ pub enum Wanted {
         offset: u64,
         length: u64,
     },
+    /// What the walk's [`BlocksWanted`] say.
+    Blocks,
 }
 
 /// What a walk is told about each entry that is selected.
@@ -167,17 +170,19 @@ pub enum Choice {
 }
 
 /// A walk over what is selected of a snapshot, and comes later than `after`.
-pub struct Walk {
+pub struct Walk<'h> {
     pub filter: PathSelection,
     pub after: Option<EntryPath>,
     /// Entries, and ranges that could not be read, so far.
     pub rows: u64,
     last: Option<EntryPath>,
+    /// Of the one content of which blocks are wanted.
+    pub blocks: Option<BlocksWanted<'h>>,
 }
 
-impl Walk {
-    pub fn new(paths: &[EntryPath], after: Option<EntryPath>) -> Walk {
-        Walk { filter: PathSelection::new(paths), after, rows: 0, last: None }
+impl<'h> Walk<'h> {
+    pub fn new(paths: &[EntryPath], after: Option<EntryPath>) -> Walk<'h> {
+        Walk { filter: PathSelection::new(paths), after, rows: 0, last: None, blocks: None }
     }
 
     /// The paths that selected nothing, and that no damaged range can have held.
@@ -324,7 +329,7 @@ impl Walk {
         contents: &mut Contents<'_, '_, '_>,
     ) -> Result<(), Trouble> {
         let (from, to) = match wanted {
-            Wanted::Nothing => (0, 0),
+            Wanted::Nothing | Wanted::Blocks => (0, 0),
             Wanted::Content => (0, u64::MAX),
             Wanted::Part { offset, length } => (offset, offset.saturating_add(length)),
         };
@@ -336,6 +341,12 @@ impl Walk {
             let (first, last) = (from.clamp(at, end), to.clamp(at, end));
             if first < last {
                 contents.chunk(chunk, (first - at) as u32, (last - first) as u32)?;
+            }
+            if let (Wanted::Blocks, Some(blocks)) = (wanted, &mut self.blocks) {
+                blocks.look(at, &chunk, contents.fetcher.key().put());
+                for (from, to) in blocks.given(at, chunk.length) {
+                    contents.chunk(chunk, (from - at) as u32, (to - from) as u32)?;
+                }
             }
             at = end;
         }
