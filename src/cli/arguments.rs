@@ -80,13 +80,21 @@ impl Arguments {
         }
         arguments.environment =
             environment.into_iter().filter_map(|(key, value)| Some((key.into_string().ok()?, value))).collect();
+        let switches = command.flags.iter().flat_map(|group| group.iter()).filter(|flag| flag.value.is_none());
+        for flag in switches {
+            if let Some(value) = arguments.variable(flag.name)
+                && switched(value).is_none()
+            {
+                let problem = format!("the environment has {value:?} for --{}: it is on or off", flag.name);
+                return Err(usage(command, problem));
+            }
+        }
         Ok(arguments)
     }
 
-    /// Whether a switch is on. In the environment: 1, true or yes.
+    /// Whether a switch is on, by the command line or the environment.
     pub fn is_on(&self, name: &'static str) -> bool {
-        self.given.contains_key(name)
-            || self.variable(name).is_some_and(|value| matches!(value.to_str(), Some("1" | "true" | "yes")))
+        self.given.contains_key(name) || self.variable(name).and_then(|value| switched(value)) == Some(true)
     }
 
     /// The value given last on the command line, else the environment's.
@@ -159,6 +167,15 @@ impl Arguments {
     }
 }
 
+/// What a switch is set to by the environment; none where that cannot be told.
+fn switched(value: &OsStr) -> Option<bool> {
+    match value.to_str()?.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Some(true),
+        "0" | "false" | "no" | "off" => Some(false),
+        _ => None,
+    }
+}
+
 /// A value after `=`, or the next word unless it is a flag; empty where there is none.
 fn optional_value(parser: &mut lexopt::Parser) -> OsString {
     if let Some(value) = parser.optional_value() {
@@ -210,6 +227,16 @@ mod tests {
         assert_eq!(arguments.number("max-clients", 1, 10), Ok(Some(7)));
         assert!(arguments.is_on("quiet"));
         assert_eq!(parse(&[], &environment).unwrap().path("to"), Some(PathBuf::from("e")));
+    }
+
+    #[test]
+    fn a_switch_in_the_environment_is_on_or_off_and_nothing_else() {
+        for (value, is_on) in [("1", true), ("on", true), ("TRUE", true), ("0", false), ("No", false), ("", false)]
+        {
+            assert_eq!(parse(&[], &[("CYBERBACKUP_QUIET", value)]).unwrap().is_on("quiet"), is_on, "{value}");
+        }
+        let refused = parse(&[], &[("CYBERBACKUP_QUIET", "enabled")]).unwrap_err().to_string();
+        assert!(refused.contains("\"enabled\" for --quiet"), "{refused}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::viewers::Watcher;
 use super::{Gui, named};
-use crate::support::{TestServer, Workplace, closed_address, tree};
+use crate::support::{Run, TestServer, Workplace, closed_address, tree};
 
 pub const PASSPHRASE: &str = "seven green bicycles in the rain";
 
@@ -217,6 +217,16 @@ fn what_transfer_info_says_of_the_vault_counts_for_every_job_that_says_nothing()
         parts(vault).expect(200);
         assert_eq!(is_sealed(), sealed, "{vault}");
     }
+    let words = ["snapshots", "--json", "--server", &server.address, "--user", "ada", "--state", "state"];
+    let mut listed = workplace.command(words);
+    let rows = Run::of({
+        listed.env("CYBERBACKUP_PASSPHRASE", PASSPHRASE);
+        listed
+    })
+    .expect(0)
+    .events();
+    let newest = rows.iter().rfind(|event| event.name == "snapshot").unwrap();
+    assert_eq!(newest.data["bytes"], 5, "how long a part is is known when it has come: {}", newest.data);
     for wrong in ["maybe", "1"] {
         assert_eq!(parts(wrong).status, 400, "{wrong}");
     }

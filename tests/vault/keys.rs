@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Run, Workplace};
+use super::{create_vault, with_vault};
+use crate::support::{Run, TestClient, Workplace};
 
 const PASSPHRASE: &str = "CYBERBACKUP_PASSPHRASE";
 const NEW_PASSPHRASE: &str = "CYBERBACKUP_NEW_PASSPHRASE";
@@ -157,4 +158,19 @@ fn words_that_mean_nothing_are_wrong_usage() {
         );
     }
     assert!(!workplace.join("state").exists());
+}
+
+#[test]
+fn halves_of_two_vaults_in_one_folder_are_refused() {
+    let workplace = Workplace::new();
+    let (server, client) = with_vault(&workplace);
+    let other = TestClient::new(&workplace, &server.address, "bob");
+    create_vault(&other);
+    fs::copy(other.state().join("vault-put.key"), client.state().join("vault-put.key")).unwrap();
+    let file = workplace.write("file", "content");
+    let run = client.run(["backup".as_ref(), "--vault".as_ref(), file.as_os_str()]).expect(2);
+    assert!(run.err().contains("say which is meant with --vault-key"), "{}", run.err());
+    let put = client.state().join("vault-put.key");
+    let words = ["backup".as_ref(), "--vault".as_ref(), "--vault-key".as_ref(), put.as_os_str(), file.as_os_str()];
+    client.run(words).expect(0);
 }

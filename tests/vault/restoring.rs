@@ -238,6 +238,8 @@ fn verify_finds_what_is_damaged_and_a_server_that_was_set_back() {
     let verify =
         |client: &TestClient<'_>, words: &[&str]| Run::of(opened(client, [&["verify"][..], words].concat()));
     verify(&client, &[]).expect(0);
+    let run = verify(&client, &["no such path"]).expect(1);
+    assert!(run.err().contains("no such path is not in snapshot"), "{}", run.err());
     let run = verify(&client, &["--read-data", "--json"]).expect(0);
     assert_eq!(run.event("summary")["opened_files"], 60);
     assert_eq!(run.event("summary")["opened_bytes"], tree::bytes_below(&source));

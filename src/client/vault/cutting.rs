@@ -88,6 +88,8 @@ struct Cutter<'a> {
     ranges: u32,
     entries: u64,
     unreadable: u64,
+    /// What was read beyond what the walk has found: of what a browser gives the walk does not know how long it is.
+    read_beyond: i64,
 }
 
 impl Cutting<'_> {
@@ -110,6 +112,7 @@ impl Cutting<'_> {
             ranges: 0,
             entries: 0,
             unreadable: 0,
+            read_beyond: 0,
         };
         match cutter.cut_all(&self.walked) {
             Ok(()) => Some(cutter.cache),
@@ -221,6 +224,7 @@ impl Cutter<'_> {
             Ok((sums, flags, chunks)) => {
                 let ContentSums { size, crc32, blake3 } = sums;
                 self.told_read(entry, sums, flags);
+                self.read_beyond += size as i64 - item.size as i64;
                 self.packer.add(Item::FileEnd);
                 (ContentEnd { bytes: size, crc32, blake3, flags }, chunks)
             }
@@ -310,7 +314,8 @@ impl Cutter<'_> {
         }
     }
 
-    fn finish(&mut self, totals: ScanTotals) -> Result<(), CutError> {
+    fn finish(&mut self, mut totals: ScanTotals) -> Result<(), CutError> {
+        totals.bytes = totals.bytes.saturating_add_signed(self.read_beyond);
         let index = self.index.finish(&mut self.namer, &mut self.packer)?;
         for name in &index.chunks {
             self.list(*name)?;

@@ -59,8 +59,31 @@ impl VaultKeys {
         };
         let bytes = read_key_file(&path)?;
         match is_put_key_file(&bytes) {
-            true => PutKey::from_file(&bytes).map_err(|error| broken(&path, error)),
+            true => {
+                let key = PutKey::from_file(&bytes).map_err(|error| broken(&path, error))?;
+                self.check_halves(&key, &path)?;
+                Ok(key)
+            }
             false => self.open(&path, &bytes).map(FullKey::into_put),
+        }
+    }
+
+    /// Of two keys in the state folder that belong to two vaults nobody knows which is meant, and the full key that is kept
+    /// would not open what is stored.
+    fn check_halves(&self, put: &PutKey, path: &Path) -> Result<(), ClientError> {
+        let full = self.state.join(FULL_KEY_FILE);
+        if self.file.is_some() || !full.exists() {
+            return Ok(());
+        }
+        match FullKey::vault_of_file(&read_key_file(&full)?) {
+            Some(vault) if vault != put.vault() => Err(ClientError::Impossible(format!(
+                "{} is the key of the vault {vault}, and {} writes into the vault {}: move one of them away, or say \
+                 which is meant with --vault-key",
+                full.display(),
+                path.display(),
+                put.vault()
+            ))),
+            _ => Ok(()),
         }
     }
 

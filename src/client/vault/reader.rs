@@ -335,6 +335,9 @@ impl<'l> VaultReader<'l> {
     }
 
     /// Walks what is below the paths, for who wants to know whether it is whole.
+    ///
+    /// # Errors
+    /// [`FailureCode::NotFound`] where one of the paths selects nothing.
     pub fn check(
         &mut self,
         opened: &Opened,
@@ -343,7 +346,12 @@ impl<'l> VaultReader<'l> {
         emit: &mut Emit<'_>,
     ) -> Result<(), ClientError> {
         let mut contents = Contents::new(&mut self.fetcher, emit, false);
-        walk_with(&mut contents, opened, &mut Walk::new(paths, None), choose)
+        let mut walk = Walk::new(paths, None);
+        walk_with(&mut contents, opened, &mut walk, choose)?;
+        match walk.unmatched() {
+            [] => Ok(()),
+            [path, ..] => Err(not_found(path, opened)),
+        }
     }
 
     fn walk(
