@@ -44,7 +44,13 @@ pub fn run(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Resul
         summary if summary.is_empty() => ExitCode::Done,
         _ => ExitCode::Failed,
     };
-    Ok(output.verdict(summary_json(&summary, code), &summary_text(&summary), code)?)
+    // Beside rows that end with NUL a line would be half a row.
+    let text = summary_text(&summary);
+    if arguments.is_on("null") {
+        output.say(&text);
+    }
+    let text = if arguments.is_on("null") { "" } else { &text };
+    Ok(output.verdict(summary_json(&summary, code), text, code)?)
 }
 
 /// Whether a word names a snapshot, and not a path.

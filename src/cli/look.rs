@@ -45,13 +45,19 @@ pub fn snapshots(arguments: &Arguments, output: &Output, shutdown: &Shutdown) ->
     no_paths(arguments, "snapshots")?;
     let (mut session, _setup) = session(arguments, output, shutdown, "snapshots")?;
     // Nobody is asked for a passphrase who has not named a key: cron prints this list too.
+    let may_be_others = session.may_have_vault_key() && !session.has_vault_key();
     let summary = match session.has_vault_key() {
         true => snapshots_with_vault(&mut session, output)?,
         false => own_snapshots(&mut session, output)?,
     };
     close(session);
     if summary == ListSummary::default() {
-        output.say("there is no snapshot yet: \"cyberbackup backup\" makes one");
+        output.say(match may_be_others {
+            true => {
+                "there is no snapshot of this host yet: with --vault-key those of others in the vault are listed"
+            }
+            false => "there is no snapshot yet: \"cyberbackup backup\" makes one",
+        });
     }
     Ok(list_code(summary))
 }
@@ -256,11 +262,12 @@ pub fn verify(arguments: &Arguments, output: &Output, shutdown: &Shutdown) -> Re
     let selection = selection(arguments, default)?;
     let read_data = arguments.is_on("read-data");
     let (mut session, _setup) = session(arguments, output, shutdown, "verify")?;
+    let (selection, is_plain) = session.verified_as(selection)?;
     let progress = |files, bytes| {
         let totals = Totals { files_done: files, bytes_done: bytes, ..Totals::default() };
         output.event(Event::Progress { totals, current_file: &[] });
     };
-    let is_opened = read_data || session.has_vault_key();
+    let is_opened = !is_plain && (read_data || session.has_vault_key());
     // What another host has stored the server does not look for here: it is opened or not found.
     let may_be_others = is_opened && session.may_have_vault_key() && !selection.snapshot.is_empty();
     let mut summary = match may_be_others && !session.is_own(&selection.snapshot)? {

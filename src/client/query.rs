@@ -235,6 +235,22 @@ impl Session {
         Ok(is_own)
     }
 
+    /// The selection as it is verified, and whether a plain snapshot is meant: the newest of a root is named by its id where
+    /// it is this client's in its vault.
+    ///
+    /// # Errors
+    /// Those of the key, without which nobody knows which roots a sealed snapshot has.
+    pub fn verified_as(&mut self, selection: Selection) -> Result<(Selection, bool), ClientError> {
+        let Some(root) = selection.root.clone().filter(|_| selection.snapshot == LATEST) else {
+            return Ok((selection, false));
+        };
+        Ok(match self.newest_of_root(&root)? {
+            Place::Sealed(id) => (Selection { snapshot: id.to_string(), root: None, ..selection }, false),
+            Place::Servers => (selection, true),
+            Place::Anothers => (selection, false),
+        })
+    }
+
     /// Remembers whether a selector means one of this client's own snapshots.
     fn remember_selector(&mut self, selector: String, is_own: bool) {
         if self.looked_for.len() == SELECTORS_KNOWN_MAX {

@@ -50,6 +50,9 @@ fn each_kind_of_difference_has_its_sign() {
     assert_eq!(lines(&run, &source).1, wanted);
     // The newest is the other one where none is named, and a beginning of an id will do.
     assert_eq!(client.run(["diff", &first]).expect(1).out(), run.out());
+    let rows = client.run(["diff", "-0", &first]).expect(1);
+    assert!(rows.out().ends_with('\0') && !rows.out().contains('\n'), "{}", rows.out());
+    assert!(rows.err().contains("with other content"), "{}", rows.err());
     assert_eq!(client.run(["diff", &first[..24], "latest"]).expect(1).out(), run.out());
     let back = client.run(["diff", "latest", &first]).expect(1);
     assert_eq!(lines(&back, &source).0, ["M content", "U facts", "+ gone", "T kind", "- kind/new", "U link"]);

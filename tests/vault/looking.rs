@@ -140,13 +140,21 @@ fn the_newest_of_a_root_is_this_hosts_own_whether_or_not_it_is_sealed() {
     fs::write(&file, "sealed").unwrap();
     back_up(&client, &a);
     assert_eq!(newest(), "sealed");
+    // What is verified is the same one, by who has the key.
+    let words = [OsStr::new("verify"), "--json".as_ref(), "--root".as_ref(), a.as_os_str()];
+    let opened_files = || Run::of(opened(&client, words)).expect(0).event("summary")["opened_files"].clone();
+    assert_eq!(opened_files(), 1);
+    let run = client.run(words).expect(2);
+    assert!(run.out().contains("passphrase"), "{}{}", run.out(), run.err());
     back_up(&client, other.parent().unwrap());
+    assert_eq!(opened_files(), 1);
     fs::write(&file, "another host's").unwrap();
     back_up(&host, &a);
     assert_eq!(newest(), "sealed");
     fs::write(&file, "plain again").unwrap();
     client.backup(&a);
     assert_eq!(newest(), "plain again");
+    assert_eq!(opened_files(), Value::Null);
     let to = workplace.join("to");
     let words =
         [OsStr::new("restore"), "--to".as_ref(), to.as_ref(), "--root".as_ref(), other.parent().unwrap().as_ref()];
