@@ -104,11 +104,16 @@ fn there_and_back(workplace: &Workplace, server: &TestServer, source: &Path) {
     let to = workplace.join("restored");
     let measured = |name: &str, words: Vec<&OsStr>| {
         let began = Instant::now();
-        let (run, peak) = Started::of(client.command(words)).finish_measured();
-        run.expect(0);
+        // Nobody sees the memory of a run that ended before it was looked at: then once more.
+        let measure = || {
+            let (run, peak) = Started::of(client.command(&words)).finish_measured();
+            run.expect(0);
+            (peak > 0).then_some(peak)
+        };
+        let peak = (0..10).find_map(|_| measure()).expect("one of ten runs is seen");
         let (seconds, server_peak) = (began.elapsed().as_secs_f64(), server.peak_memory_kib());
         println!("{name}: {seconds:.2} s, peak {peak} KiB at the client, {server_peak} KiB at the server");
-        assert!(peak > 0 && peak < MEMORY_KIB_MAX, "{name} took {peak} KiB at the client");
+        assert!(peak < MEMORY_KIB_MAX, "{name} took {peak} KiB at the client");
         assert!(server_peak < MEMORY_KIB_MAX, "{name} took {server_peak} KiB at the server");
     };
     measured("backup", words(&["backup"], source));

@@ -75,6 +75,7 @@ impl Open {
     fn pin(&mut self, store: &Store, beginning: &str) -> Result<(), StoreError> {
         let (Some(reader), Ok(id)) = (&self.reader, beginning.parse()) else { return Ok(()) };
         if let Some(pin) = store.pin_in_vault(reader, id)? {
+            self.pins.retain(|pin| pin.snapshot() != id);
             self.pins.truncate(VAULT_PINS_MAX - 1);
             self.pins.push_front(pin);
         }

@@ -241,6 +241,12 @@ pub struct Pin {
     snapshot: SnapshotId,
 }
 
+impl Pin {
+    pub fn snapshot(&self) -> SnapshotId {
+        self.snapshot
+    }
+}
+
 impl Drop for Pin {
     fn drop(&mut self) {
         let mut pins = locked(&self.state.pins);
