@@ -3,6 +3,7 @@
 //! One test binary; a module for each behaviour. `cargo test --profile quick demo_scenarios` runs the end-to-end
 //! ones alone.
 
+mod allocations;
 mod at_rest;
 mod bad_lines;
 mod bridge;
